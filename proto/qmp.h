@@ -1,0 +1,292 @@
+/*
+ * libqmpproto: the QEMU Machine Protocol over connected UNIX sockets, on libuv and jansson.
+ *
+ * Owns: bytes <-> QMP. Errors, JSON without loss, framing, the client session (ids, slots, events,
+ * deadlines), the server side of one connection, look-ups in query-qmp-schema.
+ * Does not own: sockets' paths, processes, what any command means. It prints nothing.
+ *
+ * Conventions: functions that can fail return 0 or a negative errno and fill a caller-owned
+ * struct qmp_error (which may be NULL); outputs named ret_* are set on success alone; json_t
+ * arguments are borrowed unless the name says _consume; times are milliseconds.
+ * One thread: all calls on objects of one uv_loop_t come from the thread that runs it.
+ * Source of the protocol: QEMU docs/interop/qmp-spec.
+ */
+#ifndef QMP_H
+#define QMP_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uv.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QMP_API __attribute__((visibility("default")))
+
+/* ---- Errors ------------------------------------------------------------------------------- */
+
+/* What sort of failure it was. One table in the program maps a kind to an exit status. */
+enum qmp_error_kind {
+	QMP_ERR_NONE = 0,
+	QMP_ERR_USAGE,       /* the input is wrong: nothing was changed */
+	QMP_ERR_NOT_FOUND,   /* what was named does not exist */
+	QMP_ERR_EXISTS,      /* what was to be made is there already */
+	QMP_ERR_STATE,       /* not possible in the present state */
+	QMP_ERR_BUSY,        /* somebody else owns it, or a limit of places is reached */
+	QMP_ERR_REFUSED,     /* QEMU answered with an error */
+	QMP_ERR_TIMEOUT,     /* a deadline passed; the outcome is unknown until QEMU is asked */
+	QMP_ERR_PENDING,     /* accepted, waits for the guest */
+	QMP_ERR_CLOSED,      /* the connection ended */
+	QMP_ERR_PROTOCOL,    /* the peer does not speak QMP */
+	QMP_ERR_CANCELLED,   /* the caller took it back */
+	QMP_ERR_LIMIT,       /* larger than allowed */
+	QMP_ERR_UNSUPPORTED, /* this QEMU or this host cannot */
+	QMP_ERR_HOST,        /* a system call failed */
+	QMP_ERR_ENDED,       /* QEMU ended in a way that was not wanted */
+	QMP_ERR_INTERNAL,    /* a defect of ours */
+};
+
+#define QMP_ERROR_MAX 2048
+
+/* Zero-initialise. Holds no memory: copy it by value, never free it. */
+struct qmp_error {
+	enum qmp_error_kind kind;
+	int code;                     /* negative errno */
+	char message[QMP_ERROR_MAX];  /* one sentence or more, no trailing newline; cut with "..." */
+};
+
+/*
+ * Fills ERR, unless it is NULL or holds an error already (the first one wins), and returns CODE, a
+ * negative errno. The message says what was tried, on what, why it failed, and what to do about it.
+ */
+QMP_API int qmp_error_set(struct qmp_error *err, enum qmp_error_kind kind, int code,
+			  const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+/* The same for a failed system call: appends ": " and the text of CODE. Kind is QMP_ERR_HOST. */
+QMP_API int qmp_error_errno(struct qmp_error *err, int code, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+/* Puts "context: " before the message. Returns err->code (or -EIO for a NULL or empty ERR). */
+QMP_API int qmp_error_wrap(struct qmp_error *err, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+/* The kind's name as it stands in JSON output: "usage", "not-found", ... */
+QMP_API const char *qmp_error_kind_name(enum qmp_error_kind kind);
+/* The kind of that name; QMP_ERR_INTERNAL where there is none. */
+QMP_API enum qmp_error_kind qmp_error_kind_from_name(const char *name);
+
+/* ---- JSON --------------------------------------------------------------------------------- */
+
+/*
+ * jansson's integers end at INT64_MAX, and it refuses a message that holds more; QEMU sends uint64.
+ * A number that json_int_t cannot hold exactly (and QEMU's bare inf and nan) is decoded as the object
+ * {"$number": "<its text>"}, a key that no QAPI type can have, and encoded back to the bare number
+ * (inf and nan: null). Depth is limited to QMP_JSON_DEPTH; duplicate keys are refused; NUL in strings
+ * is kept.
+ */
+#define QMP_JSON_DEPTH 1024
+
+/* Decodes exactly one value (surrounded by white space at most). NULL on failure. */
+QMP_API json_t *qmp_json_decode(const char *text, size_t len, struct qmp_error *err);
+/* Encodes with jansson's FLAGS (JSON_COMPACT, JSON_INDENT(n), JSON_SORT_KEYS). malloc'ed, ends with NUL. */
+QMP_API char *qmp_json_encode(const json_t *value, size_t flags, size_t *ret_len);
+/* The value as uint64, from an integer >= 0 or a $number. 0, or -ERANGE / -EINVAL. */
+QMP_API int qmp_json_u64(const json_t *value, uint64_t *ret);
+
+/* ---- Framing ------------------------------------------------------------------------------ */
+
+#define QMP_MESSAGE_MAX ((size_t)64 << 20) /* QEMU's own limit */
+
+/*
+ * Cuts a byte stream into JSON objects, in linear time whatever the chunks. A message ends with its
+ * closing brace (clients need not send newlines). White space between messages is skipped; a byte
+ * 0xFF drops what is half read and starts anew, as QEMU does.
+ */
+struct qmp_framer;
+QMP_API struct qmp_framer *qmp_framer_new(size_t max_message); /* 0: QMP_MESSAGE_MAX */
+QMP_API void qmp_framer_free(struct qmp_framer *f);
+/* A place to read at most *RET_SIZE > 0 bytes into; valid until the next call on F. NULL: no memory. */
+QMP_API void *qmp_framer_reserve(struct qmp_framer *f, size_t *ret_size);
+/* N bytes have been read to that place. */
+QMP_API void qmp_framer_commit(struct qmp_framer *f, size_t n);
+/*
+ * The next whole message: 1 and its span (valid until the next call of reserve), 0 when there is none
+ * yet, negative errno when the stream is not JSON objects (-EPROTO) or exceeds a limit (-EMSGSIZE).
+ */
+QMP_API int qmp_framer_next(struct qmp_framer *f, const char **ret_text, size_t *ret_len,
+			    struct qmp_error *err);
+
+/* ---- The client session ------------------------------------------------------------------- */
+
+/*
+ *   connected -> greeting -> negotiating -> ready -> closed
+ *
+ * At most QMP_IN_FLIGHT in-band commands are in flight to QEMU, the rest are queued. Every id carries
+ * 64 random bits of this connection: a reply meant for an earlier client is dropped and counted.
+ */
+#define QMP_IN_FLIGHT    8
+#define QMP_COMMAND_FDS  16
+
+struct qmp_session;
+
+/* An event. Everything is valid during the callback alone. */
+struct qmp_event {
+	const char *name;
+	json_t *data;            /* an object, or NULL where the event has none; borrowed */
+	int64_t seconds;         /* of the host's clock; -1 where QEMU had none */
+	int64_t microseconds;
+	const char *raw;         /* the whole message as QEMU wrote it, without the line's end */
+	size_t raw_len;
+};
+
+/* How a command ended. Everything is valid during the callback alone. */
+struct qmp_reply {
+	int status;              /* 0, or negative errno: -EREMOTEIO when QEMU answered with an error,
+				    -ETIMEDOUT, -ECANCELED, -ECONNRESET (end of file), -EPROTO */
+	json_t *value;           /* "return", on status 0 and unless the command asked for raw */
+	const char *raw;         /* on status 0: "return" as QEMU wrote it, and for -EREMOTEIO "error" */
+	size_t raw_len;
+	const char *error_class; /* for -EREMOTEIO: "GenericError", ... */
+	const char *error_desc;  /* for -EREMOTEIO: QEMU's words, for people; never parse them */
+	struct qmp_error error;  /* filled whenever status != 0: "blockdev-add: <QEMU's words>" */
+};
+
+typedef void (*qmp_reply_cb)(void *data, const struct qmp_reply *reply);
+typedef void (*qmp_event_cb)(void *data, const struct qmp_event *event);
+
+struct qmp_command {
+	const char *name;
+	json_t *arguments;       /* borrowed, an object or NULL; encoded before execute returns */
+	const int *fds;          /* borrowed until execute returns: they are duplicated */
+	size_t n_fds;            /* at most QMP_COMMAND_FDS */
+	uint64_t timeout_ms;     /* from now; 0: the session's default; UINT64_MAX: none */
+	bool oob;                /* exec-oob; -EOPNOTSUPP where it was not negotiated */
+	bool raw;                /* don't decode "return": large replies that are only passed on */
+};
+
+struct qmp_session_options {
+	size_t max_message;           /* 0: QMP_MESSAGE_MAX */
+	uint64_t command_timeout_ms;  /* 0: 30,000 */
+	uint64_t greeting_timeout_ms; /* until negotiated; 0: 10,000 */
+	size_t max_queued;            /* commands that wait; 0: 4,096; more: -EBUSY */
+	/* Negotiated; GREETING is the object behind "QMP"; borrowed. Never called from inside _new. */
+	void (*on_ready)(void *data, json_t *greeting);
+	/*
+	 * The connection has ended, for good: each waiter has had its reply before. Called once, also
+	 * when the session never became ready; not called by qmp_session_free.
+	 */
+	void (*on_close)(void *data, const struct qmp_error *why);
+	void *data;
+};
+
+/* Takes over FD (a connected stream socket) on success. */
+QMP_API int qmp_session_new(uv_loop_t *loop, int fd_consume, const struct qmp_session_options *opts,
+			    struct qmp_session **ret, struct qmp_error *err);
+/* Fails every waiter with -ECANCELED, then closes; no callback after it returns. NULL is fine. */
+QMP_API void qmp_session_free(struct qmp_session *s);
+
+/*
+ * Sends COMMAND (or queues it: also before the session is ready). On success CB fires exactly once, never
+ * from inside this call. RET_SERIAL (may be NULL) names it for cancel. Errors: -EINVAL, -EBUSY, -ENOTCONN.
+ */
+QMP_API int qmp_session_execute(struct qmp_session *s, const struct qmp_command *command, qmp_reply_cb cb,
+				void *data, uint64_t *ret_serial, struct qmp_error *err);
+/*
+ * CB fires with -ECANCELED from the loop; the slot in QEMU stays taken until the late reply came, which
+ * is dropped. A serial that has ended already is fine.
+ */
+QMP_API void qmp_session_cancel(struct qmp_session *s, uint64_t serial);
+
+/* NAME: one event, or NULL for all. Returns > 0, for unsubscribe. Order: as subscribed. */
+QMP_API uint64_t qmp_session_subscribe(struct qmp_session *s, const char *name, qmp_event_cb cb, void *data);
+QMP_API void qmp_session_unsubscribe(struct qmp_session *s, uint64_t subscription);
+
+QMP_API bool qmp_session_is_ready(const struct qmp_session *s);
+QMP_API bool qmp_session_has_oob(const struct qmp_session *s);
+/* The object behind "QMP" in the greeting; NULL before it came. Borrowed. */
+QMP_API json_t *qmp_session_greeting(const struct qmp_session *s);
+
+struct qmp_session_stats {
+	uint64_t commands, replies, events;
+	uint64_t stray_replies;   /* with an id that is not ours: dropped */
+	uint64_t late_replies;    /* to commands that were cancelled or timed out: dropped */
+	size_t in_flight, queued;
+};
+QMP_API void qmp_session_stats(const struct qmp_session *s, struct qmp_session_stats *ret);
+
+/* Every message in and out, for a log. One hook a process; NULL turns it off. */
+typedef void (*qmp_trace_cb)(void *data, const void *session, bool sent, const char *text, size_t len);
+QMP_API void qmp_set_trace(qmp_trace_cb cb, void *data);
+
+/* ---- The server side of one connection ---------------------------------------------------- */
+
+/*
+ * Speaks to one client as QEMU's monitor does: greeting, negotiation, errors in QEMU's words. A client
+ * that does not read is cut off when more than max_output bytes wait for it.
+ */
+struct qmp_peer;
+
+struct qmp_peer_command {
+	const char *name;
+	json_t *arguments;       /* an object, never NULL; borrowed */
+	json_t *id;              /* or NULL; borrowed: incref it to answer later */
+	bool oob;
+	int *fds;                /* passed with it; the handler takes what it wants (sets it to -1) */
+	size_t n_fds;
+};
+
+struct qmp_peer_options {
+	json_t *greeting;        /* the object behind "QMP"; borrowed */
+	size_t max_message;      /* 0: QMP_MESSAGE_MAX */
+	size_t max_output;       /* 0: 16 MiB */
+	uint64_t negotiation_timeout_ms; /* 0: none */
+	/* A command other than qmp_capabilities, after negotiation. */
+	void (*on_command)(void *data, struct qmp_peer *p, const struct qmp_peer_command *command);
+	/* The connection has ended; free the peer here or later. Not called by qmp_peer_free. */
+	void (*on_close)(void *data, struct qmp_peer *p, const struct qmp_error *why);
+	void *data;
+};
+
+/* Takes over FD on success, sends the greeting. */
+QMP_API int qmp_peer_new(uv_loop_t *loop, int fd_consume, const struct qmp_peer_options *opts,
+			 struct qmp_peer **ret, struct qmp_error *err);
+QMP_API void qmp_peer_free(struct qmp_peer *p);
+QMP_API void *qmp_peer_data(const struct qmp_peer *p);
+/* Stops / goes on reading commands: how a client is held back. Commands read already are kept. */
+QMP_API void qmp_peer_pause(struct qmp_peer *p);
+QMP_API void qmp_peer_resume(struct qmp_peer *p);
+/* Answers. VALUE may be NULL for {}. None fails: a client that is gone simply gets nothing. */
+QMP_API void qmp_peer_return(struct qmp_peer *p, json_t *id, const json_t *value);
+QMP_API void qmp_peer_return_raw(struct qmp_peer *p, json_t *id, const char *raw, size_t len);
+QMP_API void qmp_peer_error(struct qmp_peer *p, json_t *id, const char *error_class, const char *desc);
+/* A whole error object, as QEMU sent it or with further members beside class and desc. */
+QMP_API void qmp_peer_error_raw(struct qmp_peer *p, json_t *id, const char *raw, size_t len);
+/* A whole message (an event). Nothing is sent before negotiation. */
+QMP_API void qmp_peer_send_raw(struct qmp_peer *p, const char *raw, size_t len);
+QMP_API bool qmp_peer_is_ready(const struct qmp_peer *p);
+
+/* ---- query-qmp-schema --------------------------------------------------------------------- */
+
+/*
+ * What this QEMU takes. Type names are masked in it, so every look-up walks from a command or an event.
+ */
+struct qmp_schema;
+/* REPLY: what query-qmp-schema returned, an array; borrowed. */
+QMP_API int qmp_schema_new(const json_t *reply, struct qmp_schema **ret, struct qmp_error *err);
+QMP_API void qmp_schema_free(struct qmp_schema *s);
+/*
+ * "blockdev-mirror", "blockdev-mirror/copy-mode", "blockdev-add/driver=qcow2/discard-no-unref",
+ * "migrate-set-capabilities/capabilities/capability=multifd": a command or event, then members; member=VALUE
+ * asks whether an enum has VALUE, and goes on into that branch of a union. Arrays are walked through.
+ */
+QMP_API bool qmp_schema_has(const struct qmp_schema *s, const char *path);
+/* [{"name","type","optional","choices"?}] of a command's arguments, sorted by name; NULL: no such command. New. */
+QMP_API json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *command);
+/* All names of commands (or events), sorted. New. */
+QMP_API json_t *qmp_schema_commands(const struct qmp_schema *s);
+QMP_API json_t *qmp_schema_events(const struct qmp_schema *s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
