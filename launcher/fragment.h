@@ -1,0 +1,52 @@
+/*
+ * Fragments: the QEMU objects that one item of a spec is made of, in the order in which QEMU takes them.
+ * The one place that knows what a disk or a NIC is in QEMU. Rendered cold by argv.h, live by plan.h. Pure.
+ */
+#pragma once
+
+#include "proto/qmp.h"
+
+/* What of the host and of the QEMU binary the rendering needs. Strings borrowed. */
+struct vm_host {
+	const char *accel;     /* "kvm" or "tcg": resolved, never "auto" */
+	const char *cpu_model; /* resolved: "host", "host,-arch-capabilities", "max", "qemu64", ... */
+	const char *machine;   /* resolved: "pc-q35-7.2" */
+	bool vhost_net;        /* /dev/vhost-net is there */
+};
+
+enum vm_object_kind { VM_OBJECT, VM_BLOCKDEV, VM_NETDEV, VM_DEVICE };
+
+struct vm_object {
+	enum vm_object_kind kind;
+	json_t *args;          /* the QAPI object exactly as QMP takes it; its id is args.id / args["node-name"] */
+	char *fd_name;         /* NULL, or the name of the fd that args.fd stands for ("net0-tap") */
+};
+
+struct vm_fragment {
+	char *item;            /* "disks.vda", "nics.net0", "scsi", "rng", "balloon", "agent", "consoles.con0" */
+	struct vm_object *objects;
+	size_t n_objects;
+};
+
+void vm_fragment_deinit(struct vm_fragment *f);
+
+/* ITEM is an effective item (every default filled) of SPEC, an effective spec. */
+int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_host *host,
+		     struct vm_fragment *ret, struct qmp_error *err);
+int vm_fragment_nic(const json_t *spec, const json_t *item, const struct vm_host *host,
+		    struct vm_fragment *ret, struct qmp_error *err);
+/* The controller that disks on the scsi bus need (its port is SPEC["scsi-port"]). */
+int vm_fragment_scsi(const json_t *spec, const struct vm_host *host, struct vm_fragment *ret, struct qmp_error *err);
+
+struct vm_fragments {
+	struct vm_fragment *list;
+	size_t n;
+};
+void vm_fragments_deinit(struct vm_fragments *f);
+/* All fragments of an effective spec, in the order of the command line (root ports first). */
+int vm_fragments_all(const json_t *spec, const struct vm_host *host, struct vm_fragments *ret, struct qmp_error *err);
+
+/* Where the PCI port PORT (1 ...) of SPEC's machine is: sets "bus" and "addr" (as it needs them) in DEVICE. */
+int vm_pci_place(const json_t *spec, int64_t port, json_t *device, struct qmp_error *err);
+/* The ports that a machine of this spec has. */
+int64_t vm_pci_ports(const json_t *spec);

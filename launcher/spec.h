@@ -1,0 +1,40 @@
+/*
+ * The spec: everything that a VM has, as a JSON document.
+ *
+ * One table describes every field (type, choices, limits, default, summary); checking, defaults, the JSON
+ * Schema in docs/ and the reference are all made from it. A spec in memory is a json_t object that has
+ * passed vm_spec_parse or vm_spec_check. Pure: no I/O.
+ */
+#pragma once
+
+#include "proto/qmp.h"
+
+#define VM_ID_MAX   16 /* disks', NICs' and consoles' ids: [a-z][a-z0-9_]{0,15}; derived QEMU ids add "-..." */
+#define VM_NAME_MAX 64 /* [A-Za-z0-9][A-Za-z0-9._-]{0,63} */
+
+/* TEXT as the spec that it writes; SOURCE names it in messages ("FILE:LINE: disks[1].cache: ..."). New. */
+int vm_spec_parse(const char *text, size_t len, const char *source, json_t **ret, struct qmp_error *err);
+/* The same checks on a document made in memory (no lines in the messages). */
+int vm_spec_check(const json_t *spec, struct qmp_error *err);
+/* A copy in which every field stands, with its default where the spec is silent. New; NULL: no memory. */
+json_t *vm_spec_effective(const json_t *spec);
+/*
+ * Writes into SPEC what is chosen once and then kept: uuid, ids, MACs (52:54:00:...), PCI ports of disks, NICs
+ * (and "scsi-port" when a disk is on the scsi bus). Returns 1 when it changed something, 0 when not.
+ */
+int vm_spec_complete(json_t *spec, struct qmp_error *err);
+/* The item of SPEC[KIND] ("disks", "nics", "consoles") with that id; borrowed; NULL: none. */
+json_t *vm_spec_find(const json_t *spec, const char *kind, const char *id);
+/* Removes it: 0, or -ENOENT. */
+int vm_spec_remove(json_t *spec, const char *kind, const char *id);
+/*
+ * Sets the value at PATH ("memory", "cpu.count", "disks[vda].cache": an item by its id or index); VALUE NULL
+ * removes it. TEXT values are taken as JSON where they are JSON of the field's type, else as a string.
+ */
+int vm_spec_set(json_t *spec, const char *path, const char *text, struct qmp_error *err);
+bool vm_name_valid(const char *name);
+bool vm_id_valid(const char *id);
+/* "512M", "10G" (K, M, G, T: powers of 1024) or an integer of bytes, as bytes. */
+int vm_size_parse(const json_t *value, uint64_t *ret);
+/* The JSON Schema (draft 2020-12). New. */
+json_t *vm_spec_json_schema(void);
