@@ -1,0 +1,560 @@
+#include "launcher/fragment.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+
+#include <stdio.h>
+
+/* Slots of pcie.0 / pci.0. Root ports: 0x10 to 0x17; on pc, port N is slot N + PC_FIRST_SLOT - 1. */
+enum { SLOT_PORTS = 0x10, SLOT_RNG = 0x18, SLOT_BALLOON, SLOT_VSERIAL, SLOT_WATCHDOG, SLOT_VGA = 2 };
+#define PC_FIRST_SLOT 3
+#define PC_PORTS      16
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+static bool is_pc(const json_t *spec)
+{
+	const char *type = text_of(json_object_get(spec, "machine"), "type");
+
+	return type && (streq(type, "pc") || strncmp(type, "pc-i440fx", 9) == 0);
+}
+
+/* ---- Building ---- */
+
+void vm_fragment_deinit(struct vm_fragment *f)
+{
+	for (size_t i = 0; i < f->n_objects; i++) {
+		json_decref(f->objects[i].args);
+		free(f->objects[i].fd_name);
+	}
+	free(f->objects);
+	free(f->item);
+	*f = (struct vm_fragment){0};
+}
+
+void vm_fragments_deinit(struct vm_fragments *f)
+{
+	for (size_t i = 0; i < f->n; i++)
+		vm_fragment_deinit(&f->list[i]);
+	free(f->list);
+	*f = (struct vm_fragments){0};
+}
+
+/* Appends; NULL args means that making them ran out of memory. */
+static int add_consume(struct vm_fragment *f, enum vm_object_kind kind, json_t *args, const char *fd_name)
+{
+	struct vm_object *objects = args ? realloc(f->objects, (f->n_objects + 1) * sizeof *objects) : NULL;
+	char *name = fd_name ? strdup(fd_name) : NULL;
+
+	if (!objects || (fd_name && !name)) {
+		if (objects)
+			f->objects = objects;
+		json_decref(args);
+		free(name);
+		return -ENOMEM;
+	}
+	f->objects = objects;
+	objects[f->n_objects++] = (struct vm_object){kind, args, name};
+	return 0;
+}
+
+static int out_of_memory(struct vm_fragment *f, struct qmp_error *err)
+{
+	vm_fragment_deinit(f);
+	return qmp_error_errno(err, -ENOMEM, "making QEMU's objects");
+}
+
+/* Merges the item's raw QAPI members for ROLE. */
+static json_t *with_raw_consume(json_t *args, const json_t *item, const char *role)
+{
+	json_t *raw = json_object_get(json_object_get(item, "qemu"), role);
+
+	if (args && raw)
+		json_object_update(args, raw);
+	return args;
+}
+
+static void copy_member(json_t *to, const char *to_key, const json_t *from, const char *key)
+{
+	json_t *value = json_object_get(from, key);
+
+	if (value)
+		json_object_set(to, to_key, value);
+}
+
+/* ---- Places on the PCI bus ---- */
+
+int64_t vm_pci_ports(const json_t *spec)
+{
+	int64_t ports = json_integer_value(json_object_get(json_object_get(spec, "machine"), "ports"));
+
+	return is_pc(spec) && ports > PC_PORTS ? PC_PORTS : ports;
+}
+
+int vm_pci_place(const json_t *spec, int64_t port, json_t *device, struct qmp_error *err)
+{
+	char place[32];
+
+	if (port < 1 || port > vm_pci_ports(spec))
+		return qmp_error_set(err, QMP_ERR_LIMIT, -ENOSPC,
+				     "PCI port %lld: the machine has %lld ports; set machine.ports higher",
+				     (long long)port, (long long)vm_pci_ports(spec));
+	if (is_pc(spec)) {
+		snprintf(place, sizeof place, "%x.0", (unsigned)(port + PC_FIRST_SLOT - 1));
+		json_object_set_new(device, "bus", json_string("pci.0"));
+		json_object_set_new(device, "addr", json_string(place));
+	} else {
+		snprintf(place, sizeof place, "port-%lld", (long long)port);
+		json_object_set_new(device, "bus", json_string(place));
+	}
+	return 0;
+}
+
+static json_t *fixed_device(const json_t *spec, const char *driver, const char *id, unsigned slot)
+{
+	char addr[8];
+
+	snprintf(addr, sizeof addr, "%x.0", slot);
+	return json_pack("{s:s, s:s, s:s, s:s}", "driver", driver, "id", id, "bus", is_pc(spec) ? "pci.0" : "pcie.0",
+			 "addr", addr);
+}
+
+static int root_ports(const json_t *spec, struct vm_fragment *ret)
+{
+	int64_t n = is_pc(spec) ? 0 : vm_pci_ports(spec);
+
+	for (int64_t i = 0; i < n; i++) {
+		char id[24], addr[8];
+		snprintf(id, sizeof id, "port-%lld", (long long)i + 1);
+		snprintf(addr, sizeof addr, "%x.%x", (unsigned)(SLOT_PORTS + i / 8), (unsigned)(i % 8));
+		if (add_consume(ret, VM_DEVICE,
+				json_pack("{s:s, s:s, s:s, s:s, s:i, s:b}", "driver", "pcie-root-port", "id", id, "bus",
+					  "pcie.0", "addr", addr, "chassis", (int)i + 1, "multifunction", 1),
+				NULL) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+/* ---- Disks ---- */
+
+static bool writes_through(const char *cache)
+{
+	return streq(cache, "writethrough") || streq(cache, "directsync");
+}
+
+static json_t *cache_options(const char *cache)
+{
+	return json_pack("{s:b, s:b}", "direct", streq(cache, "none") || streq(cache, "directsync"), "no-flush",
+			 streq(cache, "unsafe"));
+}
+
+static bool has_backing(const char *format)
+{
+	return streq(format, "qcow2") || streq(format, "qcow") || streq(format, "qed") || streq(format, "vmdk");
+}
+
+static json_t *file_node(const json_t *disk, const char *path, const char *node, bool read_only)
+{
+	json_t *args = json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:s}", "driver",
+				 strncmp(path, "/dev/", 5) == 0 ? "host_device" : "file", "node-name", node, "filename",
+				 path, "cache", cache_options(text_of(disk, "cache")), "aio", text_of(disk, "aio"),
+				 "read-only", read_only, "discard", text_of(disk, "discard"));
+
+	if (args)
+		json_object_set_new(args, "auto-read-only", json_false());
+	return args;
+}
+
+static json_t *format_node(const json_t *disk, const char *format, const char *node, const char *file, bool read_only,
+			   const char *backing)
+{
+	json_t *args = json_pack("{s:s, s:s, s:s, s:o, s:b, s:s}", "driver", format, "node-name", node, "file", file,
+				 "cache", cache_options(text_of(disk, "cache")), "read-only", read_only, "discard",
+				 text_of(disk, "discard"));
+
+	if (args && !streq(text_of(disk, "detect-zeroes"), "off") && !read_only)
+		json_object_set_new(args, "detect-zeroes", json_string(text_of(disk, "detect-zeroes")));
+	if (args && has_backing(format))
+		json_object_set_new(args, "backing", backing ? json_string(backing) : json_null());
+	if (args)
+		json_object_set_new(args, "auto-read-only", json_false());
+	return args;
+}
+
+/* The chain below the image, deepest first: "ID-b2-file", "ID-b2", "ID-b1-file", "ID-b1". */
+static int add_backing(struct vm_fragment *f, const json_t *disk, const json_t *backing, int depth)
+{
+	const json_t *below = json_object_get(backing, "backing");
+	char node[32], file[32], next[32];
+
+	if (!backing)
+		return 0;
+	if (add_backing(f, disk, below, depth + 1) < 0)
+		return -ENOMEM;
+	snprintf(node, sizeof node, "%.16s-b%d", text_of(disk, "id"), depth);
+	snprintf(next, sizeof next, "%.16s-b%d", text_of(disk, "id"), depth + 1);
+	snprintf(file, sizeof file, "%.16s-b%d-file", text_of(disk, "id"), depth);
+	if (add_consume(f, VM_BLOCKDEV, file_node(disk, text_of(backing, "path"), file, true), NULL) < 0)
+		return -ENOMEM;
+	return add_consume(f, VM_BLOCKDEV,
+			   format_node(disk, text_of(backing, "format"), node, file, true, below ? next : NULL), NULL);
+}
+
+static int add_throttle(struct vm_fragment *f, const json_t *disk, const char *format)
+{
+	const json_t *limits = json_object_get(disk, "throttle");
+	char group[32], node[32];
+
+	snprintf(group, sizeof group, "%.16s-limits", text_of(disk, "id"));
+	snprintf(node, sizeof node, "%.16s-throttle", text_of(disk, "id"));
+	if (add_consume(f, VM_OBJECT,
+			json_pack("{s:s, s:s, s:O}", "qom-type", "throttle-group", "id", group, "limits", limits),
+			NULL) < 0)
+		return -ENOMEM;
+	return add_consume(f, VM_BLOCKDEV,
+			   json_pack("{s:s, s:s, s:s, s:s}", "driver", "throttle", "node-name", node, "throttle-group",
+				     group, "file", format),
+			   NULL);
+}
+
+/* How many disks on the IDE or SATA controller stand before this one. */
+static int ide_index(const json_t *spec, const json_t *disk)
+{
+	int n = 0;
+	size_t i;
+	json_t *other;
+
+	json_array_foreach(json_object_get(spec, "disks"), i, other)
+	{
+		const char *bus = text_of(other, "bus");
+		if (streq(text_of(other, "id"), text_of(disk, "id")))
+			break;
+		n += streq(bus, "sata") || streq(bus, "ide");
+	}
+	return n;
+}
+
+static int place_ide(const json_t *spec, const json_t *disk, json_t *device, struct qmp_error *err)
+{
+	int index = ide_index(spec, disk), places = is_pc(spec) ? 4 : 6;
+	char bus[16];
+
+	if (index >= places)
+		return qmp_error_set(err, QMP_ERR_LIMIT, -ENOSPC,
+				     "disk %s: the machine's own controller has %d places, all taken; use the bus virtio "
+				     "or scsi",
+				     text_of(disk, "id"), places);
+	snprintf(bus, sizeof bus, "ide.%d", is_pc(spec) ? index / 2 : index);
+	json_object_set_new(device, "bus", json_string(bus));
+	if (is_pc(spec))
+		json_object_set_new(device, "unit", json_integer(index % 2));
+	return 0;
+}
+
+static const char *disk_driver(const json_t *disk)
+{
+	const char *bus = text_of(disk, "bus");
+	bool cdrom = streq(text_of(disk, "type"), "cdrom");
+
+	if (streq(bus, "virtio"))
+		return "virtio-blk-pci";
+	if (streq(bus, "nvme"))
+		return "nvme";
+	if (streq(bus, "scsi"))
+		return cdrom ? "scsi-cd" : "scsi-hd";
+	return cdrom ? "ide-cd" : "ide-hd";
+}
+
+static int disk_device(const json_t *spec, const json_t *disk, const char *top, json_t **ret, struct qmp_error *err)
+{
+	const char *id = text_of(disk, "id"), *bus = text_of(disk, "bus");
+	json_auto_t *device = json_pack("{s:s, s:s}", "driver", disk_driver(disk), "id", id);
+	char iothread[32];
+	int r = 0;
+
+	if (top)
+		json_object_set_new(device, "drive", json_string(top));
+	copy_member(device, "serial", disk, "serial");
+	copy_member(device, "bootindex", disk, "boot-index");
+	if (streq(text_of(disk, "type"), "disk"))
+		json_object_set_new(device, "write-cache",
+				    json_string(writes_through(text_of(disk, "cache")) ? "off" : "on"));
+	if (streq(bus, "nvme") && !json_object_get(device, "serial"))
+		json_object_set_new(device, "serial", json_string(id));
+	if (json_is_true(json_object_get(disk, "iothread"))) {
+		snprintf(iothread, sizeof iothread, "%.16s-iothread", id);
+		json_object_set_new(device, "iothread", json_string(iothread));
+	}
+	if (streq(bus, "scsi"))
+		json_object_set_new(device, "bus", json_string("scsi-0.0"));
+	else if (streq(bus, "sata") || streq(bus, "ide"))
+		r = place_ide(spec, disk, device, err);
+	else
+		r = vm_pci_place(spec, json_integer_value(json_object_get(disk, "port")), device, err);
+	if (r == 0)
+		*ret = take_ptr(device);
+	return r;
+}
+
+int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_host *host, struct vm_fragment *ret,
+		     struct qmp_error *err)
+{
+	const char *id = text_of(item, "id"), *path = text_of(item, "path"), *top = NULL;
+	bool cdrom = streq(text_of(item, "type"), "cdrom");
+	bool read_only = cdrom || json_is_true(json_object_get(item, "read-only"));
+	const json_t *backing = json_object_get(item, "backing");
+	struct vm_fragment f = {.item = qmp_asprintf("disks.%s", id)};
+	char file[32], format[32], first[32], throttle[32], iothread[32];
+	json_t *device;
+	int r = f.item ? 0 : -ENOMEM;
+
+	UNUSED(host);
+	snprintf(file, sizeof file, "%.16s-file", id);
+	snprintf(format, sizeof format, "%.16s-fmt", id);
+	snprintf(first, sizeof first, "%.16s-b1", id);
+	snprintf(throttle, sizeof throttle, "%.16s-throttle", id);
+	snprintf(iothread, sizeof iothread, "%.16s-iothread", id);
+	if (r == 0 && json_is_true(json_object_get(item, "iothread")))
+		r = add_consume(&f, VM_OBJECT, json_pack("{s:s, s:s}", "qom-type", "iothread", "id", iothread), NULL);
+	if (r == 0 && path) {
+		r = add_backing(&f, item, backing, 1);
+		if (r == 0)
+			r = add_consume(&f, VM_BLOCKDEV,
+					with_raw_consume(file_node(item, path, file, read_only), item, "file"), NULL);
+		if (r == 0)
+			r = add_consume(&f, VM_BLOCKDEV,
+					with_raw_consume(format_node(item, text_of(item, "format"), format, file,
+								     read_only, backing ? first : NULL),
+							 item, "format"),
+					NULL);
+		top = format;
+	}
+	if (r == 0 && path && json_object_get(item, "throttle")) {
+		r = add_throttle(&f, item, format);
+		top = throttle;
+	}
+	if (r < 0)
+		return out_of_memory(&f, err);
+	r = disk_device(spec, item, top, &device, err);
+	if (r < 0) {
+		vm_fragment_deinit(&f);
+		return r;
+	}
+	if (add_consume(&f, VM_DEVICE, with_raw_consume(device, item, "device"), NULL) < 0)
+		return out_of_memory(&f, err);
+	*ret = f;
+	return 0;
+}
+
+int vm_fragment_scsi(const json_t *spec, const struct vm_host *host, struct vm_fragment *ret, struct qmp_error *err)
+{
+	struct vm_fragment f = {.item = strdup("scsi")};
+	json_t *device = json_pack("{s:s, s:s}", "driver", "virtio-scsi-pci", "id", "scsi-0");
+	int r = vm_pci_place(spec, json_integer_value(json_object_get(spec, "scsi-port")), device, err);
+
+	UNUSED(host);
+	if (r < 0) {
+		json_decref(device);
+		vm_fragment_deinit(&f);
+		return r;
+	}
+	if (!f.item || add_consume(&f, VM_DEVICE, device, NULL) < 0)
+		return out_of_memory(&f, err);
+	*ret = f;
+	return 0;
+}
+
+/* ---- NICs ---- */
+
+static json_t *user_netdev(const json_t *nic, const char *id)
+{
+	json_t *args = json_pack("{s:s, s:s}", "type", "user", "id", id), *forward;
+	json_t *list = json_object_get(nic, "forwards"), *rules = json_array();
+	size_t i;
+
+	json_array_foreach(list, i, forward)
+	{
+		_cleanup_free_ char *rule = qmp_asprintf(
+			"%s:%s:%lld-:%lld", text_of(forward, "protocol"), text_of(forward, "host-address"),
+			(long long)json_integer_value(json_object_get(forward, "host-port")),
+			(long long)json_integer_value(json_object_get(forward, "guest-port")));
+		json_array_append_new(rules, json_pack("{s:s}", "str", rule));
+	}
+	if (json_array_size(rules) > 0)
+		json_object_set(args, "hostfwd", rules);
+	json_decref(rules);
+	if (json_is_true(json_object_get(nic, "restrict")))
+		json_object_set_new(args, "restrict", json_true());
+	return args;
+}
+
+static json_t *unix_address(const char *path)
+{
+	return json_pack("{s:s, s:s}", "type", "unix", "path", path);
+}
+
+static json_t *netdev(const json_t *nic, const char *id, const struct vm_host *host, char *fd_name, size_t size)
+{
+	const char *backend = text_of(nic, "backend");
+
+	if (streq(backend, "user"))
+		return user_netdev(nic, id);
+	if (streq(backend, "stream"))
+		return json_pack("{s:s, s:s, s:O, s:o}", "type", "stream", "id", id, "server",
+				 json_object_get(nic, "server"), "addr", unix_address(text_of(nic, "socket")));
+	if (streq(backend, "dgram"))
+		return json_pack("{s:s, s:s, s:o, s:o}", "type", "dgram", "id", id, "local",
+				 unix_address(text_of(nic, "local")), "remote", unix_address(text_of(nic, "remote")));
+	/* tap and bridge: an fd that somebody else opens. vhost only where it is there: QEMU 7.2 dies of asking. */
+	snprintf(fd_name, size, "%.16s-tap", text_of(nic, "id"));
+	return json_pack("{s:s, s:s, s:s, s:b}", "type", "tap", "id", id, "fd", fd_name, "vhost", host->vhost_net);
+}
+
+int vm_fragment_nic(const json_t *spec, const json_t *item, const struct vm_host *host, struct vm_fragment *ret,
+		    struct qmp_error *err)
+{
+	const char *id = text_of(item, "id");
+	struct vm_fragment f = {.item = qmp_asprintf("nics.%s", id)};
+	char dev[32], fd_name[32] = "";
+	json_t *device;
+	int r;
+
+	snprintf(dev, sizeof dev, "%.16s-netdev", id);
+	if (!f.item ||
+	    add_consume(&f, VM_NETDEV,
+			with_raw_consume(netdev(item, dev, host, fd_name, sizeof fd_name), item, "netdev"),
+			NULL) < 0)
+		return out_of_memory(&f, err);
+	if (*fd_name && !(f.objects[0].fd_name = strdup(fd_name)))
+		return out_of_memory(&f, err);
+	device = json_pack("{s:s, s:s, s:s, s:s}", "driver",
+			   streq(text_of(item, "model"), "e1000e") ? "e1000e" : "virtio-net-pci", "id", id, "netdev", dev,
+			   "mac", text_of(item, "mac"));
+	copy_member(device, "bootindex", item, "boot-index");
+	r = vm_pci_place(spec, json_integer_value(json_object_get(item, "port")), device, err);
+	if (r < 0) {
+		json_decref(device);
+		vm_fragment_deinit(&f);
+		return r;
+	}
+	if (add_consume(&f, VM_DEVICE, with_raw_consume(device, item, "device"), NULL) < 0)
+		return out_of_memory(&f, err);
+	*ret = f;
+	return 0;
+}
+
+/* ---- The rest of the machine ---- */
+
+static bool needs_vserial(const json_t *spec)
+{
+	json_t *console;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, "consoles"), i, console)
+		if (streq(text_of(console, "type"), "virtio"))
+			return true;
+	return json_is_true(json_object_get(spec, "agent"));
+}
+
+static json_t *console_device(const json_t *console)
+{
+	bool is_virtio = streq(text_of(console, "type"), "virtio");
+	_cleanup_free_ char *chardev = qmp_asprintf("con-%s", text_of(console, "id"));
+	json_t *device = json_pack("{s:s, s:s, s:s}", "driver", is_virtio ? "virtconsole" : "isa-serial", "id",
+				   text_of(console, "id"), "chardev", chardev);
+
+	if (device && is_virtio)
+		json_object_set_new(device, "bus", json_string("vserial-0.0"));
+	return device;
+}
+
+/* Devices that every machine of this spec has, none of which is hot-plugged. */
+static int fixed_devices(const json_t *spec, struct vm_fragment *f)
+{
+	json_t *console, *device;
+	size_t i;
+	int r = root_ports(spec, f);
+
+	if (r == 0 && json_is_true(json_object_get(spec, "rng"))) {
+		r = add_consume(f, VM_OBJECT, json_pack("{s:s, s:s}", "qom-type", "rng-builtin", "id", "rng-source"),
+				NULL);
+		device = fixed_device(spec, "virtio-rng-pci", "rng-0", SLOT_RNG);
+		json_object_set_new(device, "rng", json_string("rng-source"));
+		r = r < 0 ? json_decref(device), r : add_consume(f, VM_DEVICE, device, NULL);
+	}
+	if (r == 0 && json_is_true(json_object_get(spec, "balloon")))
+		r = add_consume(f, VM_DEVICE, fixed_device(spec, "virtio-balloon-pci", "balloon-0", SLOT_BALLOON), NULL);
+	if (r == 0 && needs_vserial(spec))
+		r = add_consume(f, VM_DEVICE, fixed_device(spec, "virtio-serial-pci", "vserial-0", SLOT_VSERIAL), NULL);
+	json_array_foreach(json_object_get(spec, "consoles"), i, console)
+		if (r == 0)
+			r = add_consume(f, VM_DEVICE, console_device(console), NULL);
+	if (r == 0 && json_is_true(json_object_get(spec, "agent")))
+		r = add_consume(f, VM_DEVICE,
+				json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtserialport", "id", "agent-port",
+					  "bus", "vserial-0.0", "name", "org.qemu.guest_agent.0", "chardev", "agent"),
+				NULL);
+	if (r == 0 && streq(text_of(json_object_get(spec, "display"), "type"), "vnc"))
+		r = add_consume(f, VM_DEVICE, fixed_device(spec, "VGA", "vga-0", SLOT_VGA), NULL);
+	if (r == 0 && json_object_get(spec, "watchdog"))
+		r = add_consume(f, VM_DEVICE, fixed_device(spec, "i6300esb", "watchdog-0", SLOT_WATCHDOG), NULL);
+	if (r == 0 && json_is_true(json_object_get(spec, "panic-device")))
+		r = add_consume(f, VM_DEVICE, json_pack("{s:s, s:s}", "driver", "pvpanic", "id", "panic-0"), NULL);
+	return r;
+}
+
+static int append(struct vm_fragments *all, struct vm_fragment *f, struct qmp_error *err)
+{
+	struct vm_fragment *list = realloc(all->list, (all->n + 1) * sizeof *list);
+
+	if (!list)
+		return out_of_memory(f, err);
+	all->list = list;
+	list[all->n++] = *f;
+	return 0;
+}
+
+typedef int (*item_builder)(const json_t *, const json_t *, const struct vm_host *, struct vm_fragment *,
+			    struct qmp_error *);
+
+static int append_items(const json_t *spec, const char *kind, item_builder build, const struct vm_host *host,
+			struct vm_fragments *all, struct qmp_error *err)
+{
+	json_t *item;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, kind), i, item)
+	{
+		struct vm_fragment f;
+		int r = build(spec, item, host, &f, err);
+		if (r < 0 || (r = append(all, &f, err)) < 0)
+			return r;
+	}
+	return 0;
+}
+
+int vm_fragments_all(const json_t *spec, const struct vm_host *host, struct vm_fragments *ret, struct qmp_error *err)
+{
+	struct vm_fragments all = {0};
+	struct vm_fragment f = {.item = strdup("machine")};
+	int r = f.item ? fixed_devices(spec, &f) : -ENOMEM;
+
+	r = r < 0 ? out_of_memory(&f, err) : append(&all, &f, err);
+	if (r == 0 && json_object_get(spec, "scsi-port")) {
+		r = vm_fragment_scsi(spec, host, &f, err);
+		if (r == 0)
+			r = append(&all, &f, err);
+	}
+	if (r == 0)
+		r = append_items(spec, "disks", vm_fragment_disk, host, &all, err);
+	if (r == 0)
+		r = append_items(spec, "nics", vm_fragment_nic, host, &all, err);
+	if (r < 0)
+		vm_fragments_deinit(&all);
+	else
+		*ret = all;
+	return r;
+}

@@ -1,0 +1,220 @@
+#include "launcher/plan.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+
+#include <stdio.h>
+
+static const struct {
+	const char *add, *del, *del_key, *id_key;
+} commands[] = {
+	[VM_OBJECT] = {"object-add", "object-del", "id", "id"},
+	[VM_BLOCKDEV] = {"blockdev-add", "blockdev-del", "node-name", "node-name"},
+	[VM_NETDEV] = {"netdev_add", "netdev_del", "id", "id"},
+	[VM_DEVICE] = {"device_add", "device_del", "id", "id"},
+};
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+/* {"execute": *_del, "arguments": ..., "wait"?} for an object. */
+static json_t *del_step(const struct vm_object *o, uint64_t timeout_ms)
+{
+	const char *id = text_of(o->args, commands[o->kind].id_key);
+	json_t *step = json_pack("{s:s, s:{s:s}}", "execute", commands[o->kind].del, "arguments",
+				 commands[o->kind].del_key, id);
+
+	if (step && o->kind == VM_DEVICE)
+		json_object_set_new(step, "wait",
+				    json_pack("{s:s, s:{s:s}, s:I}", "event", "DEVICE_DELETED", "match", "device", id,
+					      "timeout", (json_int_t)timeout_ms));
+	return step;
+}
+
+static int append_consume(json_t *plan, json_t *step, const char *item, struct qmp_error *err)
+{
+	if (!step || json_object_set_new(step, "item", json_string(item)) < 0 || json_array_append_new(plan, step) < 0)
+		return qmp_error_errno(err, -ENOMEM, "making a plan");
+	return 0;
+}
+
+int vm_plan_add(json_t *plan, const struct vm_fragment *fragment, struct qmp_error *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < fragment->n_objects && r == 0; i++) {
+		const struct vm_object *o = &fragment->objects[i];
+		json_t *step;
+		if (o->fd_name) {
+			step = json_pack("{s:s, s:{s:s}, s:s, s:{s:s, s:{s:s}}}", "execute", "getfd", "arguments",
+					 "fdname", o->fd_name, "fd", o->fd_name, "undo", "execute", "closefd",
+					 "arguments", "fdname", o->fd_name);
+			r = append_consume(plan, step, fragment->item, err);
+		}
+		step = json_pack("{s:s, s:O, s:o}", "execute", commands[o->kind].add, "arguments", o->args, "undo",
+				 del_step(o, 5000));
+		if (r == 0)
+			r = append_consume(plan, step, fragment->item, err);
+		else
+			json_decref(step);
+	}
+	return r;
+}
+
+int vm_plan_remove(json_t *plan, const struct vm_fragment *fragment, uint64_t timeout_ms, struct qmp_error *err)
+{
+	int r = 0;
+
+	for (size_t i = fragment->n_objects; i > 0 && r == 0; i--)
+		r = append_consume(plan, del_step(&fragment->objects[i - 1], timeout_ms), fragment->item, err);
+	return r;
+}
+
+/* ---- The difference ---- */
+
+struct diff {
+	const json_t *have, *want;
+	const struct vm_host *host;
+	uint64_t timeout_ms;
+	json_t *plan, *next_start;
+	struct qmp_error *err;
+};
+
+static void later(const struct diff *d, const char *path, json_t *from, json_t *to, const char *why)
+{
+	json_t *entry = json_pack("{s:s, s:s}", "path", path, "why", why);
+
+	json_object_set(entry, "from", from ? from : json_null());
+	json_object_set(entry, "to", to ? to : json_null());
+	json_array_append_new(d->next_start, entry);
+}
+
+static int build(const struct diff *d, const json_t *spec, const char *kind, const json_t *item,
+		 struct vm_fragment *ret)
+{
+	return streq(kind, "disks") ? vm_fragment_disk(spec, item, d->host, ret, d->err)
+				    : vm_fragment_nic(spec, item, d->host, ret, d->err);
+}
+
+static bool is_cold_only(const json_t *item)
+{
+	const char *bus = text_of(item, "bus");
+
+	return bus && (streq(bus, "sata") || streq(bus, "ide"));
+}
+
+static int add_item(const struct diff *d, const char *kind, json_t *item, const char *path)
+{
+	struct vm_fragment f;
+	int r;
+
+	if (is_cold_only(item)) {
+		later(d, path, NULL, item, "a disk on the sata or ide bus cannot be hot-plugged");
+		return 0;
+	}
+	if (text_of(item, "bus") && streq(text_of(item, "bus"), "scsi") && !json_object_get(d->have, "scsi-port")) {
+		r = vm_fragment_scsi(d->want, d->host, &f, d->err);
+		if (r < 0)
+			return r;
+		r = vm_plan_add(d->plan, &f, d->err);
+		vm_fragment_deinit(&f);
+		if (r < 0)
+			return r;
+	}
+	r = build(d, d->want, kind, item, &f);
+	if (r < 0)
+		return r;
+	r = vm_plan_add(d->plan, &f, d->err);
+	vm_fragment_deinit(&f);
+	return r;
+}
+
+static int remove_item(const struct diff *d, const char *kind, json_t *item, const char *path)
+{
+	struct vm_fragment f;
+	int r;
+
+	if (is_cold_only(item)) {
+		later(d, path, item, NULL, "a disk on the sata or ide bus cannot be unplugged");
+		return 0;
+	}
+	r = build(d, d->have, kind, item, &f);
+	if (r < 0)
+		return r;
+	r = vm_plan_remove(d->plan, &f, d->timeout_ms, d->err);
+	vm_fragment_deinit(&f);
+	return r;
+}
+
+/* Limits change in place when nothing else differs and there was a throttle before. */
+static int change_item(const struct diff *d, json_t *have, json_t *want, const char *path)
+{
+	json_auto_t *a = json_copy(have), *b = json_copy(want);
+	json_t *limits = json_object_get(want, "throttle"), *before = json_object_get(have, "throttle");
+	_cleanup_free_ char *group = qmp_asprintf("/objects/%s-limits", text_of(have, "id"));
+	json_t *step;
+
+	json_object_del(a, "throttle");
+	json_object_del(b, "throttle");
+	if (!limits || !before || !json_equal(a, b)) {
+		later(d, path, have, want, "this cannot change while the VM runs");
+		return 0;
+	}
+	step = json_pack("{s:s, s:{s:s, s:s, s:O}, s:{s:s, s:{s:s, s:s, s:O}}}", "execute", "qom-set", "arguments",
+			 "path", group, "property", "limits", "value", limits, "undo", "execute", "qom-set", "arguments",
+			 "path", group, "property", "limits", "value", before);
+	return append_consume(d->plan, step, path, d->err);
+}
+
+/* Removals come first: they free ports. */
+static int diff_items(const struct diff *d, const char *kind, bool removals)
+{
+	const json_t *list = json_object_get(removals ? d->have : d->want, kind);
+	json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item)
+	{
+		json_t *other = vm_spec_find(removals ? d->want : d->have, kind, text_of(item, "id"));
+		_cleanup_free_ char *path = qmp_asprintf("%s.%s", kind, text_of(item, "id"));
+		int r = 0;
+		if (!other)
+			r = removals ? remove_item(d, kind, item, path) : add_item(d, kind, item, path);
+		else if (!removals && !json_equal(item, other))
+			r = change_item(d, other, item, path);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static void diff_rest(const struct diff *d)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach((json_t *)d->want, key, value)
+		if (!streq(key, "disks") && !streq(key, "nics") && !streq(key, "scsi-port") &&
+		    !json_equal(value, json_object_get(d->have, key)))
+			later(d, key, json_object_get(d->have, key), value, "this counts from the next start");
+	json_object_foreach((json_t *)d->have, key, value)
+		if (!json_object_get(d->want, key) && !streq(key, "scsi-port"))
+			later(d, key, value, NULL, "this counts from the next start");
+}
+
+int vm_diff(const json_t *have, const json_t *want, const struct vm_host *host, uint64_t timeout_ms, json_t *plan,
+	    json_t *next_start, struct qmp_error *err)
+{
+	struct diff d = {have, want, host, timeout_ms, plan, next_start, err};
+	static const char *const kinds[] = {"disks", "nics"};
+
+	for (int removals = 1; removals >= 0; removals--)
+		for (size_t k = 0; k < ARRAY_SIZE(kinds); k++) {
+			int r = diff_items(&d, kinds[k], removals);
+			if (r < 0)
+				return r;
+		}
+	diff_rest(&d);
+	return 0;
+}

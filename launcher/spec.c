@@ -1,0 +1,827 @@
+/*
+ * Checking, defaults and editing of a spec, all by the table in spec-table.c.
+ */
+#include "launcher/spec.h"
+#include "launcher/spec-table.h"
+#include "proto/base.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <sys/random.h>
+
+struct check {
+	const char *text; /* NULL: no lines */
+	size_t len;
+	const char *source;
+	struct qmp_error *err;
+};
+
+/* ---- Where in the text a path stands: only on the way to an error ---- */
+
+struct cursor {
+	const char *p, *end;
+};
+
+static void skip_space(struct cursor *c)
+{
+	while (c->p < c->end && isspace((unsigned char)*c->p))
+		c->p++;
+}
+
+static void skip_string(struct cursor *c)
+{
+	for (c->p++; c->p < c->end && *c->p != '"'; c->p++)
+		if (*c->p == '\\')
+			c->p++;
+	c->p++;
+}
+
+static void skip_value(struct cursor *c)
+{
+	int depth = 0;
+
+	skip_space(c);
+	while (c->p < c->end) {
+		char ch = *c->p;
+		if (ch == '"') {
+			skip_string(c);
+			if (depth == 0)
+				return;
+			continue;
+		}
+		if (depth == 0 && (ch == ',' || ch == '}' || ch == ']'))
+			return;
+		depth += (ch == '{' || ch == '[') - (ch == '}' || ch == ']');
+		c->p++;
+		if (depth == 0 && (ch == '}' || ch == ']'))
+			return;
+	}
+}
+
+/* Moves C into the member or element that SEGMENT names. The text is valid JSON. */
+static bool enter(struct cursor *c, const char *segment, size_t n, bool is_index)
+{
+	long index = is_index ? strtol(segment, NULL, 10) : 0;
+
+	skip_space(c);
+	if (c->p >= c->end || *c->p != (is_index ? '[' : '{'))
+		return false;
+	c->p++;
+	for (long i = 0;; i++) {
+		const char *key;
+		skip_space(c);
+		if (c->p >= c->end || *c->p == '}' || *c->p == ']')
+			return false;
+		key = c->p;
+		if (!is_index) {
+			size_t key_len;
+			skip_string(c);
+			key_len = (size_t)(c->p - key);
+			skip_space(c);
+			c->p++; /* : */
+			skip_space(c);
+			if (key_len == n + 2 && memcmp(key + 1, segment, n) == 0)
+				return true;
+		} else if (i == index) {
+			return true;
+		}
+		skip_value(c);
+		skip_space(c);
+		if (c->p < c->end && *c->p == ',')
+			c->p++;
+	}
+}
+
+static int line_of(const struct check *c, const char *path)
+{
+	struct cursor at = {c->text, c->text + c->len};
+	int line = 1;
+
+	while (*path) {
+		bool is_index = *path == '[';
+		size_t n;
+		path += is_index || *path == '.';
+		n = strcspn(path, ".[]");
+		if (!enter(&at, path, n, is_index))
+			break;
+		path += n + (is_index && path[n] == ']');
+	}
+	for (const char *p = c->text; p < at.p && p < at.end; p++)
+		line += *p == '\n';
+	return line;
+}
+
+static int refuse(const struct check *c, const char *path, const char *fmt, ...) _printf_(3, 4);
+static int refuse(const struct check *c, const char *path, const char *fmt, ...)
+{
+	char what[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(what, sizeof what, fmt, ap);
+	va_end(ap);
+	if (c->text)
+		return qmp_error_set(c->err, QMP_ERR_USAGE, -EINVAL, "%s:%d: %s: %s", c->source, line_of(c, path),
+				     path, what);
+	return qmp_error_set(c->err, QMP_ERR_USAGE, -EINVAL, "%s: %s", path, what);
+}
+
+/* ---- Single values ---- */
+
+bool vm_name_valid(const char *name)
+{
+	size_t n = strlen(name);
+
+	if (n == 0 || n > VM_NAME_MAX || !isalnum((unsigned char)name[0]))
+		return false;
+	return strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == n;
+}
+
+bool vm_id_valid(const char *id)
+{
+	size_t n = strlen(id);
+
+	return n > 0 && n <= VM_ID_MAX && id[0] >= 'a' && id[0] <= 'z' &&
+	       strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789_") == n;
+}
+
+int vm_size_parse(const json_t *value, uint64_t *ret)
+{
+	static const char units[] = "KMGT";
+	const char *text = json_string_value(value), *unit;
+	unsigned long long n;
+	char *end;
+	int shift;
+
+	if (json_is_integer(value)) {
+		if (json_integer_value(value) < 0)
+			return -EINVAL;
+		*ret = (uint64_t)json_integer_value(value);
+		return 0;
+	}
+	if (!text || !isdigit((unsigned char)*text))
+		return -EINVAL;
+	errno = 0;
+	n = strtoull(text, &end, 10);
+	unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+	if (errno || !unit || !(end[1] == '\0' || streq(end + 1, "iB")))
+		return -EINVAL;
+	shift = 10 * (int)(unit - units + 1);
+	if (n > (UINT64_MAX >> shift))
+		return -ERANGE;
+	*ret = (uint64_t)n << shift;
+	return 0;
+}
+
+static bool hex_pattern(const char *text, const char *pattern)
+{
+	for (; *pattern; pattern++, text++)
+		if (*pattern == 'x' ? !isxdigit((unsigned char)*text) : *text != *pattern)
+			return false;
+	return *text == '\0';
+}
+
+static const char *join(const char *const *choices, char *out, size_t size)
+{
+	size_t n = 0;
+
+	out[0] = '\0';
+	for (; *choices && n < size; choices++)
+		n += (size_t)snprintf(out + n, size - n, "%s%s", n ? ", " : "", *choices);
+	return out;
+}
+
+static int check_choice(const struct check *c, const char *path, const char *text, const char *const *choices)
+{
+	char list[400];
+	const char *near;
+
+	for (const char *const *p = choices; *p; p++)
+		if (streq(*p, text))
+			return 0;
+	near = qmp_nearest(text, choices);
+	return refuse(c, path, "unknown value \"%s\"; one of %s%s%s%s", text, join(choices, list, sizeof list),
+		      near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+}
+
+static int check_size(const struct check *c, const char *path, const struct vm_field *f, const json_t *value)
+{
+	uint64_t bytes;
+	const char *text = json_string_value(value);
+
+	if (vm_size_parse(value, &bytes) < 0) {
+		if (text && *text && strspn(text, "0123456789") == strlen(text))
+			return refuse(c, path, "\"%s\" has no unit; write \"%sM\" or \"%sG\"", text, text, text);
+		return refuse(c, path, "a size is a number with K, M, G or T (\"512M\") or an integer of bytes");
+	}
+	if (f->max && (bytes < (uint64_t)f->min || bytes > (uint64_t)f->max))
+		return refuse(c, path, "%llu bytes is out of range (%lld to %lld); write a unit, as in \"512M\"",
+			      (unsigned long long)bytes, (long long)f->min, (long long)f->max);
+	return 0;
+}
+
+static int check_string(const struct check *c, const char *path, const struct vm_field *f, const json_t *value)
+{
+	const char *text = json_string_value(value);
+
+	if (!text)
+		return refuse(c, path, "must be a string");
+	if (strlen(text) != json_string_length(value))
+		return refuse(c, path, "must not hold a NUL character");
+	switch (f->type) {
+	case VM_T_CHOICE:
+		return check_choice(c, path, text, f->choices);
+	case VM_T_PATH:
+		return *text == '/' ? 0 : refuse(c, path, "\"%s\" must be an absolute path", text);
+	case VM_T_NAME:
+		return vm_name_valid(text) ? 0
+					   : refuse(c, path,
+						    "\"%s\" is no name: letters, digits, . _ - (64 at most), a letter or "
+						    "digit first",
+						    text);
+	case VM_T_ID:
+		return vm_id_valid(text)
+			       ? 0
+			       : refuse(c, path,
+					"\"%s\" is no id: a small letter, then small letters, digits, _ (16 at most)", text);
+	case VM_T_MAC:
+		if (!hex_pattern(text, "xx:xx:xx:xx:xx:xx"))
+			return refuse(c, path, "\"%s\" is no MAC address such as 52:54:00:12:34:56", text);
+		if (strtol((char[]){text[0], text[1], 0}, NULL, 16) & 1)
+			return refuse(c, path, "\"%s\" is a multicast address", text);
+		return 0;
+	case VM_T_UUID:
+		return hex_pattern(text, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")
+			       ? 0
+			       : refuse(c, path, "\"%s\" is no UUID", text);
+	case VM_T_MACHINE:
+		if (streq(text, "q35") || streq(text, "pc") || strncmp(text, "pc-q35-", 7) == 0 ||
+		    strncmp(text, "pc-i440fx-", 10) == 0)
+			return strchr(text, ',') ? refuse(c, path, "must not hold a comma") : 0;
+		return refuse(c, path, "unknown machine \"%s\"; q35, pc, or a versioned pc-q35-* or pc-i440fx-*", text);
+	default:
+		return 0;
+	}
+}
+
+static int check_int(const struct check *c, const char *path, const struct vm_field *f, const json_t *value)
+{
+	json_int_t n = json_integer_value(value);
+
+	if (!json_is_integer(value))
+		return refuse(c, path, "must be an integer");
+	if ((f->min || f->max) && (n < f->min || n > f->max))
+		return refuse(c, path, "%lld is out of range (%lld to %lld)", (long long)n, (long long)f->min,
+			      (long long)f->max);
+	return 0;
+}
+
+/* ---- Objects and lists ---- */
+
+static int check_field(const struct check *c, const char *path, const struct vm_field *f,
+		       const struct vm_field *table, const json_t *value);
+
+static const struct vm_field *find_field(const struct vm_field *table, const char *name)
+{
+	for (; table->name; table++)
+		if (streq(table->name, name))
+			return table;
+	return NULL;
+}
+
+static int refuse_key(const struct check *c, const char *path, const struct vm_field *table, const char *key)
+{
+	const char *names[64];
+	char list[700];
+	size_t n = 0;
+	const char *near;
+
+	for (const struct vm_field *f = table; f->name && n < ARRAY_SIZE(names) - 1; f++)
+		names[n++] = f->name;
+	names[n] = NULL;
+	near = qmp_nearest(key, names);
+	if (near)
+		return refuse(c, path, "unknown field; did you mean \"%s\"?", near);
+	return refuse(c, path, "unknown field; known are %s", join(names, list, sizeof list));
+}
+
+static int check_object(const struct check *c, const char *path, const struct vm_field *table, const json_t *value)
+{
+	char below[256];
+	const char *key;
+	json_t *member;
+
+	if (!json_is_object(value))
+		return refuse(c, path, "must be an object");
+	json_object_foreach((json_t *)value, key, member)
+	{
+		const struct vm_field *f = find_field(table, key);
+		int r;
+		snprintf(below, sizeof below, "%s%s%s", path, *path ? "." : "", key);
+		r = f ? check_field(c, below, f, table, member) : refuse_key(c, below, table, key);
+		if (r < 0)
+			return r;
+	}
+	for (; table->name; table++)
+		if (table->required && !json_object_get(value, table->name))
+			return refuse(c, path, "\"%s\" is missing: %s", table->name, table->summary);
+	return 0;
+}
+
+static int check_list(const struct check *c, const char *path, const struct vm_field *f, const json_t *value)
+{
+	char below[256];
+	json_t *item;
+	size_t i;
+
+	if (!json_is_array(value))
+		return refuse(c, path, "must be a list");
+	json_array_foreach(value, i, item)
+	{
+		int r;
+		snprintf(below, sizeof below, "%s[%zu]", path, i);
+		if (f->type == VM_T_LIST)
+			r = check_object(c, below, f->fields, item);
+		else if (!json_is_string(item) || strlen(json_string_value(item)) != json_string_length(item))
+			r = refuse(c, below, "must be a string without NUL");
+		else
+			r = f->choices ? check_choice(c, below, json_string_value(item), f->choices) : 0;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int check_field(const struct check *c, const char *path, const struct vm_field *f,
+		       const struct vm_field *table, const json_t *value)
+{
+	switch (f->type) {
+	case VM_T_INT:
+		return check_int(c, path, f, value);
+	case VM_T_BOOL:
+		return json_is_boolean(value) ? 0 : refuse(c, path, "must be true or false");
+	case VM_T_SIZE:
+		return check_size(c, path, f, value);
+	case VM_T_OBJECT:
+		return check_object(c, path, f->recursive ? table : f->fields, value);
+	case VM_T_RAW:
+		return json_is_object(value) ? 0 : refuse(c, path, "must be an object");
+	case VM_T_LIST:
+	case VM_T_STRINGS:
+		return check_list(c, path, f, value);
+	default:
+		return check_string(c, path, f, value);
+	}
+}
+
+/* ---- What the table cannot say: rules between fields ---- */
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+static int check_disk(const struct check *c, const char *path, const json_t *disk)
+{
+	const char *type = text_of(disk, "type"), *bus = text_of(disk, "bus"), *cache = text_of(disk, "cache");
+	const char *aio = text_of(disk, "aio");
+	bool cdrom = type && streq(type, "cdrom");
+
+	if (!cdrom && !text_of(disk, "path"))
+		return refuse(c, path, "\"path\" is missing: a disk needs an image or block device");
+	if (text_of(disk, "path") && !text_of(disk, "format"))
+		return refuse(c, path, "\"format\" is missing; it is never guessed: write \"raw\", \"qcow2\", ...");
+	if (cdrom && bus && (streq(bus, "virtio") || streq(bus, "nvme")))
+		return refuse(c, path, "a CD-ROM cannot be on the bus \"%s\"; sata, ide or scsi", bus);
+	if (aio && streq(aio, "native") && !(cache && (streq(cache, "none") || streq(cache, "directsync"))))
+		return refuse(c, path, "aio \"native\" needs cache \"none\" or \"directsync\"");
+	if (json_is_true(json_object_get(disk, "iothread")) && bus && !streq(bus, "virtio"))
+		return refuse(c, path, "only a virtio disk can have an iothread");
+	return 0;
+}
+
+static int check_nic(const struct check *c, const char *path, const json_t *nic)
+{
+	static const struct {
+		const char *backend, *field;
+	} needs[] = {{"tap", "interface"}, {"bridge", "bridge"}, {"stream", "socket"}, {"dgram", "local"},
+		     {"dgram", "remote"}};
+	const char *backend = text_of(nic, "backend");
+
+	for (size_t i = 0; i < ARRAY_SIZE(needs); i++)
+		if (backend && streq(backend, needs[i].backend) && !text_of(nic, needs[i].field))
+			return refuse(c, path, "\"%s\" is missing: the backend \"%s\" needs it", needs[i].field, backend);
+	return 0;
+}
+
+static int check_unique(const struct check *c, const json_t *spec, const char *kind, const char *key)
+{
+	const json_t *list = json_object_get(spec, kind);
+	char path[64];
+
+	for (size_t i = 0; i < json_array_size(list); i++)
+		for (size_t j = 0; j < i; j++) {
+			const json_t *a = json_object_get(json_array_get(list, i), key);
+			const json_t *b = json_object_get(json_array_get(list, j), key);
+			if (!a || !b || !json_equal(a, b))
+				continue;
+			snprintf(path, sizeof path, "%s[%zu].%s", kind, i, key);
+			return refuse(c, path, "%s[%zu] has the same", kind, j);
+		}
+	return 0;
+}
+
+static int check_ids_across(const struct check *c, const json_t *spec)
+{
+	const json_t *disks = json_object_get(spec, "disks"), *nics = json_object_get(spec, "nics");
+
+	for (size_t i = 0; i < json_array_size(nics); i++)
+		for (size_t j = 0; j < json_array_size(disks); j++) {
+			const char *a = text_of(json_array_get(nics, i), "id"), *b = text_of(json_array_get(disks, j), "id");
+			char path[64];
+			snprintf(path, sizeof path, "nics[%zu].id", i);
+			if (a && b && streq(a, b))
+				return refuse(c, path, "disks[%zu] has the same id", j);
+		}
+	return 0;
+}
+
+static int check_cpu(const struct check *c, const json_t *spec)
+{
+	static const char *const parts[] = {"sockets", "cores", "threads"};
+	const json_t *cpu = json_object_get(spec, "cpu");
+	json_int_t product = 1, count = 1;
+	bool any = false;
+
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		const json_t *v = json_object_get(cpu, parts[i]);
+		if (v) {
+			product *= json_integer_value(v);
+			any = true;
+		}
+	}
+	if (json_object_get(cpu, "count"))
+		count = json_integer_value(json_object_get(cpu, "count"));
+	if (any && product != count)
+		return refuse(c, "cpu", "sockets * cores * threads make %lld, but count is %lld", (long long)product,
+			      (long long)count);
+	return 0;
+}
+
+static int check_rules(const struct check *c, const json_t *spec)
+{
+	static const struct {
+		const char *kind, *key;
+	} unique[] = {{"disks", "id"},	{"nics", "id"},	  {"consoles", "id"},
+		      {"nics", "mac"}, {"disks", "port"}, {"nics", "port"}};
+	static const struct {
+		const char *kind;
+		int (*check)(const struct check *, const char *, const json_t *);
+	} items[] = {{"disks", check_disk}, {"nics", check_nic}};
+	const json_t *boot = json_object_get(spec, "boot");
+	char path[64];
+	int r;
+
+	for (size_t k = 0; k < ARRAY_SIZE(items); k++) {
+		json_t *item;
+		size_t i;
+		json_array_foreach(json_object_get(spec, items[k].kind), i, item)
+		{
+			snprintf(path, sizeof path, "%s[%zu]", items[k].kind, i);
+			if ((r = items[k].check(c, path, item)) < 0)
+				return r;
+		}
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(unique); i++)
+		if ((r = check_unique(c, spec, unique[i].kind, unique[i].key)) < 0)
+			return r;
+	if ((text_of(boot, "initrd") || text_of(boot, "cmdline")) && !text_of(boot, "kernel"))
+		return refuse(c, "boot", "initrd and cmdline need a kernel");
+	if ((r = check_ids_across(c, spec)) < 0)
+		return r;
+	return check_cpu(c, spec);
+}
+
+static int check_spec(const struct check *c, const json_t *spec)
+{
+	int r = check_object(c, "", vm_spec_fields, spec);
+
+	return r < 0 ? r : check_rules(c, spec);
+}
+
+int vm_spec_check(const json_t *spec, struct qmp_error *err)
+{
+	return check_spec(&(struct check){.err = err}, spec);
+}
+
+int vm_spec_parse(const char *text, size_t len, const char *source, json_t **ret, struct qmp_error *err)
+{
+	json_auto_t *spec = qmp_json_decode(text, len, err);
+	int r;
+
+	if (!spec) {
+		if (err && err->kind == QMP_ERR_PROTOCOL)
+			err->kind = QMP_ERR_USAGE;
+		qmp_error_wrap(err, "%s", source);
+		return -EINVAL;
+	}
+	r = check_spec(&(struct check){text, len, source, err}, spec);
+	if (r == 0)
+		*ret = take_ptr(spec);
+	return r;
+}
+
+/* ---- Defaults ---- */
+
+static int fill_defaults(const struct vm_field *table, json_t *object)
+{
+	for (const struct vm_field *f = table; f->name; f++) {
+		json_t *value = json_object_get(object, f->name), *item;
+		size_t i;
+
+		if (!value && f->default_json) {
+			value = json_loads(f->default_json, JSON_DECODE_ANY, NULL);
+			if (json_object_set_new(object, f->name, value) < 0)
+				return -ENOMEM;
+		}
+		if (value && f->type == VM_T_OBJECT && fill_defaults(f->recursive ? table : f->fields, value) < 0)
+			return -ENOMEM;
+		if (value && f->type == VM_T_LIST)
+			json_array_foreach(value, i, item)
+				if (fill_defaults(f->fields, item) < 0)
+					return -ENOMEM;
+	}
+	return 0;
+}
+
+/* A CD-ROM's default bus is what the machine has for it. */
+static void adjust_cdroms(const json_t *spec, json_t *copy)
+{
+	const char *machine = text_of(json_object_get(spec, "machine"), "type");
+	bool pc = machine && (streq(machine, "pc") || strncmp(machine, "pc-i440fx", 9) == 0);
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(copy, "disks"), i, disk)
+	{
+		const char *type = text_of(disk, "type");
+		if (type && streq(type, "cdrom") && !text_of(disk, "bus"))
+			json_object_set_new(disk, "bus", json_string(pc ? "ide" : "sata"));
+	}
+}
+
+json_t *vm_spec_effective(const json_t *spec)
+{
+	json_t *copy = json_deep_copy(spec);
+
+	if (!copy)
+		return NULL;
+	adjust_cdroms(spec, copy);
+	if (fill_defaults(vm_spec_fields, copy) < 0) {
+		json_decref(copy);
+		return NULL;
+	}
+	return copy;
+}
+
+/* ---- What is chosen once ---- */
+
+static void random_bytes(unsigned char *to, size_t n)
+{
+	if (getrandom(to, n, 0) != (ssize_t)n)
+		abort(); /* a kernel without randomness: nothing made now could be told apart later */
+}
+
+static json_t *new_uuid(void)
+{
+	unsigned char b[16];
+	char text[37];
+
+	random_bytes(b, sizeof b);
+	b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
+	b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
+	snprintf(text, sizeof text, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1],
+		 b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+	return json_string(text);
+}
+
+static json_t *new_mac(void)
+{
+	unsigned char b[3];
+	char text[18];
+
+	random_bytes(b, sizeof b);
+	snprintf(text, sizeof text, "52:54:00:%02x:%02x:%02x", b[0], b[1], b[2]);
+	return json_string(text);
+}
+
+static const char *id_prefix(const char *kind, const json_t *item)
+{
+	const char *bus = text_of(item, "bus"), *type = text_of(item, "type");
+
+	if (streq(kind, "nics"))
+		return "net";
+	if (streq(kind, "consoles"))
+		return "con";
+	if (type && streq(type, "cdrom"))
+		return "cd";
+	if (bus && streq(bus, "nvme"))
+		return "nvme";
+	return bus && !streq(bus, "virtio") ? "sd" : "vd";
+}
+
+/* vda ... vdz, vd26 ...; net0 ... */
+static json_t *new_id(const json_t *spec, const char *kind, const json_t *item)
+{
+	const char *prefix = id_prefix(kind, item);
+	bool letters = strlen(prefix) == 2 && prefix[1] == 'd' && prefix[0] != 'c';
+	char id[VM_ID_MAX + 1];
+
+	for (int i = 0;; i++) {
+		if (letters && i < 26)
+			snprintf(id, sizeof id, "%s%c", prefix, 'a' + i);
+		else
+			snprintf(id, sizeof id, "%s%d", prefix, i);
+		if (!vm_spec_find(spec, "disks", id) && !vm_spec_find(spec, "nics", id) &&
+		    !vm_spec_find(spec, "consoles", id))
+			return json_string(id);
+	}
+}
+
+static bool port_taken(const json_t *spec, json_int_t port)
+{
+	static const char *const kinds[] = {"disks", "nics"};
+	json_t *item;
+	size_t i;
+
+	if (json_integer_value(json_object_get(spec, "scsi-port")) == port)
+		return true;
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+		json_array_foreach(json_object_get(spec, kinds[k]), i, item)
+			if (json_integer_value(json_object_get(item, "port")) == port)
+				return true;
+	return false;
+}
+
+static int new_port(const json_t *spec, json_t *owner, const char *key, struct qmp_error *err)
+{
+	const json_t *set = json_object_get(json_object_get(spec, "machine"), "ports");
+	json_int_t ports = set ? json_integer_value(set) : 16, port;
+
+	if (json_object_get(owner, key))
+		return 0;
+	for (port = 1; port <= ports; port++)
+		if (!port_taken(spec, port))
+			return json_object_set_new(owner, key, json_integer(port)) < 0 ? -ENOMEM : 1;
+	return qmp_error_set(err, QMP_ERR_LIMIT, -ENOSPC,
+			     "no free PCI port: the machine has %lld and all are taken; set machine.ports higher (it "
+			     "counts from the next start)",
+			     (long long)ports);
+}
+
+static int complete_item(json_t *spec, const char *kind, json_t *item, struct qmp_error *err)
+{
+	const char *bus = text_of(item, "bus"), *type = text_of(item, "type");
+	bool disk = streq(kind, "disks"), cdrom = type && streq(type, "cdrom");
+	int changed = 0, r = 0;
+
+	if (!text_of(item, "id"))
+		changed = json_object_set_new(item, "id", new_id(spec, kind, item)) == 0;
+	if (streq(kind, "nics") && !text_of(item, "mac"))
+		changed = json_object_set_new(item, "mac", new_mac()) == 0;
+	if (streq(kind, "nics") || (disk && !cdrom && (!bus || streq(bus, "virtio") || streq(bus, "nvme"))))
+		r = new_port(spec, item, "port", err);
+	else if (disk && bus && streq(bus, "scsi"))
+		r = new_port(spec, spec, "scsi-port", err);
+	return r < 0 ? r : r || changed;
+}
+
+int vm_spec_complete(json_t *spec, struct qmp_error *err)
+{
+	static const char *const kinds[] = {"disks", "nics", "consoles"};
+	int changed = 0, r;
+	json_t *item;
+	size_t i;
+
+	if (!text_of(spec, "uuid"))
+		changed = json_object_set_new(spec, "uuid", new_uuid()) == 0;
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+		json_array_foreach(json_object_get(spec, kinds[k]), i, item)
+		{
+			r = complete_item(spec, kinds[k], item, err);
+			if (r < 0)
+				return r;
+			changed |= r;
+		}
+	return changed;
+}
+
+/* ---- Editing ---- */
+
+json_t *vm_spec_find(const json_t *spec, const char *kind, const char *id)
+{
+	json_t *item;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, kind), i, item)
+	{
+		const char *have = text_of(item, "id");
+		if (have && streq(have, id))
+			return item;
+	}
+	return NULL;
+}
+
+int vm_spec_remove(json_t *spec, const char *kind, const char *id)
+{
+	json_t *list = json_object_get(spec, kind), *item;
+	size_t i;
+
+	json_array_foreach(list, i, item)
+	{
+		const char *have = text_of(item, "id");
+		if (have && streq(have, id))
+			return json_array_remove(list, i);
+	}
+	return -ENOENT;
+}
+
+/* TEXT as the type of field F wants it; a string where it is not JSON of that type. */
+static json_t *value_from_text(const struct vm_field *f, const char *text)
+{
+	bool plain = f->type != VM_T_INT && f->type != VM_T_BOOL && f->type < VM_T_OBJECT;
+	json_t *value = plain ? NULL : qmp_json_decode(text, strlen(text), NULL);
+
+	return value ? value : json_string(text);
+}
+
+/* One step of a path: "disks", "[vda]", "[0]". Moves *AT and *FIELD; *PATH behind it. */
+static json_t *descend(json_t *at, const char *segment, bool is_index)
+{
+	json_t *item;
+	size_t i;
+
+	if (!is_index)
+		return json_object_get(at, segment);
+	json_array_foreach(at, i, item)
+	{
+		const char *id = text_of(item, "id");
+		if (id && streq(id, segment))
+			return item;
+	}
+	if (*segment && strspn(segment, "0123456789") == strlen(segment))
+		return json_array_get(at, (size_t)atol(segment));
+	return NULL;
+}
+
+static int refuse_path(const char *path, const struct vm_field *table, const char *segment, struct qmp_error *err)
+{
+	struct check c = {.err = err};
+
+	if (table)
+		return refuse_key(&c, path, table, segment);
+	return refuse(&c, path, "nothing is there named \"%s\"", segment);
+}
+
+int vm_spec_set(json_t *spec, const char *path, const char *text, struct qmp_error *err)
+{
+	const struct vm_field *table = vm_spec_fields, *f = NULL;
+	const char *p = path;
+	json_t *at = spec;
+
+	for (;;) {
+		bool is_index = *p == '[';
+		char segment[64];
+		size_t n;
+		json_t *below;
+
+		p += is_index || *p == '.';
+		n = strcspn(p, ".[]");
+		if (n == 0 || n >= sizeof segment)
+			return refuse(&(struct check){.err = err}, path, "is no path such as cpu.count or disks[vda].cache");
+		memcpy(segment, p, n);
+		segment[n] = '\0';
+		p += n + (is_index && p[n] == ']');
+		if (!is_index) {
+			f = table ? find_field(table, segment) : NULL;
+			if (!f)
+				return refuse_path(path, table, segment, err);
+			table = f->recursive ? table : f->fields;
+		}
+		if (!*p && !is_index) {
+			if (!text) {
+				json_object_del(at, segment);
+				return 0;
+			}
+			return json_object_set_new(at, segment, value_from_text(f, text)) < 0 ? -ENOMEM : 0;
+		}
+		below = descend(at, segment, is_index);
+		if (!below && !is_index && f->type == VM_T_OBJECT) {
+			below = json_object();
+			json_object_set_new(at, segment, below);
+		}
+		if (!below || (!*p && is_index))
+			return refuse_path(path, NULL, segment, err);
+		at = below;
+	}
+}
