@@ -118,7 +118,7 @@ static void add_boot(struct args *a, const json_t *spec)
 static int add_chardev(struct args *a, const char *id, const char *fd_name, const struct vm_named_fd *fds, size_t n,
 		       struct qmp_error *err)
 {
-	int fd, r = find_fd(fds, n, fd_name, &fd, err);
+	int fd = -1, r = find_fd(fds, n, fd_name, &fd, err);
 
 	if (r == 0)
 		add_format(a, "-chardev", "socket,id=%s,fd=%d,server=on,wait=off", id, fd);

@@ -308,7 +308,7 @@ int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_hos
 	const json_t *backing = json_object_get(item, "backing");
 	struct vm_fragment f = {.item = qmp_asprintf("disks.%s", id)};
 	char file[32], format[32], first[32], throttle[32], iothread[32];
-	json_t *device;
+	json_t *device = NULL;
 	int r = f.item ? 0 : -ENOMEM;
 
 	UNUSED(host);
@@ -419,7 +419,7 @@ int vm_fragment_nic(const json_t *spec, const json_t *item, const struct vm_host
 	const char *id = text_of(item, "id");
 	struct vm_fragment f = {.item = qmp_asprintf("nics.%s", id)};
 	char dev[32], fd_name[32] = "";
-	json_t *device;
+	json_t *device = NULL;
 	int r;
 
 	snprintf(dev, sizeof dev, "%.16s-netdev", id);

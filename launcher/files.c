@@ -1,0 +1,287 @@
+#include "launcher/files.h"
+#include "proto/base.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#define FILE_MAX ((off_t)16 << 20)
+
+/* ---- Directories ---- */
+
+static char *home_dir(const char *variable, const char *fallback)
+{
+	const char *set = getenv(variable), *home = getenv("HOME");
+
+	if (set && *set == '/')
+		return qmp_asprintf("%s/qmpctl", set);
+	return qmp_asprintf("%s/%s/qmpctl", home ? home : "/nonexistent", fallback);
+}
+
+static char *user_run_dir(void)
+{
+	const char *set = getenv("XDG_RUNTIME_DIR");
+
+	return set && *set == '/' ? qmp_asprintf("%s/qmpctl", set) : qmp_asprintf("/tmp/qmpctl-%d", (int)getuid());
+}
+
+int vm_dirs_init(const char *root, struct vm_dirs *ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *absolute = NULL;
+	struct vm_dirs d;
+
+	if (!root)
+		root = getenv("QMPCTL_ROOT");
+	if (root && *root) {
+		absolute = *root == '/' ? strdup(root) : NULL;
+		if (!absolute) {
+			_cleanup_free_ char *cwd = getcwd(NULL, 0);
+			absolute = cwd ? qmp_asprintf("%s/%s", cwd, root) : NULL;
+		}
+		d.conf = qmp_asprintf("%s/etc", absolute ? absolute : root);
+		d.state = qmp_asprintf("%s/lib", absolute ? absolute : root);
+		d.run = qmp_asprintf("%s/run", absolute ? absolute : root);
+	} else if (getuid() == 0) {
+		d = (struct vm_dirs){strdup("/etc/qmpctl"), strdup("/var/lib/qmpctl"), strdup("/run/qmpctl")};
+	} else {
+		d = (struct vm_dirs){home_dir("XDG_CONFIG_HOME", ".config"), home_dir("XDG_DATA_HOME", ".local/share"),
+				     user_run_dir()};
+	}
+	if (!d.conf || !d.state || !d.run) {
+		vm_dirs_deinit(&d);
+		return qmp_error_errno(err, -ENOMEM, "finding the directories");
+	}
+	*ret = d;
+	return 0;
+}
+
+void vm_dirs_deinit(struct vm_dirs *d)
+{
+	free(d->conf);
+	free(d->state);
+	free(d->run);
+	*d = (struct vm_dirs){0};
+}
+
+static int make_parents(const char *path)
+{
+	_cleanup_free_ char *copy = strdup(path);
+
+	if (!copy)
+		return -ENOMEM;
+	for (char *p = copy + 1; *p; p++) {
+		if (*p != '/')
+			continue;
+		*p = '\0';
+		if (mkdir(copy, 0700) < 0 && errno != EEXIST)
+			return -errno;
+		*p = '/';
+	}
+	return mkdir(copy, 0700) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+static int check_ours(int fd, const char *path, struct qmp_error *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return qmp_error_errno(err, -errno, "%s", path);
+	if (st.st_uid != geteuid() && st.st_uid != 0)
+		return qmp_error_set(err, QMP_ERR_HOST, -EPERM, "%s belongs to the user %u, not to us; not used", path,
+				     (unsigned)st.st_uid);
+	if (st.st_mode & 022)
+		return qmp_error_set(err, QMP_ERR_HOST, -EPERM,
+				     "%s can be written by others (mode %03o); not used: chmod go-w it", path,
+				     (unsigned)(st.st_mode & 0777));
+	return 0;
+}
+
+int vm_dir_open(const char *path, const char *name, bool create, struct qmp_error *err)
+{
+	_cleanup_free_ char *whole = name ? qmp_asprintf("%s/%s", path, name) : strdup(path);
+	_cleanup_fd_ int fd = -1;
+	int r = whole ? 0 : -ENOMEM;
+
+	if (r == 0 && create)
+		r = make_parents(whole);
+	if (r < 0)
+		return qmp_error_errno(err, r, "making the directory %s", whole ? whole : path);
+	fd = open(whole, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return qmp_error_errno(err, -errno, "%s", whole);
+	r = check_ours(fd, whole, err);
+	return r < 0 ? r : take_fd(&fd);
+}
+
+/* ---- Files ---- */
+
+int vm_file_read(int dir, const char *name, char **ret, size_t *ret_len, struct qmp_error *err)
+{
+	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_free_ char *data = NULL;
+	struct stat st;
+	size_t len = 0;
+
+	if (fd < 0 || fstat(fd, &st) < 0)
+		return qmp_error_errno(err, -errno, "reading %s", name);
+	if (!S_ISREG(st.st_mode) || st.st_size > FILE_MAX)
+		return qmp_error_set(err, QMP_ERR_HOST, -EFBIG, "reading %s: not a file of a sane size", name);
+	data = malloc((size_t)st.st_size + 1);
+	if (!data)
+		return qmp_error_errno(err, -ENOMEM, "reading %s", name);
+	while (len < (size_t)st.st_size) {
+		ssize_t n = read(fd, data + len, (size_t)st.st_size - len);
+		if (n < 0)
+			return qmp_error_errno(err, -errno, "reading %s", name);
+		if (n == 0)
+			break;
+		len += (size_t)n;
+	}
+	data[len] = '\0';
+	*ret = take_ptr(data);
+	*ret_len = len;
+	return 0;
+}
+
+static int write_all(int fd, const char *data, size_t len)
+{
+	while (len > 0) {
+		ssize_t n = write(fd, data, len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		data += n;
+		len -= (size_t)n;
+	}
+	return fsync(fd) < 0 ? -errno : 0;
+}
+
+int vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err)
+{
+	_cleanup_free_ char *temporary = qmp_asprintf(".%s.tmp", name);
+	_cleanup_fd_ int fd = -1;
+	int r;
+
+	if (!temporary)
+		return qmp_error_errno(err, -ENOMEM, "writing %s", name);
+	fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	r = fd < 0 ? -errno : write_all(fd, data, len);
+	if (r == 0 && renameat(dir, temporary, dir, name) < 0)
+		r = -errno;
+	if (r == 0 && fsync(dir) < 0)
+		r = -errno;
+	if (r < 0) {
+		(void)unlinkat(dir, temporary, 0);
+		return qmp_error_errno(err, r, "writing %s", name);
+	}
+	return 0;
+}
+
+int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
+{
+	size_t len;
+	_cleanup_free_ char *text = qmp_json_encode(value, JSON_INDENT(2), &len);
+	char *line = text ? realloc(text, len + 2) : NULL;
+
+	if (!line)
+		return qmp_error_errno(err, -ENOMEM, "writing %s", name);
+	text = line;
+	memcpy(text + len, "\n", 2);
+	return vm_file_write(dir, name, text, len + 1, err);
+}
+
+json_t *vm_file_read_json(int dir, const char *name)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	json_t *value;
+
+	if (vm_file_read(dir, name, &text, &len, NULL) < 0)
+		return NULL;
+	value = qmp_json_decode(text, len, NULL);
+	if (value && !json_is_object(value)) {
+		json_decref(value);
+		value = NULL;
+	}
+	return value;
+}
+
+/* ---- Locks ---- */
+
+int vm_lock(int dir, const char *name, int *ret_fd, struct qmp_error *err)
+{
+	_cleanup_fd_ int fd = openat(dir, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return qmp_error_errno(err, -errno, "the lock %s", name);
+	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno == EWOULDBLOCK)
+			return qmp_error_set(err, QMP_ERR_BUSY, -EBUSY, "the lock %s is held by another process", name);
+		return qmp_error_errno(err, -errno, "the lock %s", name);
+	}
+	*ret_fd = take_fd(&fd);
+	return 0;
+}
+
+bool vm_is_locked(int dir, const char *name)
+{
+	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+
+	return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+}
+
+/* ---- Sockets ---- */
+
+static int address_of(int dir, const char *name, struct sockaddr_un *ret, struct qmp_error *err)
+{
+	int n;
+
+	*ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+	n = snprintf(ret->sun_path, sizeof ret->sun_path, "/proc/self/fd/%d/%s", dir, name);
+	if (n >= (int)sizeof ret->sun_path)
+		return qmp_error_set(err, QMP_ERR_USAGE, -ENAMETOOLONG, "the socket's name %s is too long", name);
+	return 0;
+}
+
+int vm_socket_listen(int dir, const char *name, int *ret_fd, struct qmp_error *err)
+{
+	_cleanup_fd_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	struct sockaddr_un address;
+	mode_t mask;
+	int r;
+
+	if (fd < 0)
+		return qmp_error_errno(err, -errno, "the socket %s", name);
+	r = address_of(dir, name, &address, err);
+	if (r < 0)
+		return r;
+	(void)unlinkat(dir, name, 0);
+	mask = umask(0177);
+	r = bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 128) < 0 ? -errno : 0;
+	umask(mask);
+	if (r < 0)
+		return qmp_error_errno(err, r, "listening on %s", name);
+	*ret_fd = take_fd(&fd);
+	return 0;
+}
+
+int vm_socket_connect(int dir, const char *name, int *ret_fd, struct qmp_error *err)
+{
+	_cleanup_fd_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	struct sockaddr_un address;
+	int r;
+
+	if (fd < 0)
+		return qmp_error_errno(err, -errno, "the socket %s", name);
+	r = address_of(dir, name, &address, err);
+	if (r < 0)
+		return r;
+	if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+		return qmp_error_errno(err, -errno, "connecting to %s", name);
+	*ret_fd = take_fd(&fd);
+	return 0;
+}

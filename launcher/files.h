@@ -1,0 +1,39 @@
+/*
+ * Where things live, and how they are written: directories, durable files, locks, sockets.
+ *
+ * Everything below a VM's run directory is reached through a directory fd, so that no path is too long for
+ * a UNIX socket. Directories are 0700 and must be ours; files are replaced as a whole or not at all.
+ */
+#pragma once
+
+#include "proto/qmp.h"
+
+struct vm_dirs {
+	char *conf, *state, *run;
+};
+
+/* ROOT: all three below it; NULL: $QMPCTL_ROOT, else the system's (root) or the user's own. */
+int vm_dirs_init(const char *root, struct vm_dirs *ret, struct qmp_error *err);
+void vm_dirs_deinit(struct vm_dirs *d);
+
+/* An fd of the directory PATH[/NAME]; with CREATE it and its parents are made. -ENOENT without. */
+int vm_dir_open(const char *path, const char *name, bool create, struct qmp_error *err);
+/* The whole file; malloc'ed, ends with NUL. At most 16 MiB. */
+int vm_file_read(int dir, const char *name, char **ret, size_t *ret_len, struct qmp_error *err);
+/* Temporary, fsync, rename, fsync of the directory: old or new after a power cut. Mode 0600. */
+int vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err);
+int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
+/* NULL where it does not exist or does not hold a JSON object. New. */
+json_t *vm_file_read_json(int dir, const char *name);
+
+/*
+ * Takes the lock of that name: the fd holds it until every process that has it is gone. -EBUSY: held by
+ * somebody else. The lock survives exec when its fd does.
+ */
+int vm_lock(int dir, const char *name, int *ret_fd, struct qmp_error *err);
+/* Whether somebody holds it. */
+bool vm_is_locked(int dir, const char *name);
+
+/* A listening UNIX socket of mode 0600; an old file of that name is replaced. Non-blocking, close-on-exec. */
+int vm_socket_listen(int dir, const char *name, int *ret_fd, struct qmp_error *err);
+int vm_socket_connect(int dir, const char *name, int *ret_fd, struct qmp_error *err);

@@ -1,0 +1,142 @@
+#include "launcher/qemu.h"
+#include "proto/base.h"
+
+#define UP_MS    30000
+#define DRAIN_MS 1000
+
+struct vm_qemu {
+	uv_loop_t *loop;
+	struct vm_qemu_options opts;
+	struct vm_child *child;
+	struct qmp_session *session;
+	uv_timer_t drain; /* the process is gone, its last words may not be read yet */
+	bool exited, up;
+	struct vm_exit how;
+};
+
+static void finish(struct vm_qemu *q)
+{
+	uv_timer_stop(&q->drain);
+	q->opts.on_exit(q->opts.data, &q->how);
+}
+
+static void on_drained(uv_timer_t *t)
+{
+	struct vm_qemu *q = t->data;
+
+	qmp_session_free(take_ptr(q->session));
+	finish(q);
+}
+
+static void on_child_exit(void *data, const struct vm_exit *how)
+{
+	struct vm_qemu *q = data;
+
+	q->exited = true;
+	q->how = *how;
+	if (q->session)
+		uv_timer_start(&q->drain, on_drained, DRAIN_MS, 0);
+	else
+		uv_timer_start(&q->drain, on_drained, 0, 0);
+}
+
+static void on_session_close(void *data, const struct qmp_error *why)
+{
+	struct vm_qemu *q = data;
+
+	qmp_session_free(take_ptr(q->session));
+	if (q->exited)
+		uv_timer_start(&q->drain, on_drained, 0, 0);
+	else
+		q->opts.on_lost(q->opts.data, why);
+}
+
+static void on_status(void *data, const struct qmp_reply *reply)
+{
+	struct vm_qemu *q = data;
+
+	if (reply->status == 0) {
+		q->up = true;
+		q->opts.on_up(q->opts.data, reply->value);
+	} else if (reply->status == -ETIMEDOUT) {
+		q->opts.on_lost(q->opts.data, &reply->error);
+	}
+}
+
+static void on_ready(void *data, json_t *greeting)
+{
+	struct vm_qemu *q = data;
+
+	UNUSED(greeting);
+	(void)qmp_session_execute(q->session, &(struct qmp_command){.name = "query-status"}, on_status, q, NULL, NULL);
+}
+
+int vm_qemu_reconnect(struct vm_qemu *q, int qmp_fd, struct qmp_error *err)
+{
+	struct qmp_session_options so = {
+		.greeting_timeout_ms = q->opts.up_timeout_ms ? q->opts.up_timeout_ms : UP_MS,
+		.on_ready = on_ready,
+		.on_close = on_session_close,
+		.data = q,
+	};
+	int r = qmp_session_new(q->loop, qmp_fd, &so, &q->session, err);
+
+	if (r == 0 && q->opts.on_event)
+		qmp_session_subscribe(q->session, NULL, q->opts.on_event, q->opts.data);
+	return r;
+}
+
+int vm_qemu_new(uv_loop_t *loop, const struct vm_qemu_options *o, struct vm_qemu **ret, struct qmp_error *err)
+{
+	struct vm_qemu *q = calloc(1, sizeof *q);
+	int r;
+
+	if (!q)
+		return qmp_error_errno(err, -ENOMEM, "starting QEMU");
+	q->loop = loop;
+	q->opts = *o;
+	if (o->child.argv)
+		r = vm_child_spawn(loop, &o->child, on_child_exit, q, &q->child, err);
+	else
+		r = vm_child_watch(loop, o->pid, on_child_exit, q, &q->child, err);
+	if (r < 0) {
+		free(q);
+		return r;
+	}
+	uv_timer_init(loop, &q->drain);
+	q->drain.data = q;
+	*ret = q;
+	r = vm_qemu_reconnect(q, o->qmp_fd, err);
+	if (r < 0) {
+		if (o->child.argv)
+			vm_child_signal(q->child, 9); /* ours, and nobody has seen it yet */
+		vm_qemu_free(q);
+		*ret = NULL;
+	}
+	return r;
+}
+
+struct qmp_session *vm_qemu_session(const struct vm_qemu *q)
+{
+	return q->session;
+}
+
+const struct vm_child *vm_qemu_child(const struct vm_qemu *q)
+{
+	return q->child;
+}
+
+static void on_closed(uv_handle_t *h)
+{
+	free(h->data);
+}
+
+void vm_qemu_free(struct vm_qemu *q)
+{
+	if (!q)
+		return;
+	qmp_session_free(take_ptr(q->session));
+	vm_child_free(take_ptr(q->child));
+	uv_timer_stop(&q->drain);
+	uv_close((uv_handle_t *)&q->drain, on_closed);
+}
