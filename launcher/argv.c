@@ -151,7 +151,7 @@ static int add_object(struct args *a, const struct vm_object *o, const struct vm
 		[VM_OBJECT] = "-object", [VM_BLOCKDEV] = "-blockdev", [VM_NETDEV] = "-netdev", [VM_DEVICE] = "-device"};
 	json_auto_t *args = json_copy(o->args);
 	char number[16];
-	int fd;
+	int fd = -1;
 
 	if (o->fd_name) {
 		int r = find_fd(fds, n, o->fd_name, &fd, err);

@@ -1,0 +1,279 @@
+/*
+ * The way it goes well: identify the binary -> cached? tell : machines probe -> CPU probes (until one starts) -> save -> tell.
+ * A probe is a QEMU with no machine, or one at -S; it is ended as soon as it has answered.
+ */
+#include "launcher/caps.h"
+#include "launcher/qemu.h"
+#include "proto/base.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+
+#define PROBE_MS 15000
+
+/* In order of preference. Some nested KVMs refuse a register that "host" sets; all take the last. */
+static const char *const kvm_models[] = {"host", "host,-arch-capabilities", "qemu64"};
+
+struct probe {
+	uv_loop_t *loop;
+	uv_timer_t defer; /* tells a cached answer from the loop; gives each probe its deadline */
+	char *binary;
+	char file[64];
+	int cache; /* directory */
+	json_t *caps;
+	size_t model; /* of kvm_models, once the machines are known */
+	bool machines_known, up;
+	struct vm_qemu *qemu;
+	struct qmp_error error;
+	vm_caps_cb cb;
+	void *data;
+};
+
+bool vm_kvm_opens(void)
+{
+	_cleanup_fd_ int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+	return fd >= 0;
+}
+
+static char *find_program(const char *name)
+{
+	const char *path = getenv("PATH");
+	_cleanup_free_ char *copy = strdup(path ? path : "/usr/bin:/bin");
+
+	if (strchr(name, '/') || !copy)
+		return strdup(name);
+	for (char *save = NULL, *dir = strtok_r(copy, ":", &save); dir; dir = strtok_r(NULL, ":", &save)) {
+		char *whole = qmp_asprintf("%s/%s", dir, name);
+		if (whole && access(whole, X_OK) == 0)
+			return whole;
+		free(whole);
+	}
+	return strdup(name);
+}
+
+static char *identify(const char *binary, struct qmp_error *err)
+{
+	struct utsname host;
+	struct stat st;
+
+	if (stat(binary, &st) < 0) {
+		qmp_error_set(err, QMP_ERR_HOST, -errno,
+			      "%s: %s; install QEMU (Debian: qemu-system-x86) or set QMPCTL_QEMU to its path", binary,
+			      strerror(errno));
+		return NULL;
+	}
+	uname(&host);
+	return qmp_asprintf("%s %lld %lld.%09ld %llu %s %s", binary, (long long)st.st_size, (long long)st.st_mtim.tv_sec,
+			    st.st_mtim.tv_nsec, (unsigned long long)st.st_ino, host.release,
+			    vm_kvm_opens() ? "kvm" : "no-kvm");
+}
+
+static uint64_t hash(const char *text)
+{
+	uint64_t h = 14695981039346656037u;
+
+	for (; *text; text++)
+		h = (h ^ (unsigned char)*text) * 1099511628211u;
+	return h;
+}
+
+static void on_closed(uv_handle_t *h)
+{
+	struct probe *p = h->data;
+
+	json_decref(p->caps);
+	free(p->binary);
+	(void)close(p->cache);
+	free(p);
+}
+
+static void tell(struct probe *p, bool ok)
+{
+	uv_timer_stop(&p->defer);
+	p->cb(p->data, ok ? p->caps : NULL, &p->error);
+	uv_close((uv_handle_t *)&p->defer, on_closed);
+}
+
+static void start_probe(struct probe *p);
+
+static void on_deadline(uv_timer_t *t)
+{
+	struct probe *p = t->data;
+
+	vm_child_signal(vm_qemu_child(p->qemu), 9);
+}
+
+static void save(struct probe *p)
+{
+	/* A cache that cannot be written costs time, nothing else. */
+	(void)vm_file_write_json(p->cache, p->file, p->caps, NULL);
+	tell(p, true);
+}
+
+static void on_exit_probe(void *data, const struct vm_exit *how)
+{
+	struct probe *p = data;
+
+	vm_qemu_free(take_ptr(p->qemu));
+	uv_timer_stop(&p->defer);
+	if (!p->machines_known) {
+		qmp_error_set(&p->error, QMP_ERR_HOST, -EIO,
+			      "%s does not start at all (exit status %d, signal %d); try \"%s -version\"", p->binary,
+			      how->code, how->signal, p->binary);
+		tell(p, false);
+		return;
+	}
+	if (p->up && p->model < ARRAY_SIZE(kvm_models)) {
+		json_object_set_new(p->caps, "kvm-cpu", json_string(kvm_models[p->model]));
+		save(p);
+		return;
+	}
+	p->model = p->up || json_object_get(p->caps, "probing") ? p->model + 1 : 0;
+	json_object_set_new(p->caps, "probing", json_true());
+	if (vm_kvm_opens() && p->model < ARRAY_SIZE(kvm_models)) {
+		start_probe(p);
+		return;
+	}
+	json_object_set_new(p->caps, "kvm-cpu", json_null());
+	save(p);
+}
+
+static void end_probe(struct probe *p)
+{
+	vm_child_signal(vm_qemu_child(p->qemu), 9);
+}
+
+static void on_machines(void *data, const struct qmp_reply *reply)
+{
+	struct probe *p = data;
+	json_t *machines, *machine;
+	size_t i;
+
+	if (reply->status < 0)
+		return;
+	machines = json_object();
+	json_array_foreach(reply->value, i, machine)
+	{
+		json_t *alias = json_object_get(machine, "alias");
+		if (json_is_string(alias))
+			json_object_set(machines, json_string_value(alias), json_object_get(machine, "name"));
+	}
+	json_object_set_new(p->caps, "machines", machines);
+	p->machines_known = true;
+	end_probe(p);
+}
+
+static void on_up(void *data, json_t *status)
+{
+	struct probe *p = data;
+	struct qmp_session *s = vm_qemu_session(p->qemu);
+	json_t *version;
+
+	UNUSED(status);
+	if (p->machines_known) {
+		p->up = true;
+		end_probe(p);
+		return;
+	}
+	version = json_object_get(json_object_get(qmp_session_greeting(s), "version"), "qemu");
+	json_object_set(p->caps, "version", version);
+	(void)qmp_session_execute(s, &(struct qmp_command){.name = "query-machines"}, on_machines, p, NULL, NULL);
+}
+
+static void on_lost(void *data, const struct qmp_error *why)
+{
+	struct probe *p = data;
+
+	UNUSED(why);
+	end_probe(p);
+}
+
+static void start_probe(struct probe *p)
+{
+	_cleanup_free_ char *machine =
+		p->machines_known ? strdup("q35,accel=kvm") : strdup("none");
+	const char *model = p->machines_known ? kvm_models[p->model] : NULL;
+	const char *argv[] = {p->binary, "-S", "-nodefaults", "-no-user-config", "-display", "none", "-chardev",
+			      "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control", "-machine", machine,
+			      model ? "-cpu" : NULL, model, "-m", "16M", NULL};
+	struct vm_qemu_options o = {
+		.child = {.argv = (char *const *)argv, .n_fds = 1, .output = -1, .directory = -1, .pid_file = -1},
+		.up_timeout_ms = PROBE_MS,
+		.on_up = on_up,
+		.on_lost = on_lost,
+		.on_exit = on_exit_probe,
+		.data = p,
+	};
+	int pair[2];
+
+	p->up = false;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0) {
+		qmp_error_errno(&p->error, -errno, "asking %s what it can", p->binary);
+		tell(p, false);
+		return;
+	}
+	o.child.fds = &pair[1];
+	o.qmp_fd = pair[0];
+	if (vm_qemu_new(p->loop, &o, &p->qemu, &p->error) < 0) {
+		(void)close(pair[0]);
+		(void)close(pair[1]);
+		tell(p, false);
+		return;
+	}
+	(void)close(pair[1]);
+	uv_timer_start(&p->defer, on_deadline, PROBE_MS, 0);
+}
+
+static void on_deferred(uv_timer_t *t)
+{
+	struct probe *p = t->data;
+
+	if (p->machines_known)
+		tell(p, true);
+	else
+		start_probe(p);
+}
+
+int vm_caps_get(uv_loop_t *loop, const struct vm_dirs *dirs, const char *binary, vm_caps_cb cb, void *data,
+		struct qmp_error *err)
+{
+	const char *named = binary ? binary : getenv("QMPCTL_QEMU");
+	_cleanup_free_ char *found = find_program(named && *named ? named : "qemu-system-x86_64");
+	_cleanup_free_ char *identity = found ? identify(found, err) : NULL;
+	json_auto_t *cached = NULL;
+	struct probe *p;
+	int cache;
+
+	if (!identity)
+		return err && err->code ? err->code : -ENOMEM;
+	cache = vm_dir_open(dirs->state, "cache", true, err);
+	if (cache < 0)
+		return cache;
+	p = calloc(1, sizeof *p);
+	if (!p) {
+		(void)close(cache);
+		return qmp_error_errno(err, -ENOMEM, "asking %s what it can", found);
+	}
+	p->loop = loop;
+	p->cache = cache;
+	p->cb = cb;
+	p->data = data;
+	snprintf(p->file, sizeof p->file, "qemu-%016llx.json", (unsigned long long)hash(found));
+	cached = vm_file_read_json(cache, p->file);
+	if (cached && json_is_string(json_object_get(cached, "identity")) &&
+	    streq(json_string_value(json_object_get(cached, "identity")), identity)) {
+		p->caps = take_ptr(cached);
+		p->machines_known = true;
+	} else {
+		p->caps = json_pack("{s:s, s:s}", "identity", identity, "binary", found);
+	}
+	p->binary = take_ptr(found);
+	uv_timer_init(loop, &p->defer);
+	p->defer.data = p;
+	uv_timer_start(&p->defer, on_deferred, 0, 0);
+	return 0;
+}
