@@ -24,8 +24,8 @@ struct probe {
 	char file[64];
 	int cache; /* directory */
 	json_t *caps;
-	size_t model; /* of kvm_models, once the machines are known */
-	bool machines_known, up;
+	size_t model; /* of kvm_models */
+	bool machines_known, cpu_probing, up;
 	struct vm_qemu *qemu;
 	struct qmp_error error;
 	vm_caps_cb cb;
@@ -127,13 +127,13 @@ static void on_exit_probe(void *data, const struct vm_exit *how)
 		tell(p, false);
 		return;
 	}
-	if (p->up && p->model < ARRAY_SIZE(kvm_models)) {
+	if (p->cpu_probing && p->up) {
 		json_object_set_new(p->caps, "kvm-cpu", json_string(kvm_models[p->model]));
 		save(p);
 		return;
 	}
-	p->model = p->up || json_object_get(p->caps, "probing") ? p->model + 1 : 0;
-	json_object_set_new(p->caps, "probing", json_true());
+	p->model = p->cpu_probing ? p->model + 1 : 0;
+	p->cpu_probing = true;
 	if (vm_kvm_opens() && p->model < ARRAY_SIZE(kvm_models)) {
 		start_probe(p);
 		return;

@@ -1,0 +1,171 @@
+#include "launcher/console.h"
+#include "proto/base.h"
+#include "proto/wire.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+struct vm_console {
+	struct vm_console *next;
+	uv_poll_t poll;
+	char *id;
+	int fd, dir, log;
+	size_t logged;
+	char *recent; /* 2 * VM_CONSOLE_RECENT: the last part of it is what was said */
+	size_t len;
+	struct qmp_wire wire;
+	vm_console_cb cb;
+	void *data;
+};
+
+static void open_log(struct vm_console *c, int flags)
+{
+	_cleanup_free_ char *name = qmp_asprintf("console-%s.log", c->id);
+
+	c->log = name ? openat(c->dir, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | flags, 0600) : -1;
+}
+
+/* Full: the log becomes the old one, a new one starts. */
+static void rotate(struct vm_console *c)
+{
+	_cleanup_free_ char *name = qmp_asprintf("console-%s.log", c->id);
+	_cleanup_free_ char *old = qmp_asprintf("console-%s.log.1", c->id);
+
+	if (c->log >= 0)
+		(void)close(c->log);
+	if (name && old)
+		(void)renameat(c->dir, name, c->dir, old);
+	c->logged = 0;
+	open_log(c, O_TRUNC);
+}
+
+static void keep(struct vm_console *c, const char *text, size_t len)
+{
+	if (c->logged + len > VM_CONSOLE_LOG)
+		rotate(c);
+	/* A full disk loses the log, not the guest. */
+	if (c->log >= 0 && write(c->log, text, len) > 0)
+		c->logged += len;
+	if (c->len + len > (size_t)2 * VM_CONSOLE_RECENT) {
+		memmove(c->recent, c->recent + c->len - VM_CONSOLE_RECENT, VM_CONSOLE_RECENT);
+		c->len = VM_CONSOLE_RECENT;
+	}
+	memcpy(c->recent + c->len, text, len);
+	c->len += len;
+}
+
+static void on_poll(uv_poll_t *handle, int status, int events)
+{
+	struct vm_console *c = handle->data;
+	char buffer[16384];
+	ssize_t n = 0;
+
+	if (status < 0)
+		return;
+	if (events & UV_WRITABLE) {
+		if (qmp_wire_flush(&c->wire, c->fd) != 0)
+			uv_poll_start(&c->poll, UV_READABLE, on_poll);
+	}
+	if (events & UV_READABLE) {
+		n = recv(c->fd, buffer, sizeof buffer, MSG_DONTWAIT);
+		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+			uv_poll_stop(&c->poll);
+			return;
+		}
+	}
+	if (n > 0) {
+		keep(c, buffer, (size_t)n);
+		c->cb(c->data, c->id, buffer, (size_t)n);
+	}
+}
+
+int vm_console_new(uv_loop_t *loop, int dir, const char *id, int fd, vm_console_cb cb, void *data,
+		   struct vm_console **ret, struct qmp_error *err)
+{
+	struct vm_console *c = calloc(1, sizeof *c);
+	int r;
+
+	if (c) {
+		c->id = strdup(id);
+		c->recent = malloc((size_t)2 * VM_CONSOLE_RECENT);
+	}
+	r = c && c->id && c->recent ? uv_poll_init(loop, &c->poll, fd) : -ENOMEM;
+	if (r < 0) {
+		if (c) {
+			free(c->id);
+			free(c->recent);
+		}
+		free(c);
+		return qmp_error_errno(err, r, "the console %s", id);
+	}
+	c->fd = fd;
+	c->dir = dir;
+	c->cb = cb;
+	c->data = data;
+	c->poll.data = c;
+	qmp_wire_init(&c->wire);
+	open_log(c, O_APPEND);
+	c->logged = c->log >= 0 ? (size_t)lseek(c->log, 0, SEEK_END) : 0;
+	uv_poll_start(&c->poll, UV_READABLE, on_poll);
+	*ret = c;
+	return 0;
+}
+
+static void on_closed(uv_handle_t *h)
+{
+	struct vm_console *c = h->data;
+
+	free(c->id);
+	free(c->recent);
+	free(c);
+}
+
+void vm_console_free(struct vm_console *c)
+{
+	if (!c)
+		return;
+	uv_poll_stop(&c->poll);
+	uv_close((uv_handle_t *)&c->poll, on_closed);
+	qmp_wire_deinit(&c->wire);
+	(void)close(c->fd);
+	if (c->log >= 0)
+		(void)close(c->log);
+}
+
+const char *vm_console_id(const struct vm_console *c)
+{
+	return c->id;
+}
+
+int vm_console_send(struct vm_console *c, const char *text, size_t len)
+{
+	char *copy = c->wire.bytes < VM_CONSOLE_RECENT ? malloc(len) : NULL;
+	int r;
+
+	if (!copy)
+		return -ENOBUFS;
+	memcpy(copy, text, len);
+	r = qmp_wire_add_consume(&c->wire, copy, len, NULL, 0);
+	if (r == 0)
+		r = qmp_wire_flush(&c->wire, c->fd);
+	if (r == 0)
+		uv_poll_start(&c->poll, UV_READABLE | UV_WRITABLE, on_poll);
+	return r < 0 ? r : 0;
+}
+
+const char *vm_console_tail(const struct vm_console *c, size_t *ret_len)
+{
+	*ret_len = c->len;
+	return c->recent;
+}
+
+struct vm_console *vm_console_next(const struct vm_console *c)
+{
+	return c->next;
+}
+
+void vm_console_link(struct vm_console *c, struct vm_console *next)
+{
+	c->next = next;
+}

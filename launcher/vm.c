@@ -1,0 +1,773 @@
+/*
+ * Starting, the way it goes well:
+ *   complete the spec -> ask what QEMU can -> sockets, taps, lock -> command line -> spawn -> up -> cont -> running.
+ * Every way it fails (no binary, bad argument, QEMU ends while starting, no answer in time) ends in start_failed(), which
+ * leaves nothing behind and tells QEMU's own words.
+ */
+#include "launcher/vm.h"
+#include "launcher/argv.h"
+#include "launcher/console.h"
+#include "launcher/hostnet.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <time.h>
+
+#define QEMU_LOCK  "qemu.lock"
+#define RETRY_MS   2000
+#define RUNNING    "running.json"
+#define LAST_END   "last-end.json"
+#define LOG        "qemu.log"
+#define MAX_FDS    48
+
+static const char *const state_names[] = {
+	[VM_STOPPED] = "stopped", [VM_STARTING] = "starting",	      [VM_RUNNING] = "running",
+	[VM_PAUSED] = "paused",	  [VM_UNRESPONSIVE] = "unresponsive",
+};
+
+const char *vm_state_name(enum vm_state s)
+{
+	return state_names[s];
+}
+
+static void set_state(struct vm *vm, enum vm_state s)
+{
+	if (vm->state == s)
+		return;
+	vm->state = s;
+	if (vm->handlers.on_state)
+		vm->handlers.on_state(vm->handlers.data, vm);
+}
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+static void replace(json_t **slot, json_t *value_consume)
+{
+	json_decref(*slot);
+	*slot = value_consume;
+}
+
+/* ---- Opening ---- */
+
+static int read_spec(struct vm *vm, struct qmp_error *err)
+{
+	_cleanup_free_ char *file = qmp_asprintf("%s.json", vm->name), *text = NULL;
+	size_t len;
+	int r = file ? vm_file_read(vm->conf_dir, file, &text, &len, NULL) : -ENOMEM;
+
+	if (r == -ENOENT)
+		return qmp_error_set(err, QMP_ERR_NOT_FOUND, r, "there is no VM named \"%s\" (no %s/vms/%s)", vm->name,
+				     vm->dirs->conf, file);
+	if (r < 0)
+		return qmp_error_errno(err, r, "reading %s/vms/%s", vm->dirs->conf, file);
+	return vm_spec_parse(text, len, file, &vm->spec, err);
+}
+
+static void on_retry(uv_timer_t *t);
+
+int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const struct vm_handlers *h, struct vm **ret,
+	    struct qmp_error *err)
+{
+	struct vm *vm;
+	int r;
+
+	if (!vm_name_valid(name))
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "\"%s\" is no name for a VM: letters, digits, . _ - (64 at most), a letter or digit "
+				     "first",
+				     name);
+	vm = calloc(1, sizeof *vm);
+	if (!vm)
+		return qmp_error_errno(err, -ENOMEM, "opening the VM %s", name);
+	vm->loop = loop;
+	vm->dirs = dirs;
+	vm->name = strdup(name);
+	vm->handlers = *h;
+	vm->lock_fd = vm->run_dir = -1;
+	vm->conf_dir = vm_dir_open(dirs->conf, "vms", true, err);
+	r = vm->conf_dir < 0 ? vm->conf_dir : read_spec(vm, err);
+	if (r == 0)
+		r = vm->run_dir = vm_dir_open(dirs->run, name, true, err);
+	if (r >= 0)
+		r = vm_lock(vm->run_dir, "lock", &vm->lock_fd, err);
+	if (r < 0) {
+		qmp_error_wrap(err, "the VM %s", name);
+		json_decref(vm->spec);
+		qmp_cleanup_fd(&vm->conf_dir);
+		qmp_cleanup_fd(&vm->run_dir);
+		free(vm->name);
+		free(vm);
+		return r;
+	}
+	/* Once more under the lock: what was read before may have been edited until then. */
+	vm->last_end = vm_file_read_json(vm->run_dir, LAST_END);
+	uv_timer_init(loop, &vm->retry);
+	vm->retry.data = vm;
+	*ret = vm;
+	return 0;
+}
+
+bool vm_qemu_lives(const struct vm *vm)
+{
+	return vm_is_locked(vm->run_dir, QEMU_LOCK);
+}
+
+static void free_consoles(struct vm *vm)
+{
+	while (vm->consoles) {
+		struct vm_console *c = vm->consoles;
+		vm->consoles = vm_console_next(c);
+		vm_console_free(c);
+	}
+}
+
+static void on_closed(uv_handle_t *h)
+{
+	free(h->data);
+}
+
+void vm_close(struct vm *vm)
+{
+	if (!vm)
+		return;
+	vm_qemu_free(take_ptr(vm->qemu));
+	free_consoles(vm);
+	json_decref(vm->spec);
+	json_decref(vm->running);
+	json_decref(vm->host_facts);
+	json_decref(vm->last_end);
+	json_decref(vm->argv);
+	json_decref(vm->greeting);
+	json_decref(vm->shutdown_event);
+	qmp_cleanup_fd(&vm->conf_dir);
+	qmp_cleanup_fd(&vm->run_dir);
+	qmp_cleanup_fd(&vm->lock_fd);
+	free(vm->name);
+	uv_timer_stop(&vm->retry);
+	uv_close((uv_handle_t *)&vm->retry, on_closed);
+}
+
+/* ---- Keeping ---- */
+
+int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err)
+{
+	_cleanup_free_ char *file = qmp_asprintf("%s.json", vm->name);
+	int r = file ? vm_file_write_json(vm->conf_dir, file, spec, err) : -ENOMEM;
+
+	if (r == 0 && spec != vm->spec)
+		replace(&vm->spec, json_incref(spec));
+	return r;
+}
+
+int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err)
+{
+	json_auto_t *record = json_pack("{s:O, s:O, s:O, s:I}", "spec", running, "host", vm->host_facts, "argv", vm->argv,
+					"started", (json_int_t)vm->started);
+	int r = record ? vm_file_write_json(vm->run_dir, RUNNING, record, err) : -ENOMEM;
+
+	if (r == 0 && running != vm->running)
+		replace(&vm->running, json_incref(running));
+	return r;
+}
+
+struct vm_host vm_host_of(const struct vm *vm)
+{
+	return (struct vm_host){
+		.accel = text_of(vm->host_facts, "accel"),
+		.cpu_model = text_of(vm->host_facts, "cpu-model"),
+		.machine = text_of(vm->host_facts, "machine"),
+		.vhost_net = vm_hostnet_has_vhost(),
+	};
+}
+
+/* ---- The end of a QEMU ---- */
+
+static const char *end_reason(const struct vm *vm, const struct vm_exit *how)
+{
+	const json_t *data = json_object_get(vm->shutdown_event, "data");
+	const char *reason = text_of(data, "reason");
+
+	if (vm->panicked)
+		return "guest-panic";
+	if (reason && json_is_true(json_object_get(data, "guest")))
+		return reason; /* guest-shutdown, guest-reset, guest-panic */
+	if (vm->wanted_end)
+		return how->signal ? "killed" : "host-quit";
+	if (how->signal)
+		return "crashed";
+	if (how->known && how->code != 0)
+		return "exited";
+	return reason ? reason : "unknown";
+}
+
+static void record_end(struct vm *vm, const struct vm_exit *how)
+{
+	json_t *end = json_pack("{s:s, s:I}", "reason", end_reason(vm, how), "time", (json_int_t)time(NULL));
+
+	if (how->known && how->signal)
+		json_object_set_new(end, "signal", json_integer(how->signal));
+	else if (how->known)
+		json_object_set_new(end, "exit-code", json_integer(how->code));
+	replace(&vm->last_end, end);
+	(void)vm_file_write_json(vm->run_dir, LAST_END, end, NULL);
+}
+
+static void remove_files(struct vm *vm)
+{
+	static const char *const names[] = {"qmp.sock", "agent.sock", "vnc.sock", RUNNING, QEMU_LOCK};
+	json_t *console;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(names); i++)
+		(void)unlinkat(vm->run_dir, names[i], 0);
+	json_array_foreach(json_object_get(vm->running, "consoles"), i, console)
+	{
+		_cleanup_free_ char *name = qmp_asprintf("con-%s.sock", text_of(console, "id"));
+		(void)unlinkat(vm->run_dir, name, 0);
+	}
+}
+
+static void tell_started(struct vm *vm, const struct qmp_error *why)
+{
+	void (*cb)(void *, const struct qmp_error *) = vm->start_cb;
+
+	vm->start_cb = NULL;
+	if (cb)
+		cb(vm->start_data, why);
+}
+
+/* The last lines of QEMU's standard error. */
+static char *last_words(const struct vm *vm)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len, start;
+
+	if (vm_file_read(vm->run_dir, LOG, &text, &len, NULL) < 0)
+		return strdup("");
+	while (len > 0 && (text[len - 1] == '\n' || text[len - 1] == '\r'))
+		text[--len] = '\0';
+	start = len > 1500 ? len - 1500 : 0;
+	return strdup(text + start);
+}
+
+static void cleanup_run(struct vm *vm)
+{
+	uv_timer_stop(&vm->retry);
+	vm_qemu_free(take_ptr(vm->qemu));
+	free_consoles(vm);
+	remove_files(vm);
+	replace(&vm->running, NULL);
+	replace(&vm->greeting, NULL);
+}
+
+static void on_exit_qemu(void *data, const struct vm_exit *how)
+{
+	struct vm *vm = data;
+	bool starting = vm->state == VM_STARTING;
+	_cleanup_free_ char *words = starting ? last_words(vm) : NULL;
+	struct qmp_error why = vm->start_error;
+
+	record_end(vm, how);
+	cleanup_run(vm);
+	set_state(vm, VM_STOPPED);
+	if (starting) {
+		qmp_error_set(&why, QMP_ERR_REFUSED, -ECHILD, "QEMU ended while it was starting (%s %d): %s",
+			      how->signal ? "signal" : "exit status", how->signal ? how->signal : how->code,
+			      words && *words ? words : "it said nothing");
+		tell_started(vm, &why);
+	}
+}
+
+/* ---- Events ---- */
+
+static void on_event(void *data, const struct qmp_event *event)
+{
+	struct vm *vm = data;
+
+	if (streq(event->name, "SHUTDOWN"))
+		replace(&vm->shutdown_event, json_pack("{s:O?}", "data", event->data));
+	else if (streq(event->name, "GUEST_PANICKED"))
+		vm->panicked = true;
+	else if (streq(event->name, "RESET"))
+		vm->panicked = false;
+	if (vm->handlers.on_event)
+		vm->handlers.on_event(vm->handlers.data, vm, event);
+	if (vm->state == VM_RUNNING && streq(event->name, "STOP"))
+		set_state(vm, VM_PAUSED);
+	else if (vm->state == VM_PAUSED && streq(event->name, "RESUME"))
+		set_state(vm, VM_RUNNING);
+}
+
+/* ---- Lost and found ---- */
+
+static void on_lost(void *data, const struct qmp_error *why)
+{
+	struct vm *vm = data;
+
+	if (vm->state == VM_STARTING) {
+		/* Nobody has used it yet: a QEMU that greets and never answers is of no use to anyone. */
+		vm->start_error = *why;
+		qmp_error_wrap(&vm->start_error, "QEMU did not come up");
+		vm_child_signal(vm_qemu_child(vm->qemu), SIGKILL);
+		return;
+	}
+	set_state(vm, VM_UNRESPONSIVE);
+	uv_timer_start(&vm->retry, on_retry, RETRY_MS, 0);
+}
+
+static void on_retry(uv_timer_t *t)
+{
+	struct vm *vm = t->data;
+	int fd;
+
+	if (!vm->qemu || vm_qemu_session(vm->qemu))
+		return;
+	if (vm_socket_connect(vm->run_dir, "qmp.sock", &fd, NULL) < 0) {
+		uv_timer_start(&vm->retry, on_retry, RETRY_MS, 0);
+		return;
+	}
+	if (vm_qemu_reconnect(vm->qemu, fd, NULL) < 0) {
+		(void)close(fd);
+		uv_timer_start(&vm->retry, on_retry, RETRY_MS, 0);
+	}
+}
+
+/* ---- Up ---- */
+
+static void on_console(void *data, const char *id, const char *text, size_t len)
+{
+	struct vm *vm = data;
+
+	if (vm->handlers.on_console)
+		vm->handlers.on_console(vm->handlers.data, vm, id, text, len);
+}
+
+static void open_console(struct vm *vm, const char *id)
+{
+	_cleanup_free_ char *name = qmp_asprintf("con-%s.sock", id);
+	struct vm_console *c;
+	int fd;
+
+	if (vm_socket_connect(vm->run_dir, name, &fd, NULL) < 0)
+		return;
+	if (vm_console_new(vm->loop, vm->run_dir, id, fd, on_console, vm, &c, NULL) < 0) {
+		(void)close(fd);
+		return;
+	}
+	vm_console_link(c, vm->consoles);
+	vm->consoles = c;
+}
+
+static void open_consoles(struct vm *vm)
+{
+	json_t *console;
+	size_t i;
+
+	json_array_foreach(json_object_get(vm->running, "consoles"), i, console)
+		open_console(vm, text_of(console, "id"));
+}
+
+static void on_cont(void *data, const struct qmp_reply *reply)
+{
+	struct vm *vm = data;
+
+	if (reply->status < 0) {
+		vm->start_error = reply->error;
+		if (vm->qemu)
+			vm_child_signal(vm_qemu_child(vm->qemu), SIGKILL);
+		return;
+	}
+	set_state(vm, VM_RUNNING);
+	tell_started(vm, NULL);
+}
+
+static void on_up(void *data, json_t *status)
+{
+	struct vm *vm = data;
+	struct qmp_session *s = vm_qemu_session(vm->qemu);
+	bool running = json_is_true(json_object_get(status, "running"));
+
+	replace(&vm->greeting, json_incref(qmp_session_greeting(s)));
+	if (vm->state == VM_STARTING && vm->argv && !vm->start_paused && !running &&
+	    streq(text_of(status, "status"), "prelaunch")) {
+		(void)qmp_session_execute(s, &(struct qmp_command){.name = "cont"}, on_cont, vm, NULL, NULL);
+		return;
+	}
+	set_state(vm, running ? VM_RUNNING : VM_PAUSED);
+	tell_started(vm, NULL);
+}
+
+static void fill_options(struct vm *vm, struct vm_qemu_options *o)
+{
+	o->on_up = on_up;
+	o->on_lost = on_lost;
+	o->on_exit = on_exit_qemu;
+	o->on_event = on_event;
+	o->data = vm;
+}
+
+/* ---- Starting ---- */
+
+struct inherited {
+	struct vm_named_fd named[MAX_FDS];
+	int fds[MAX_FDS]; /* ours; become named[i].fd = 3 + i */
+	char *names[MAX_FDS];
+	size_t n;
+};
+
+static void inherited_deinit(struct inherited *in)
+{
+	for (size_t i = 0; i < in->n; i++) {
+		(void)close(in->fds[i]);
+		free(in->names[i]);
+	}
+	in->n = 0;
+}
+
+static int inherit_consume(struct inherited *in, const char *name, int fd, struct qmp_error *err)
+{
+	char *copy = in->n < MAX_FDS ? strdup(name) : NULL;
+
+	if (!copy) {
+		(void)close(fd);
+		return qmp_error_set(err, QMP_ERR_LIMIT, -E2BIG, "more than %d file descriptors for one QEMU", MAX_FDS);
+	}
+	in->fds[in->n] = fd;
+	in->names[in->n] = copy;
+	in->named[in->n] = (struct vm_named_fd){copy, 3 + (int)in->n};
+	in->n++;
+	return 0;
+}
+
+static int inherit_socket(struct vm *vm, struct inherited *in, const char *file, const char *name, struct qmp_error *err)
+{
+	int fd, r = vm_socket_listen(vm->run_dir, file, &fd, err);
+
+	return r < 0 ? r : inherit_consume(in, name, fd, err);
+}
+
+static int inherit_taps(json_t *spec, struct inherited *in, struct qmp_error *err)
+{
+	json_t *nic;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, "nics"), i, nic)
+	{
+		_cleanup_free_ char *name = qmp_asprintf("%s-tap", text_of(nic, "id"));
+		int fd, r = vm_hostnet_open(nic, &fd, err);
+		if (r == 0 && fd >= 0)
+			r = inherit_consume(in, name, fd, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Everything that QEMU inherits; the lock is the last. */
+static int prepare(struct vm *vm, json_t *spec, struct inherited *in, struct qmp_error *err)
+{
+	json_t *console;
+	size_t i;
+	int fd, r = inherit_socket(vm, in, "qmp.sock", "qmp", err);
+
+	json_array_foreach(json_object_get(spec, "consoles"), i, console)
+	{
+		_cleanup_free_ char *name = qmp_asprintf("con-%s.sock", text_of(console, "id"));
+		if (r == 0)
+			r = inherit_socket(vm, in, name, text_of(console, "id"), err);
+	}
+	if (r == 0 && json_is_true(json_object_get(spec, "agent")))
+		r = inherit_socket(vm, in, "agent.sock", "agent", err);
+	if (r == 0)
+		r = inherit_taps(spec, in, err);
+	if (r == 0)
+		r = vm_lock(vm->run_dir, QEMU_LOCK, &fd, err);
+	return r < 0 ? r : inherit_consume(in, "lock", fd, err);
+}
+
+/* What is "auto" or an alias in the spec, resolved for this host and QEMU. */
+static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_error *err)
+{
+	const char *accel = text_of(spec, "accel"), *model = text_of(json_object_get(spec, "cpu"), "model");
+	const char *type = text_of(json_object_get(spec, "machine"), "type"), *kvm_cpu = text_of(caps, "kvm-cpu");
+	const char *versioned = text_of(json_object_get(caps, "machines"), type);
+	bool kvm = streq(accel, "kvm") || (streq(accel, "auto") && vm_kvm_opens() && kvm_cpu);
+	json_t *facts;
+
+	if (streq(accel, "kvm") && !vm_kvm_opens())
+		return qmp_error_set(err, QMP_ERR_HOST, -ENODEV,
+				     "the spec insists on kvm, but /dev/kvm cannot be opened (%s); set accel to auto or tcg",
+				     strerror(errno));
+	if (streq(model, "auto"))
+		model = kvm ? (kvm_cpu ? kvm_cpu : "host") : "max";
+	facts = json_pack("{s:s, s:s, s:s, s:O, s:O}", "accel", kvm ? "kvm" : "tcg", "cpu-model", model, "machine",
+			  versioned ? versioned : type, "qemu-version", json_object_get(caps, "version"), "binary",
+			  json_object_get(caps, "binary"));
+	if (!facts)
+		return qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
+	replace(&vm->host_facts, facts);
+	return 0;
+}
+
+/* The machine type is fixed by the first start, so that an upgrade of QEMU does not change the guest's hardware. */
+static int pin_machine(struct vm *vm, struct qmp_error *err)
+{
+	json_auto_t *spec = json_deep_copy(vm->spec);
+	json_t *machine = json_object_get(spec, "machine");
+	json_t *resolved = json_object_get(vm->host_facts, "machine");
+	int changed = vm_spec_complete(spec, err);
+
+	if (changed < 0)
+		return changed;
+	if (!machine) {
+		machine = json_object();
+		json_object_set_new(spec, "machine", machine);
+	}
+	if (!json_equal(json_object_get(machine, "type"), resolved)) {
+		json_object_set(machine, "type", resolved);
+		changed = 1;
+	}
+	return changed ? vm_save_spec(vm, spec, err) : 0;
+}
+
+static int spawn(struct vm *vm, char *const *argv, struct inherited *in, struct qmp_error *err)
+{
+	_cleanup_fd_ int log = openat(vm->run_dir, LOG, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+	struct vm_qemu_options o = {
+		.child = {.argv = argv,
+			  .fds = in->fds,
+			  .n_fds = in->n,
+			  .output = log,
+			  .directory = vm->run_dir,
+			  .pid_file = in->fds[in->n - 1]},
+	};
+	int r = vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, err);
+
+	if (r < 0)
+		return r;
+	fill_options(vm, &o);
+	vm->shutdown_event = (json_decref(vm->shutdown_event), NULL);
+	vm->panicked = vm->wanted_end = false;
+	open_consoles(vm);
+	r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
+	if (r < 0)
+		(void)close(o.qmp_fd);
+	return r;
+}
+
+static json_t *argv_json(char *const *argv)
+{
+	json_t *list = json_array();
+
+	for (; *argv; argv++)
+		json_array_append_new(list, json_string(*argv));
+	return list;
+}
+
+static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
+{
+	struct inherited in = {0};
+	json_auto_t *effective = NULL;
+	char **argv = NULL;
+	struct vm_host host;
+	int r = pin_machine(vm, err);
+
+	if (r < 0)
+		return r;
+	effective = vm_spec_effective(vm->spec);
+	r = effective ? prepare(vm, effective, &in, err) : -ENOMEM;
+	host = vm_host_of(vm);
+	if (r == 0)
+		r = vm_argv_render(effective, &host, text_of(caps, "binary"), in.named, in.n, &argv, err);
+	if (r == 0) {
+		replace(&vm->argv, argv_json(argv));
+		vm->started = (int64_t)time(NULL);
+		r = vm_save_running(vm, effective, err);
+	}
+	if (r == 0)
+		r = spawn(vm, argv, &in, err);
+	vm_argv_free(argv);
+	inherited_deinit(&in);
+	return r;
+}
+
+static void start_failed(struct vm *vm, const struct qmp_error *why)
+{
+	cleanup_run(vm);
+	set_state(vm, VM_STOPPED);
+	tell_started(vm, why);
+}
+
+static void on_caps(void *data, json_t *caps, const struct qmp_error *why)
+{
+	struct vm *vm = data;
+	json_auto_t *effective = NULL;
+	struct qmp_error err = {0};
+	int r;
+
+	if (!caps) {
+		start_failed(vm, why);
+		return;
+	}
+	effective = vm_spec_effective(vm->spec);
+	r = resolve(vm, effective, caps, &err);
+	if (r == 0)
+		r = launch(vm, caps, &err);
+	if (r < 0)
+		start_failed(vm, &err);
+}
+
+int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp_error *why), void *data,
+	     struct qmp_error *err)
+{
+	int r;
+
+	if (vm->state != VM_STOPPED || vm_qemu_lives(vm))
+		return qmp_error_set(err, QMP_ERR_STATE, -EALREADY, "the VM %s is %s already", vm->name,
+				     vm->state == VM_STOPPED ? "running" : vm_state_name(vm->state));
+	r = vm_caps_get(vm->loop, vm->dirs, text_of(vm->spec, "qemu-binary"), on_caps, vm, err);
+	if (r < 0)
+		return r;
+	vm->start_cb = cb;
+	vm->start_data = data;
+	vm->start_paused = paused;
+	vm->start_error = (struct qmp_error){0};
+	set_state(vm, VM_STARTING);
+	return 0;
+}
+
+/* ---- Adopting ---- */
+
+static int read_pid(const struct vm *vm, pid_t *ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	int r = vm_file_read(vm->run_dir, QEMU_LOCK, &text, &len, err);
+
+	if (r < 0)
+		return r;
+	*ret = (pid_t)strtol(text, NULL, 10);
+	return *ret > 1 ? 0 : qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s holds no pid", QEMU_LOCK);
+}
+
+int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why), void *data, struct qmp_error *err)
+{
+	json_auto_t *record = vm_file_read_json(vm->run_dir, RUNNING);
+	struct vm_qemu_options o = {0};
+	int r = read_pid(vm, &o.pid, err);
+
+	if (r == 0 && !record)
+		r = qmp_error_set(err, QMP_ERR_HOST, -ENOENT, "%s/%s/%s is missing or damaged", vm->dirs->run, vm->name,
+				  RUNNING);
+	if (r == 0)
+		r = vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, err);
+	if (r < 0) {
+		qmp_error_wrap(err, "taking over the QEMU that runs %s", vm->name);
+		return r;
+	}
+	replace(&vm->running, json_incref(json_object_get(record, "spec")));
+	replace(&vm->host_facts, json_incref(json_object_get(record, "host")));
+	replace(&vm->argv, json_incref(json_object_get(record, "argv")));
+	vm->started = json_integer_value(json_object_get(record, "started"));
+	vm->start_cb = cb;
+	vm->start_data = data;
+	vm->start_paused = true;
+	fill_options(vm, &o);
+	r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
+	if (r < 0) {
+		(void)close(o.qmp_fd);
+		return r;
+	}
+	vm->state = VM_UNRESPONSIVE; /* until it has answered */
+	open_consoles(vm);
+	return 0;
+}
+
+/* ---- Operations ---- */
+
+struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err)
+{
+	struct qmp_session *s = vm->qemu ? vm_qemu_session(vm->qemu) : NULL;
+
+	if (s && qmp_session_is_ready(s))
+		return s;
+	if (vm->state == VM_STOPPED)
+		qmp_error_set(err, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", vm->name);
+	else
+		qmp_error_set(err, QMP_ERR_CLOSED, -ENOTCONN, "the VM %s is %s: QEMU does not answer; it is left as it is",
+			      vm->name, vm_state_name(vm->state));
+	return NULL;
+}
+
+int vm_kill(struct vm *vm, int sig)
+{
+	if (!vm->qemu)
+		return -ESRCH;
+	vm->wanted_end = true;
+	return vm_child_signal(vm_qemu_child(vm->qemu), sig);
+}
+
+static struct vm_console *find_console(const struct vm *vm, const char *id)
+{
+	struct vm_console *c = vm->consoles;
+
+	while (c && id && !streq(vm_console_id(c), id))
+		c = vm_console_next(c);
+	return c;
+}
+
+int vm_console_write(struct vm *vm, const char *console, const char *text, size_t len)
+{
+	struct vm_console *c = find_console(vm, console);
+
+	return c ? vm_console_send(c, text, len) : -ENOENT;
+}
+
+const char *vm_console_recent(const struct vm *vm, const char *console, size_t *ret_len)
+{
+	struct vm_console *c = find_console(vm, console);
+
+	*ret_len = 0;
+	return c ? vm_console_tail(c, ret_len) : NULL;
+}
+
+int vm_preview_argv(struct vm *vm, json_t *caps, char ***ret, struct qmp_error *err)
+{
+	json_auto_t *spec = json_deep_copy(vm->spec), *effective = NULL, *facts = json_incref(vm->host_facts);
+	struct vm_named_fd named[MAX_FDS];
+	struct vm_host host;
+	json_t *item;
+	size_t n = 0, i;
+	char *names[MAX_FDS];
+	int r = vm_spec_complete(spec, err);
+
+	if (r < 0)
+		return r;
+	effective = vm_spec_effective(spec);
+	r = resolve(vm, effective, caps, err);
+	host = vm_host_of(vm);
+	named[n++] = (struct vm_named_fd){"qmp", 3};
+	json_array_foreach(json_object_get(effective, "consoles"), i, item)
+		if (n < MAX_FDS - 1)
+			named[n] = (struct vm_named_fd){text_of(item, "id"), 3 + (int)n}, n++;
+	if (json_is_true(json_object_get(effective, "agent")))
+		named[n] = (struct vm_named_fd){"agent", 3 + (int)n}, n++;
+	size_t first = n;
+	json_array_foreach(json_object_get(effective, "nics"), i, item)
+		if (n < MAX_FDS) {
+			names[n] = qmp_asprintf("%s-tap", text_of(item, "id"));
+			named[n] = (struct vm_named_fd){names[n], 3 + (int)n}, n++;
+		}
+	if (r == 0)
+		r = vm_argv_render(effective, &host, text_of(caps, "binary"), named, n, ret, err);
+	while (n > first)
+		free(names[--n]);
+	replace(&vm->host_facts, take_ptr(facts));
+	return r;
+}

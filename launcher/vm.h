@@ -1,0 +1,85 @@
+/*
+ * One VM's life, from its spec on disk to a QEMU that runs and ends.
+ *
+ *             start                up, cont              SHUTDOWN ... exit
+ *   stopped ---------> starting ------------> running <-----------------> stopped
+ *                         |                    ^   |  STOP / RESUME
+ *                         | exit               |   v
+ *                         v                   paused      (any of them) <-- lost / back --> unresponsive
+ *                      stopped
+ *
+ * Owns: the run directory, the lock, QEMU and its session, the consoles' sockets and logs, the record of how it ended.
+ * Does not own: who may ask for what (qmpctl/), what a spec means (fragment.h). Never ends a QEMU that runs by itself.
+ */
+#pragma once
+
+#include "launcher/caps.h"
+#include "launcher/fragment.h"
+#include "launcher/qemu.h"
+
+enum vm_state { VM_STOPPED, VM_STARTING, VM_RUNNING, VM_PAUSED, VM_UNRESPONSIVE };
+const char *vm_state_name(enum vm_state s);
+
+struct vm;
+
+struct vm_handlers {
+	void (*on_state)(void *data, struct vm *vm);
+	void (*on_event)(void *data, struct vm *vm, const struct qmp_event *event);
+	void (*on_console)(void *data, struct vm *vm, const char *console, const char *text, size_t len);
+	void *data;
+};
+
+struct vm {
+	uv_loop_t *loop;
+	const struct vm_dirs *dirs;
+	char *name;
+	int run_dir, conf_dir, lock_fd;
+	struct vm_handlers handlers;
+	enum vm_state state;
+	json_t *spec;       /* as it stands on disk */
+	json_t *running;    /* effective, what QEMU has; NULL when stopped */
+	json_t *host_facts; /* {"accel", "cpu-model", "machine", "qemu-version", "binary", "note"?} of the running QEMU */
+	json_t *last_end;   /* {"reason", "exit-code"?, "signal"?, "time"}; NULL: never ran */
+	json_t *argv;       /* of the running QEMU */
+	json_t *greeting;
+	struct vm_qemu *qemu;
+	struct vm_console *consoles;
+	int64_t started;    /* seconds of the host's clock */
+	bool wanted_end;    /* we asked QEMU to end */
+	bool start_paused;
+	json_t *shutdown_event;
+	bool panicked;
+	uv_timer_t retry;
+	int open_handles;
+	void (*start_cb)(void *data, const struct qmp_error *why);
+	void *start_data;
+	struct qmp_error start_error;
+};
+
+/* Takes the lock and reads the spec: -EBUSY when another keeper has the VM, -ENOENT when there is no such VM. */
+int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const struct vm_handlers *h, struct vm **ret,
+	    struct qmp_error *err);
+/* Lets go; a QEMU that runs goes on. */
+void vm_close(struct vm *vm);
+/* Whether a QEMU of this VM lives (its lock is held), whoever watches it. */
+bool vm_qemu_lives(const struct vm *vm);
+/* CB once, from the loop; WHY is NULL when it runs (or is paused, where asked). */
+int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp_error *why), void *data,
+	     struct qmp_error *err);
+/* Takes over the QEMU that lives. */
+int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why), void *data, struct qmp_error *err);
+/* The session, or an error that says why there is none. */
+struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err);
+/* Replaces the spec on disk (checked already). */
+int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err);
+/* The running spec has changed (a plan ran): kept beside QEMU for who adopts it. */
+int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err);
+struct vm_host vm_host_of(const struct vm *vm);
+/* Ends QEMU now (SIGKILL by pidfd). */
+int vm_kill(struct vm *vm, int signal);
+/* Types into a console. -ENOENT: no such console. */
+int vm_console_write(struct vm *vm, const char *console, const char *text, size_t len);
+/* What a console said lately (at most 64 KiB), not ended by NUL; borrowed. */
+const char *vm_console_recent(const struct vm *vm, const char *console, size_t *ret_len);
+/* The command line as it would be started now; new. */
+int vm_preview_argv(struct vm *vm, json_t *caps, char ***ret, struct qmp_error *err);
