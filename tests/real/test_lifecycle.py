@@ -1,0 +1,186 @@
+"""One VM's life: up, down in every way, and what the exit status says about it."""
+import os
+import signal
+import time
+
+import world
+from world import FAILED, NOT_FOUND, OK, STATE, TIMEOUT, WorldTest
+
+
+class Lifecycle(WorldTest):
+    def test_start_returns_when_the_vm_runs(self):
+        self.w.create_tiny("a")
+        self.w.ok("start", "a")
+        self.assertEqual(self.w.state("a"), "running")
+        self.w.qemu_pid("a")
+
+    def test_power_button_stops_the_guest(self):
+        serial = self.w.start_tiny("a")
+        self.w.ok("stop", "a")
+        serial.expect("PWRBTN")
+        serial.expect("BYE")
+        self.assertEqual(self.w.state("a"), "stopped")
+        self.stopped_clean()
+
+    def test_an_ignored_power_button_is_a_timeout_and_force_ends_it(self):
+        serial = self.w.start_tiny("a")
+        serial.write("i")
+        serial.expect("i")
+        qemu = self.w.qemu_pid("a")
+        self.w.expect(TIMEOUT, "stop", "a", "--timeout", "1")
+        self.assertEqual(self.w.state("a"), "running")
+        self.assertIn(qemu, self.w.processes())
+        self.w.ok("stop", "a", "--timeout", "1", "--force")
+        self.assertEqual(self.w.state("a"), "stopped")
+        self.stopped_clean()
+
+    def test_kill_ends_it_at_once(self):
+        self.w.start_tiny("a")
+        self.w.ok("kill", "a")
+        self.assertEqual(self.w.state("a"), "stopped")
+        self.stopped_clean()
+
+    def test_stopping_what_is_stopped_changes_nothing(self):
+        self.w.create_tiny("a")
+        self.assertIn(self.w.run("stop", "a").rc, (OK, STATE))
+        self.assertEqual(self.w.state("a"), "stopped")
+
+    def test_starting_twice_leaves_one_qemu(self):
+        self.w.start_tiny("a")
+        qemu = self.w.qemu_pid("a")
+        self.assertIn(self.w.run("start", "a").rc, (OK, STATE))
+        self.assertEqual(self.w.qemu_pid("a"), qemu)
+
+    def test_it_starts_again_after_each_way_of_ending(self):
+        serial = self.w.create_tiny("a")
+        for verb in ("stop", "kill", "stop"):
+            self.w.ok("start", "a")
+            serial.expect("TINY-READY")
+            self.w.ok(verb, "a")
+            self.assertEqual(self.w.state("a"), "stopped")
+
+    def test_pause_and_resume(self):
+        serial = self.w.start_tiny("a")
+        self.w.ok("pause", "a")
+        self.assertEqual(self.w.state("a"), "paused")
+        self.w.ok("resume", "a")
+        self.assertEqual(self.w.state("a"), "running")
+        serial.write("z")
+        serial.expect("z")
+
+    def test_reset_restarts_the_guest_in_the_same_qemu(self):
+        serial = self.w.start_tiny("a")
+        qemu = self.w.qemu_pid("a")
+        self.w.ok("reset", "a")
+        serial.expect("TINY-READY")
+        self.assertEqual(self.w.qemu_pid("a"), qemu)
+
+    def test_a_guest_that_resets_itself_goes_on(self):
+        serial = self.w.start_tiny("a")
+        serial.write("r")
+        serial.expect("TINY-READY")
+        self.assertEqual(self.w.state("a"), "running")
+
+    def test_a_guest_that_powers_off_is_stopped(self):
+        serial = self.w.start_tiny("a")
+        serial.write("q")
+        self.w.wait_state("a", "stopped")
+        self.stopped_clean()
+
+    def test_a_panic_ends_the_vm(self):
+        serial = self.w.start_tiny("a", **{"on-panic": "shutdown"})
+        serial.write("p")
+        self.w.wait_state("a", "stopped", "crashed", "panicked", "failed")
+
+    def test_a_killed_qemu_is_noticed(self):
+        self.w.start_tiny("a")
+        os.kill(self.w.qemu_pid("a"), signal.SIGKILL)
+        self.w.wait_state("a", "stopped", "crashed", "failed")
+
+    def test_qemu_that_cannot_start_is_a_failure_with_its_words(self):
+        self.w.create("a", dict(world_tiny(), args=["-device", "no-such-device"]))
+        result = self.w.expect(FAILED, "start", "a")
+        self.assertIn("no-such-device", result.err)
+        self.stopped_clean()
+
+    def test_delete_takes_a_stopped_vm_alone(self):
+        self.w.start_tiny("a")
+        self.w.expect(STATE, "delete", "a")
+        self.w.ok("kill", "a")
+        self.w.ok("delete", "a")
+        self.w.expect(NOT_FOUND, "status", "a")
+
+
+class Foreground(WorldTest):
+    def run_tiny(self):
+        serial = self.w.create_tiny("a")
+        proc = self.w.spawn("run", "a")
+        serial.expect("TINY-READY")
+        self.w.wait_state("a", "running")
+        return serial, proc
+
+    def test_run_ends_well_when_the_guest_powers_off(self):
+        serial, proc = self.run_tiny()
+        serial.write("q")
+        self.assertEqual(proc.wait(15), OK, self.w.logs())
+        self.stopped_clean()
+
+    def test_run_fails_when_qemu_is_killed(self):
+        _, proc = self.run_tiny()
+        os.kill(self.w.qemu_pid("a"), signal.SIGKILL)
+        self.assertEqual(proc.wait(15), FAILED, self.w.logs())
+
+    def test_sigterm_to_run_stops_the_guest_by_its_power_button(self):
+        serial, proc = self.run_tiny()
+        proc.send_signal(signal.SIGTERM)
+        serial.expect("PWRBTN")
+        self.assertEqual(proc.wait(15), OK, self.w.logs())
+        self.stopped_clean()
+
+    def test_verbs_work_while_it_runs(self):
+        _, proc = self.run_tiny()
+        self.w.ok("stop", "a")
+        self.assertEqual(proc.wait(15), OK, self.w.logs())
+
+
+class Expendable(WorldTest):
+    """The keeper may die; the guest goes on and the next verb finds it."""
+
+    def test_a_killed_keeper_leaves_the_guest_running(self):
+        serial = self.w.start_tiny("a")
+        qemu = self.w.qemu_pid("a")
+        for _ in range(3):
+            keeper = self.w.keeper_pid()
+            os.kill(keeper, signal.SIGKILL)
+            self.w.wait_gone([keeper])
+            serial.write("z")
+            serial.expect("z")
+            self.assertEqual(self.w.state("a"), "running")
+            self.w.ok("pause", "a")
+            self.w.ok("resume", "a")
+            self.assertEqual(self.w.qemu_pid("a"), qemu)
+        self.w.ok("stop", "a")
+        serial.expect("PWRBTN")
+        self.stopped_clean()
+
+    def test_a_qemu_that_hangs_is_shown_and_not_killed(self):
+        self.w.start_tiny("a")
+        qemu = self.w.qemu_pid("a")
+        os.kill(qemu, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            self.w.run("status", "a", "-o", "json", timeout=30)
+            self.assertLess(time.monotonic() - began, 20, "status must not wait for a QEMU that hangs")
+            self.assertIn(qemu, self.w.processes())
+        finally:
+            os.kill(qemu, signal.SIGCONT)
+        self.w.wait_state("a", "running")
+
+
+def world_tiny():
+    from guest import tiny_spec
+    return tiny_spec()
+
+
+if __name__ == "__main__":
+    world.main()

@@ -1,0 +1,64 @@
+"""A real Linux guest: what hot-plug and the power button look like from inside."""
+import os
+import re
+
+import world
+from guest import linux_spec, with_serial
+from world import WorldTest
+
+
+class Linux(WorldTest):
+    def boot(self, words="", **more):
+        serial = self.w.serial()
+        self.w.create("demo", with_serial(linux_spec(words, **more), serial))
+        self.w.ok("start", "demo")
+        serial.expect("GUEST-READY", 120)
+        return serial
+
+    def test_disks_and_nics_appear_and_vanish_inside(self):
+        serial = self.boot()
+        image = os.path.join(self.w.base, "x.img")
+        with open(image, "wb") as f:
+            f.write(b"from the host".ljust(512, b"\n"))
+            f.truncate(8 << 20)
+
+        self.w.ok("disk", "add", "demo", f"id=vdx,path={image},format=raw,serial=S1")
+        serial.expect("UEVENT add block vda", 20)
+        self.assertEqual(serial.command("cat /sys/block/vda/size"), (0, str((8 << 20) // 512)))
+        self.assertEqual(serial.command("cat /sys/block/vda/serial"), (0, "S1"))
+        self.assertIn("from the host", serial.command("head -n 1 /dev/vda")[1])
+        self.assertEqual(serial.command("echo from the guest | dd of=/dev/vda conv=fsync 2>/dev/null")[0], 0)
+        self.w.ok("disk", "remove", "demo", "vdx")
+        serial.expect("UEVENT remove block vda", 20)
+        with open(image, "rb") as f:
+            self.assertEqual(f.read(15), b"from the guest\n")
+
+        self.w.ok("nic", "add", "demo", "user,id=netx,mac=52:54:00:11:22:33")
+        serial.expect("UEVENT add net", 20)
+        name = serial.command("ls /sys/class/net | grep -v lo")[1]
+        self.assertEqual(serial.command(f"cat /sys/class/net/{name}/address")[1], "52:54:00:11:22:33")
+        self.w.ok("nic", "remove", "demo", "netx")
+        serial.expect("UEVENT remove net", 20)
+
+        self.w.ok("stop", "demo", timeout=60)
+        serial.expect("POWERBUTTON")
+        serial.expect("GUEST-OFF")
+        self.assertEqual(self.w.state("demo"), "stopped")
+        self.stopped_clean()
+
+    def test_qmpctl_waits_for_a_line_on_its_own_console_and_keeps_it(self):
+        self.w.create("demo", linux_spec())
+        self.w.ok("start", "demo")
+        self.w.ok("wait", "demo", "--for", "console=GUEST-READY", timeout=120)
+        self.assertRegex(self.w.ok("logs", "demo").out, re.compile("GUEST-READY"))
+
+    def test_a_reboot_stays_in_the_same_qemu(self):
+        serial = self.boot()
+        qemu = self.w.qemu_pid("demo")
+        serial.write("t0 reboot -f\n")
+        serial.expect("GUEST-READY", 120)
+        self.assertEqual(self.w.qemu_pid("demo"), qemu)
+
+
+if __name__ == "__main__":
+    world.main()

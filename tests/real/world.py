@@ -1,0 +1,259 @@
+"""A world of its own for each test: a --root folder, the program under test in it, and nothing left of it afterwards."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+
+from guest import Serial, with_serial
+from qmp import Qmp
+
+OK, FAILED, USAGE, NOT_FOUND, STATE, TIMEOUT, PENDING, UNREACHABLE = range(8)
+
+QMPCTL = os.environ.get("QMPCTL") or os.path.realpath(
+    os.path.join(os.path.dirname(__file__), "../../build/release/qmpctl/qmpctl"))
+QEMU = os.environ.get("QMPCTL_QEMU")
+
+
+def have_kvm():
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+        return True
+    except OSError:
+        return False
+
+
+ACCEL = "kvm" if have_kvm() else "tcg"
+
+
+class Result:
+    """How a run of the program ended."""
+
+    def __init__(self, argv, rc, out, err):
+        self.argv, self.rc, self.out, self.err = argv, rc, out, err
+
+    def json(self):
+        try:
+            return json.loads(self.out)
+        except ValueError as why:
+            raise AssertionError(f"{self}\nis not JSON: {why}") from None
+
+    def __iter__(self):
+        return iter((self.rc, self.out, self.err))
+
+    def __str__(self):
+        return f"$ {' '.join(self.argv)}\n[exit status {self.rc}]\n{self.out}{self.err}"
+
+
+class World:
+    """A --root folder. Every process started in it carries its path in its environment."""
+
+    def __init__(self, root=None):
+        self.base = tempfile.mkdtemp(prefix="qmpctl-")
+        self.root = os.path.join(self.base, root or "root")
+        self.serials = []
+        self.spawned = []
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("QMPCTL_", "XDG_"))}
+        self.env["QMPCTL_TEST_WORLD"] = self.base
+
+    # -- the program
+
+    def argv(self, *args):
+        return [QMPCTL, "--root", self.root, *map(str, args)]
+
+    def run(self, *args, timeout=60, stdin=None):
+        """Runs a verb to its end. A run that does not end in time is a failure of the test."""
+        argv = self.argv(*args)
+        proc = subprocess.Popen(argv, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL)
+        try:
+            out, err = proc.communicate(stdin, timeout)
+        except subprocess.TimeoutExpired:
+            proc.kill()
+            # A child that holds the pipes would hold us too.
+            try:
+                out, err = proc.communicate(timeout=2)
+            except subprocess.TimeoutExpired:
+                out = err = "(its output is still held open by a child)\n"
+            raise AssertionError(f"no end within {timeout} s: {Result(argv, None, out, err)}") from None
+        return Result(argv, proc.returncode, out, err)
+
+    def ok(self, *args, **kw):
+        return self.expect(OK, *args, **kw)
+
+    def expect(self, rc, *args, **kw):
+        """Runs a verb that must end with RC."""
+        result = self.run(*args, **kw)
+        if result.rc != rc:
+            raise AssertionError(f"exit status {rc} expected:\n{result}\n{self.logs()}")
+        return result
+
+    def spawn(self, *args):
+        """Starts a verb that goes on, in the background; its output goes to a file in the world."""
+        log = open(os.path.join(self.base, f"spawn-{args[0]}.log"), "a+b")
+        proc = subprocess.Popen(self.argv(*args), env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        proc.log = log.name
+        log.close()
+        self.spawned.append(proc)
+        return proc
+
+    def create(self, name, spec):
+        """Makes the VM from a spec document, on the QEMU under test."""
+        spec = dict(spec, name=name)
+        spec.setdefault("accel", ACCEL)
+        if QEMU:
+            spec["qemu-binary"] = QEMU
+        path = os.path.join(self.base, f"{name}.json")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(spec, f)
+        return self.ok("create", name, "--file", path)
+
+    def serial(self, name="serial"):
+        end = Serial(os.path.join(self.base, f"{name}.sock"))
+        self.serials.append(end)
+        return end
+
+    def create_tiny(self, name, **more):
+        """Makes a tiny guest whose serial port is the returned one."""
+        from guest import tiny_spec
+        serial = self.serial(f"{name}-serial")
+        self.create(name, with_serial(tiny_spec(**more), serial))
+        return serial
+
+    def start_tiny(self, name, **more):
+        serial = self.create_tiny(name, **more)
+        self.ok("start", name)
+        serial.expect("TINY-READY")
+        return serial
+
+    def status(self, name):
+        """The state as `status -o json` says it."""
+        return self.ok("status", name, "-o", "json").json()
+
+    def state(self, name):
+        return self.status(name)["state"]
+
+    def wait_state(self, name, *states, timeout=15):
+        deadline = time.monotonic() + timeout
+        while True:
+            now = self.state(name)
+            if now in states:
+                return now
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{name} is {now} after {timeout} s, not {' or '.join(states)}\n{self.logs()}")
+            time.sleep(0.02)
+
+    # -- its files
+
+    def vm_dir(self, name):
+        """The VM's folder under RUNDIR, known by its control socket."""
+        for folder, _, files in os.walk(self.root):
+            if os.path.basename(folder) == name and "control.sock" in files:
+                return folder
+        raise AssertionError(f"no {name}/control.sock under {self.root}:\n{self.tree()}")
+
+    def control(self, name, timeout=10, **kw):
+        return Qmp(os.path.join(self.vm_dir(name), "control.sock"), timeout, **kw)
+
+    def tree(self):
+        return "\n".join(os.path.join(d, f) for d, _, files in os.walk(self.base) for f in files)
+
+    def logs(self):
+        """The ends of what was written to logs in here, for the message of a failing test."""
+        text = []
+        for folder, _, files in os.walk(self.base):
+            for name in files:
+                if not name.endswith(".log") and "log" not in os.path.basename(folder):
+                    continue
+                path = os.path.join(folder, name)
+                with open(path, "rb") as f:
+                    end = f.read()[-3000:].decode("utf-8", "replace")
+                if end:
+                    text.append(f"--- {path}\n{end}")
+        return "\n".join(text)
+
+    # -- its processes
+
+    def processes(self):
+        """pid -> command line of every living process of this world: found by its path, not by what we remember."""
+        found = {}
+        marks = [self.base.encode(), os.path.realpath(self.base).encode()]
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            if int(pid) == os.getpid():
+                continue
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    cmdline = f.read()
+                with open(f"/proc/{pid}/environ", "rb") as f:
+                    environ = f.read()
+                cwd = os.readlink(f"/proc/{pid}/cwd").encode()
+            except OSError:
+                continue
+            if cmdline and any(mark in text for mark in marks for text in (cmdline, environ, cwd)):
+                found[int(pid)] = cmdline.replace(b"\0", b" ").decode("utf-8", "replace").strip()
+        return found
+
+    def qemu_pid(self, name):
+        """The QEMU of that VM, by /proc: -name is on its command line."""
+        hits = [pid for pid, cmd in self.processes().items()
+                if "qemu-system" in cmd.split(" ")[0] and f"{name}" in cmd]
+        if len(hits) != 1:
+            raise AssertionError(f"one QEMU of {name} expected, found {hits}: {self.processes()}")
+        return hits[0]
+
+    def keeper_pid(self):
+        hits = [pid for pid, cmd in self.processes().items() if "qemu-system" not in cmd.split(" ")[0]]
+        if len(hits) != 1:
+            raise AssertionError(f"one keeper expected, found {hits}: {self.processes()}")
+        return hits[0]
+
+    def wait_gone(self, pids, timeout=10):
+        deadline = time.monotonic() + timeout
+        while True:
+            left = [pid for pid in pids if pid in self.processes()]
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                raise AssertionError(f"still there after {timeout} s: {left} of {self.processes()}")
+            time.sleep(0.02)
+
+    def close(self):
+        """Ends what is left, and says so if something cannot be ended."""
+        deadline = time.monotonic() + 10
+        while self.processes():
+            for pid in self.processes():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if time.monotonic() > deadline:
+                raise AssertionError(f"processes that do not end: {self.processes()}")
+            time.sleep(0.01)
+        for proc in self.spawned:
+            proc.wait(10)
+        for serial in self.serials:
+            serial.close()
+        shutil.rmtree(self.base)
+
+
+class WorldTest(unittest.TestCase):
+    """A test case with self.w, a fresh world. A failing test shows the world's logs."""
+
+    maxDiff = None
+
+    def setUp(self):
+        self.w = World()
+        self.addCleanup(self.w.close)
+
+    def stopped_clean(self):
+        """Nothing of the world runs any more, though nobody killed it."""
+        self.w.wait_gone(list(self.w.processes()))
+
+
+def main():
+    if not os.access(QMPCTL, os.X_OK):
+        raise SystemExit(f"{QMPCTL}: no program to test; build it, or name it in QMPCTL")
+    unittest.main(verbosity=2)

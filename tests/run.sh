@@ -1,0 +1,37 @@
+#!/bin/bash
+# run.sh: all the tests. QUICK=1: only the fast ones, which need no QEMU.
+#
+# Two builds, warnings being errors: the release one is tested whole, with the installed QEMU and, where
+# tests/setup.sh --qemu10 has put it or can, with QEMU 10; the one with AddressSanitizer and UBSan runs the fast
+# tests and the short real ones. JOBS (default 2): how many at once.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+BUILD=${QMPCTL_BUILD:-$PWD/build}
+JOBS=${JOBS:-2}
+QUICK=${QUICK-}
+
+tests/setup.sh --tests
+qemu10=
+if [ -z "$QUICK" ]; then
+	tests/guest/build.sh "$BUILD/guest"
+	qemu10=$(tests/setup.sh --qemu10) || { qemu10=; echo "run.sh: no QEMU 10 to be had here: its tests are left out" >&2; }
+fi
+
+for preset in release asan; do
+	cmake --preset "$preset" -B "$BUILD/$preset" -DQMPCTL_WERROR=ON -DQMPCTL_QEMU10="$qemu10" \
+		-DQMPCTL_GUEST_DIR="$BUILD/guest" >/dev/null
+	cmake --build "$BUILD/$preset" -- --quiet
+done
+
+# The closing line of a ctest is the last that is printed; each one that fails is remembered.
+failed=0
+only=()
+[ -z "$QUICK" ] || only=(-L '^fast$')
+asan=(-L '^(fast|quick)$')
+[ -z "$QUICK" ] || asan=("${only[@]}")
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0}
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+ctest --test-dir "$BUILD/asan" -j"$JOBS" --output-on-failure --no-tests=error "${asan[@]}" || failed=1
+ctest --test-dir "$BUILD/release" -j"$JOBS" --output-on-failure --no-tests=error "${only[@]}" || failed=1
+exit $failed
