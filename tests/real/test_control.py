@@ -1,6 +1,7 @@
 """control.sock: QMP for any number of clients at once, good ones and bad ones."""
 import json
 import threading
+import time
 
 import world
 from qmp import Qmp, QmpClosed, QmpError
@@ -52,7 +53,7 @@ class Control(WorldTest):
     def test_own_commands_tell_what_they_are(self):
         with self.w.control("a") as qmp:
             self.assertEqual(qmp.execute("qmpctl-status")["state"], "running")
-            self.assertEqual(qmp.execute("qmpctl-show")["name"], "a")
+            self.assertEqual(qmp.execute("qmpctl-show")["spec"]["name"], "a")
             schema = json.dumps(qmp.execute("qmpctl-schema"))
             for name in ("qmpctl-disk-add", "qmpctl-stop", "qmpctl-apply"):
                 self.assertIn(name, schema)
@@ -104,13 +105,11 @@ class Control(WorldTest):
     def test_a_client_that_does_not_read_holds_nobody_up(self):
         with self.w.control("a") as deaf, self.w.control("a") as other:
             deaf.sock.settimeout(2)
-            asked = 0
             try:
-                for asked in range(1, 2001):
-                    deaf.send("query-qmp-schema", ident=asked)
+                for ident in range(2000):
+                    deaf.send("query-qmp-schema", ident=ident)
             except OSError:
                 pass  # held back or cut off: both are fine
-            self.assertGreater(asked, 1)
             for _ in range(20):
                 self.assertEqual(other.execute("query-name", timeout=30), {"name": "a"})
         self.alive()
@@ -134,14 +133,14 @@ class Control(WorldTest):
                 try:
                     qmp.sock.sendall(rubbish + b"\xff")
                     while not qmp.stray:
-                        qmp._pump(__import__("time").monotonic() + 0.3)
+                        qmp._pump(time.monotonic() + 0.3)
                 except (OSError, QmpClosed, AssertionError):
                     pass
             self.alive()
 
     def test_stop_by_the_control_socket(self):
         with self.w.control("a") as qmp:
-            qmp.execute("qmpctl-stop", {"timeout": 10000})
+            qmp.execute("qmpctl-stop", {"timeout": 10})
         self.serial.expect("PWRBTN")
         self.w.wait_state("a", "stopped")
         self.stopped_clean()

@@ -1,5 +1,6 @@
 """Disks and NICs that come and go while the VM runs: the guest ejects, or does not."""
 import os
+import time
 
 import world
 from world import OK, PENDING, WorldTest
@@ -58,8 +59,8 @@ class HotPlug(WorldTest):
                 with self.subTest(cycle=cycle):
                     qmp.execute("qmpctl-disk-add", {"disk": disk})
                     qmp.execute("qmpctl-nic-add", {"nic": {"id": "netx", "backend": "user"}})
-                    qmp.execute("qmpctl-disk-remove", {"id": "vdx", "timeout": 20000})
-                    qmp.execute("qmpctl-nic-remove", {"id": "netx", "timeout": 20000})
+                    qmp.execute("qmpctl-disk-remove", {"id": "vdx", "timeout": 20})
+                    qmp.execute("qmpctl-nic-remove", {"id": "netx", "timeout": 20})
             self.assertEqual((blocks(qmp), peripherals(qmp)), before)
             self.assertEqual(qmp.execute("query-status")["status"], "running")
 
@@ -101,7 +102,6 @@ class HotPlug(WorldTest):
             self.assertIn("vdx", peripherals(qmp))
 
     def until(self, condition, message, timeout=10):
-        import time
         deadline = time.monotonic() + timeout
         while not condition():
             self.assertLess(time.monotonic(), deadline, message)

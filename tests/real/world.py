@@ -58,6 +58,8 @@ class World:
         self.spawned = []
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("QMPCTL_", "XDG_"))}
         self.env["QMPCTL_TEST_WORLD"] = self.base
+        if QEMU:
+            self.env["QMPCTL_QEMU"] = QEMU
 
     # -- the program
 
@@ -101,11 +103,9 @@ class World:
         return proc
 
     def create(self, name, spec):
-        """Makes the VM from a spec document, on the QEMU under test."""
+        """Makes the VM from a spec document."""
         spec = dict(spec, name=name)
         spec.setdefault("accel", ACCEL)
-        if QEMU:
-            spec["qemu-binary"] = QEMU
         path = os.path.join(self.base, f"{name}.json")
         with open(path, "w", encoding="utf-8") as f:
             json.dump(spec, f)
