@@ -49,11 +49,11 @@ install_missing() {
 	[ ${#want[@]} -gt 0 ] || return 0
 	command -v apt-get >/dev/null || die "missing, and there is no apt-get here to install it: ${want[*]}"
 	say "installing ${want[*]}"
-	local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${want[@]}")
-	# Lists that are there may be too old to fetch by: once more, with new ones.
-	if ! apt-cache show "${want[@]}" >/dev/null 2>&1 || ! as_root "${install[@]}" >/dev/null; then
+	local install=(apt-get install -y -qq --no-install-recommends "${want[@]}") env=(env DEBIAN_FRONTEND=noninteractive)
+	# The lists may not be there, or be too old to fetch by: then once more, with new ones.
+	if ! "${install[@]}" --simulate >/dev/null 2>&1 || ! as_root "${env[@]}" "${install[@]}" >/dev/null; then
 		as_root apt-get update -qq
-		as_root "${install[@]}" >/dev/null
+		as_root "${env[@]}" "${install[@]}" >/dev/null
 	fi
 }
 
