@@ -274,7 +274,7 @@ static void on_first_turn(uv_timer_t *t)
 }
 
 int vm_exec_run(uv_loop_t *loop, struct qmp_session *session, json_t *plan, const struct vm_exec_options *o,
-		struct qmp_error *err)
+		struct vm_exec **ret, struct qmp_error *err)
 {
 	struct vm_exec *x = calloc(1, sizeof *x);
 
@@ -296,5 +296,17 @@ int vm_exec_run(uv_loop_t *loop, struct qmp_session *session, json_t *plan, cons
 		send_steps(x);
 	if (x->error.kind != QMP_ERR_NONE)
 		uv_timer_start(&x->timer, on_first_turn, 0, 0);
+	*ret = x;
 	return 0;
+}
+
+void vm_exec_abandon(struct vm_exec *x)
+{
+	if (x->finished)
+		return;
+	x->session_gone = true;
+	qmp_error_set(&x->error, QMP_ERR_CLOSED, -ECONNRESET,
+		      "QEMU went away while the change was made; its outcome is unknown");
+	x->waiting = false;
+	proceed(x);
 }

@@ -23,6 +23,8 @@ struct vm_exec_options {
 	void *data;
 };
 
-/* PLAN is borrowed (incref'ed). The session must outlive it or be freed first (then: FAILED). */
+/* PLAN is borrowed (incref'ed). RET is valid until done was called. */
 int vm_exec_run(uv_loop_t *loop, struct qmp_session *session, json_t *plan, const struct vm_exec_options *o,
-		struct qmp_error *err);
+		struct vm_exec **ret, struct qmp_error *err);
+/* The session has been freed: must be said before the loop runs on. Ends as FAILED. */
+void vm_exec_abandon(struct vm_exec *x);

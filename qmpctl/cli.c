@@ -1,0 +1,349 @@
+#include "qmpctl/cli.h"
+#include "proto/base.h"
+
+#include <signal.h>
+
+int cli_main(int argc, char **argv);
+
+static const struct cli_option common_options[] = {
+	{"root", "DIR", "keep everything under DIR (or set QMPCTL_ROOT)"},
+	{"output", "FORMAT", "text or json (short: -o)"},
+	{"help", NULL, "show this (short: -h)"},
+	{0},
+};
+
+/* ---- Output ---- */
+
+const char *cli_bold(void)
+{
+	return isatty(STDOUT_FILENO) ? "\033[1m" : "";
+}
+
+const char *cli_plain(void)
+{
+	return isatty(STDOUT_FILENO) ? "\033[0m" : "";
+}
+
+void cli_print_json(const json_t *value)
+{
+	_cleanup_free_ char *text = qmp_json_encode(value, JSON_INDENT(2), NULL);
+
+	puts(text ? text : "null");
+}
+
+int exit_status_of(enum qmp_error_kind kind)
+{
+	static const int statuses[] = {
+		[QMP_ERR_USAGE] = EXIT_USAGE,	   [QMP_ERR_NOT_FOUND] = EXIT_NOT_FOUND, [QMP_ERR_EXISTS] = EXIT_STATE,
+		[QMP_ERR_STATE] = EXIT_STATE,	   [QMP_ERR_BUSY] = EXIT_STATE,		 [QMP_ERR_REFUSED] = EXIT_FAILED,
+		[QMP_ERR_TIMEOUT] = EXIT_TIMEOUT,  [QMP_ERR_PENDING] = EXIT_PENDING,	 [QMP_ERR_CLOSED] = EXIT_UNREACHABLE,
+		[QMP_ERR_PROTOCOL] = EXIT_UNREACHABLE, [QMP_ERR_HOST] = EXIT_HOST,	 [QMP_ERR_INTERNAL] = EXIT_FAILED,
+	};
+	int status = (size_t)kind < ARRAY_SIZE(statuses) ? statuses[kind] : EXIT_FAILED;
+
+	return status ? status : EXIT_FAILED;
+}
+
+int cli_fail(struct cli *cli)
+{
+	fprintf(stderr, "qmpctl: %s\n", cli->error.message);
+	return exit_status_of(cli->error.kind);
+}
+
+/* ---- Help ---- */
+
+static void print_options(const struct cli_option *o)
+{
+	for (; o && o->name; o++) {
+		char left[48];
+		snprintf(left, sizeof left, "--%s%s%s", o->name, o->metavar ? " " : "", o->metavar ? o->metavar : "");
+		printf("  %-28s %s\n", left, o->summary);
+	}
+}
+
+static void help_verb(const struct verb *v)
+{
+	printf("Usage: qmpctl %s%s%s [OPTIONS]\n\n%s.\n", v->name, *v->args ? " " : "", v->args, v->summary);
+	if (v->alias)
+		printf("Also: qmpctl %s\n", v->alias);
+	printf("\nOptions:\n");
+	print_options(v->options);
+	print_options(common_options);
+}
+
+static void help_all(void)
+{
+	printf("Usage: qmpctl VERB [ARGUMENTS] [OPTIONS]\n\nVirtual machines straight on QEMU.\n\nVerbs:\n");
+	for (const struct verb *const *v = all_verbs; *v; v++)
+		printf("  %s%-14s%s %s\n", cli_bold(), (*v)->name, cli_plain(), (*v)->summary);
+	printf("\nOptions:\n");
+	print_options(common_options);
+	printf("\n\"qmpctl VERB --help\" tells more. Exit statuses: 0 done, 1 failed, 2 wrong input, 3 not found, 4 not in this "
+	       "state,\n5 timed out, 6 pending, 7 unreachable, 8 the host failed.\n");
+}
+
+/* The man page, from the table. */
+static void print_man(void)
+{
+	printf(".TH QMPCTL 1 \"\" \"qmpctl " QMPCTL_VERSION "\" \"User Commands\"\n.SH NAME\nqmpctl \\- virtual machines "
+	       "straight on QEMU\n.SH SYNOPSIS\n.B qmpctl\n\\fIVERB\\fR [\\fIARGUMENTS\\fR] [\\fIOPTIONS\\fR]\n.SH VERBS\n");
+	for (const struct verb *const *v = all_verbs; *v; v++) {
+		printf(".TP\n.B %s\n%s\n%s.\n", (*v)->name, (*v)->args, (*v)->summary);
+		for (const struct cli_option *o = (*v)->options; o && o->name; o++)
+			printf(".RS\n.TP\n\\fB\\-\\-%s\\fR %s\n%s\n.RE\n", o->name, o->metavar ? o->metavar : "", o->summary);
+	}
+	printf(".SH \"EXIT STATUS\"\n0 done, 1 failed, 2 wrong input, 3 not found, 4 not in this state, 5 timed out, 6 pending, "
+	       "7 unreachable, 8 the host failed; run: 20 killed, 21 crashed, 22 the guest panicked, 23 QEMU ended with a "
+	       "status of its own.\n");
+}
+
+/* ---- Parsing ---- */
+
+static const struct verb *find_verb(int argc, char **argv, int *ret_words)
+{
+	char two[64] = "";
+
+	if (argc > 1)
+		snprintf(two, sizeof two, "%s %s", argv[0], argv[1]);
+	for (int words = 2; words >= 1; words--)
+		for (const struct verb *const *v = all_verbs; *v; v++) {
+			const char *given = words == 2 ? two : argv[0];
+			if (streq((*v)->name, given) || ((*v)->alias && streq((*v)->alias, given))) {
+				*ret_words = words;
+				return *v;
+			}
+		}
+	return NULL;
+}
+
+static int usage(struct cli *cli, const char *fmt, ...) _printf_(2, 3);
+static int usage(struct cli *cli, const char *fmt, ...)
+{
+	char text[1000];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s", text);
+}
+
+static int unknown_verb(struct cli *cli, int argc, char **argv)
+{
+	const char *names[80], *near;
+	char given[128];
+	size_t n = 0;
+
+	snprintf(given, sizeof given, "%s%s%s", argv[0], argc > 1 && argv[1][0] != '-' ? " " : "",
+		 argc > 1 && argv[1][0] != '-' ? argv[1] : "");
+	for (const struct verb *const *v = all_verbs; *v && n < ARRAY_SIZE(names) - 1; v++)
+		names[n++] = (*v)->name;
+	names[n] = NULL;
+	near = qmp_nearest(argv[0], names);
+	if (!near)
+		near = qmp_nearest(given, names);
+	return usage(cli, "there is no verb \"%s\"%s%s%s; \"qmpctl --help\" lists them", argv[0],
+		     near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+}
+
+static const struct cli_option *find_option(const struct cli_option *o, const char *name, size_t n)
+{
+	for (; o && o->name; o++)
+		if (strlen(o->name) == n && memcmp(o->name, name, n) == 0)
+			return o;
+	return NULL;
+}
+
+static int unknown_option(struct cli *cli, const char *name, size_t n)
+{
+	const char *names[64], *near;
+	char word[64];
+	size_t k = 0;
+
+	snprintf(word, sizeof word, "%.*s", (int)n, name);
+	for (const struct cli_option *o = cli->verb ? cli->verb->options : NULL; o && o->name; o++)
+		names[k++] = o->name;
+	for (const struct cli_option *o = common_options; o->name; o++)
+		names[k++] = o->name;
+	names[k] = NULL;
+	near = qmp_nearest(word, names);
+	return usage(cli, "%s has no option --%s%s%s%s; \"qmpctl %s --help\" lists them",
+		     cli->verb ? cli->verb->name : "qmpctl", word, near ? "; did you mean --" : "", near ? near : "",
+		     near ? "?" : "", cli->verb ? cli->verb->name : "");
+}
+
+static int take_option(struct cli *cli, int argc, char **argv, int *i)
+{
+	const char *name = argv[*i] + 2, *equals = strchr(name, '=');
+	size_t n = equals ? (size_t)(equals - name) : strlen(name);
+	const struct cli_option *o = cli->verb ? find_option(cli->verb->options, name, n) : NULL;
+	const char *value = equals ? equals + 1 : NULL;
+
+	if (!o)
+		o = find_option(common_options, name, n);
+	if (!o)
+		return unknown_option(cli, name, n);
+	if (!o->metavar && value)
+		return usage(cli, "--%s takes no value", o->name);
+	if (o->metavar && !value) {
+		if (*i + 1 >= argc)
+			return usage(cli, "--%s needs a value: %s", o->name, o->metavar);
+		value = argv[++*i];
+	}
+	if (cli->n_given >= (int)ARRAY_SIZE(cli->given))
+		return usage(cli, "too many options");
+	cli->given[cli->n_given].name = o->name;
+	cli->given[cli->n_given++].value = value ? value : "";
+	return 0;
+}
+
+/* Options may stand anywhere; "--" ends them. What is left goes to cli->args. */
+static int parse(struct cli *cli, int argc, char **argv)
+{
+	bool options = true;
+
+	for (int i = 0; i < argc; i++) {
+		char *word = argv[i];
+		int r = 0;
+		if (options && streq(word, "--"))
+			options = false;
+		else if (options && (streq(word, "-h") || streq(word, "-o"))) {
+			char *full[] = {streq(word, "-h") ? "--help" : "--output", i + 1 < argc ? argv[i + 1] : NULL};
+			int at = 0;
+			r = take_option(cli, i + 1 < argc ? 2 : 1, full, &at);
+			i += at;
+		} else if (options && word[0] == '-' && word[1] == '-')
+			r = take_option(cli, argc, argv, &i);
+		else if (options && word[0] == '-' && word[1])
+			return usage(cli, "there is no option %s; long options begin with --", word);
+		else
+			cli->args[cli->n_args++] = word;
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+const char *cli_option_at(const struct cli *cli, const char *name, int i)
+{
+	for (int k = 0; k < cli->n_given; k++)
+		if (streq(cli->given[k].name, name) && i-- == 0)
+			return cli->given[k].value;
+	return NULL;
+}
+
+const char *cli_option(const struct cli *cli, const char *name)
+{
+	const char *value = NULL;
+
+	for (int k = 0; k < cli->n_given; k++)
+		if (streq(cli->given[k].name, name))
+			value = cli->given[k].value;
+	return value;
+}
+
+int cli_seconds(struct cli *cli, const char *name, int64_t fallback, int64_t *ret)
+{
+	const char *text = cli_option(cli, name);
+	char *end;
+
+	*ret = fallback;
+	if (!text)
+		return 0;
+	errno = 0;
+	*ret = strtoll(text, &end, 10);
+	if (errno || end == text || (*end && !streq(end, "s")) || *ret < 0 || *ret > 1000000)
+		return usage(cli, "--%s: \"%s\" is no number of seconds", name, text);
+	return 0;
+}
+
+static int check_args(struct cli *cli)
+{
+	const struct verb *v = cli->verb;
+
+	if (cli->n_args < v->min_args)
+		return usage(cli, "%s: an argument is missing; usage: qmpctl %s %s", v->name, v->name, v->args);
+	if (v->max_args >= 0 && cli->n_args > v->max_args)
+		return usage(cli, "%s: \"%s\" is one argument too many; usage: qmpctl %s %s", v->name,
+			     cli->args[v->max_args], v->name, v->args);
+	return 0;
+}
+
+/* Common options may stand before the verb. */
+static int first_word(int argc, char **argv)
+{
+	int i = 1;
+
+	while (i < argc && argv[i][0] == '-') {
+		bool takes = (streq(argv[i], "--root") || streq(argv[i], "--output") || streq(argv[i], "-o"));
+		i += takes ? 2 : 1;
+	}
+	return i < argc ? i : argc;
+}
+
+static int prepare(struct cli *cli, int argc, char **argv)
+{
+	int at = first_word(argc, argv), words = 0, r;
+	const char *format;
+
+	if (at < argc) {
+		cli->verb = find_verb(argc - at, argv + at, &words);
+		if (!cli->verb)
+			return unknown_verb(cli, argc - at, argv + at);
+	}
+	r = parse(cli, at - 1, argv + 1);
+	if (r == 0 && at < argc)
+		r = parse(cli, argc - at - words, argv + at + words);
+	if (r < 0)
+		return r;
+	format = cli_option(cli, "output");
+	if (format && !streq(format, "json") && !streq(format, "text"))
+		return usage(cli, "--output: unknown format \"%s\"; text or json", format);
+	cli->json = format && streq(format, "json");
+	cli->root = cli_option(cli, "root");
+	if (cli->root && !*cli->root)
+		return usage(cli, "--root: an empty name");
+	return 0;
+}
+
+int cli_main(int argc, char **argv)
+{
+	struct cli cli = {.program = argv[0]};
+	uv_loop_t loop;
+	int status;
+
+	signal(SIGPIPE, SIG_IGN);
+	if (argc == 2 && (streq(argv[1], "--version") || streq(argv[1], "-V"))) {
+		puts("qmpctl " QMPCTL_VERSION);
+		return 0;
+	}
+	if (argc == 2 && streq(argv[1], "--man")) {
+		print_man();
+		return 0;
+	}
+	cli.args = calloc((size_t)argc + 1, sizeof *cli.args);
+	if (!cli.args)
+		return EXIT_HOST;
+	if (prepare(&cli, argc, argv) < 0) {
+		status = cli_fail(&cli);
+	} else if (cli_option(&cli, "help") || !cli.verb) {
+		if (cli.verb)
+			help_verb(cli.verb);
+		else
+			help_all();
+		status = cli.verb || cli_option(&cli, "help") ? 0 : EXIT_USAGE;
+	} else if (check_args(&cli) < 0 || vm_dirs_init(cli.root, &cli.dirs, &cli.error) < 0) {
+		status = cli_fail(&cli);
+	} else {
+		uv_loop_init(&loop);
+		cli.loop = &loop;
+		status = cli.verb->run(&cli);
+		uv_run(&loop, UV_RUN_NOWAIT);
+		(void)uv_loop_close(&loop);
+		if (fflush(stdout) != 0 && status == 0)
+			status = EXIT_HOST;
+	}
+	vm_dirs_deinit(&cli.dirs);
+	free(cli.args);
+	return status;
+}

@@ -1,0 +1,81 @@
+/*
+ * The command line: the table of verbs, what the user gave, output, exit statuses. Only qmpctl/ prints.
+ */
+#pragma once
+
+#include "launcher/files.h"
+
+#include <stdio.h>
+
+struct cli;
+
+struct cli_option {
+	const char *name;    /* without the dashes */
+	const char *metavar; /* NULL: a flag */
+	const char *summary;
+};
+
+struct verb {
+	const char *name;    /* "disk add" */
+	const char *alias;   /* virsh's name, or NULL */
+	const char *args;    /* "NAME PATH|size=..." */
+	const char *summary;
+	int min_args, max_args; /* -1: any number */
+	const struct cli_option *options; /* ends with a NULL name; NULL: none but the common ones */
+	int (*run)(struct cli *cli);
+};
+
+/* Exit statuses; docs/exit-status.md. */
+enum { EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_STATE, EXIT_TIMEOUT, EXIT_PENDING, EXIT_UNREACHABLE,
+       EXIT_HOST, EXIT_KILLED = 20, EXIT_CRASHED, EXIT_PANICKED, EXIT_QEMU_STATUS };
+
+struct cli {
+	uv_loop_t *loop;
+	struct vm_dirs dirs;
+	const char *root;
+	const char *program;  /* argv[0], to start ourselves */
+	const struct verb *verb;
+	bool json;
+	char **args;
+	int n_args;
+	struct {
+		const char *name, *value;
+	} given[64];
+	int n_given;
+	struct qmp_error error;
+};
+
+extern const struct verb *const all_verbs[]; /* ends with NULL */
+
+/* The last value given; NULL: none (a flag's value is ""). */
+const char *cli_option(const struct cli *cli, const char *name);
+/* The I-th value of a repeated option. */
+const char *cli_option_at(const struct cli *cli, const char *name, int i);
+/* An option that is a number of seconds; -1 and the error filled where it is not. */
+int cli_seconds(struct cli *cli, const char *name, int64_t fallback, int64_t *ret);
+int exit_status_of(enum qmp_error_kind kind);
+/* Prints the error and returns its exit status. */
+int cli_fail(struct cli *cli);
+void cli_print_json(const json_t *value);
+/* "" or a terminal's escape sequence. */
+const char *cli_bold(void);
+const char *cli_plain(void);
+
+/* client.c: an operation on a VM, wherever it is: in its keeper, or here where nothing runs. */
+int client_call(struct cli *cli, const char *name, const char *operation, json_t *args_consume, json_t **ret);
+/* Starts a keeper detached; returns when the VM is up or has failed to come up. */
+int client_start(struct cli *cli, const char *name, bool paused);
+/* 1: a keeper answers or QEMU lives; 0: not. */
+int client_is_up(struct cli *cli, const char *name);
+/* A command for QEMU. */
+int client_qmp(struct cli *cli, const char *name, const char *command, json_t *args_consume, json_t **ret);
+/* Each event as a line, until the connection ends. */
+int client_events(struct cli *cli, char *const *names, int n);
+/* One operation on many VMs at once: RESULTS[i] new, or NULL. */
+void client_call_all(struct cli *cli, char *const *names, int n, const char *operation, json_t **results);
+
+/* create.c */
+json_t *parse_disk_words(struct cli *cli, const char *name, const char *text);
+json_t *parse_nic_words(struct cli *cli, const char *text);
+/* The names of all VMs, sorted; new array of strings. */
+json_t *vm_names(struct cli *cli);

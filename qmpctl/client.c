@@ -1,0 +1,357 @@
+/*
+ * Reaching a VM: through its keeper's control.sock; where no keeper is but QEMU lives, a keeper is started first (it takes the
+ * QEMU over); where nothing runs, the operation runs here, on the spec alone, under the VM's lock.
+ */
+#include "qmpctl/cli.h"
+#include "qmpctl/keeper.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define BUSY_TRIES 250 /* 20 ms each: another verb holds the lock for an instant */
+
+struct request {
+	struct cli *cli;
+	struct qmp_session *session;
+	const char *operation;
+	json_t *args;
+	json_t *result;
+	struct qmp_error error;
+	bool ended;
+	int *open; /* how many are under way; the loop ends at 0 */
+};
+
+static void end_request(struct request *r)
+{
+	if (r->ended)
+		return;
+	r->ended = true;
+	if (--*r->open == 0)
+		uv_stop(r->cli->loop);
+}
+
+/* The kind stands beside class and desc in what our own operations answer. */
+static void take_error(struct request *r, const struct qmp_reply *reply)
+{
+	json_auto_t *error = reply->raw ? qmp_json_decode(reply->raw, reply->raw_len, NULL) : NULL;
+	const char *kind = json_string_value(json_object_get(error, "kind"));
+
+	r->error = reply->error;
+	if (reply->status != -EREMOTEIO)
+		return;
+	r->error = (struct qmp_error){0};
+	qmp_error_set(&r->error, kind ? qmp_error_kind_from_name(kind) : QMP_ERR_REFUSED, -EREMOTEIO,
+		      kind ? "%s" : "QEMU refused: %s", reply->error_desc);
+}
+
+static void on_reply(void *data, const struct qmp_reply *reply)
+{
+	struct request *r = data;
+
+	if (reply->status == 0)
+		r->result = json_incref(reply->value);
+	else
+		take_error(r, reply);
+	end_request(r);
+}
+
+static void on_close(void *data, const struct qmp_error *why)
+{
+	struct request *r = data;
+
+	if (r->error.kind == QMP_ERR_NONE)
+		r->error = *why;
+	end_request(r);
+}
+
+static int connect_to(struct cli *cli, const char *name, int *ret_fd)
+{
+	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.run, name, false, NULL);
+
+	if (dir < 0)
+		return dir;
+	return vm_socket_connect(dir, "control.sock", ret_fd, NULL);
+}
+
+static int send_request(struct request *r, int fd)
+{
+	struct qmp_session_options o = {.on_close = on_close, .data = r, .greeting_timeout_ms = 10000};
+	struct qmp_command c = {.name = r->operation, .arguments = r->args, .timeout_ms = UINT64_MAX};
+	int e = qmp_session_new(r->cli->loop, fd, &o, &r->session, &r->error);
+
+	if (e < 0) {
+		(void)close(fd);
+		return e;
+	}
+	return qmp_session_execute(r->session, &c, on_reply, r, NULL, &r->error);
+}
+
+/* Over FD (taken over), until it is answered. */
+static int call_over(struct cli *cli, int fd, const char *operation, json_t *args, json_t **ret)
+{
+	int open = 1;
+	struct request r = {.cli = cli, .operation = operation, .args = args, .open = &open};
+
+	if (send_request(&r, fd) == 0)
+		uv_run(cli->loop, UV_RUN_DEFAULT);
+	qmp_session_free(r.session);
+	uv_run(cli->loop, UV_RUN_NOWAIT);
+	if (r.result) {
+		*ret = r.result;
+		return 0;
+	}
+	cli->error = r.error;
+	return r.error.code ? r.error.code : -EIO;
+}
+
+/* ---- Where nothing runs ---- */
+
+static void on_offline_done(void *data, json_t *result, const struct qmp_error *why)
+{
+	struct request *r = data;
+
+	if (why)
+		r->error = *why;
+	else
+		r->result = json_incref(result);
+	r->ended = true;
+}
+
+static int call_here(struct cli *cli, struct guest *g, const char *operation, json_t *args, json_t **ret)
+{
+	struct request r = {.cli = cli};
+	const struct op *op = op_find(operation);
+
+	if (!op)
+		return qmp_error_set(&cli->error, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", g->vm->name);
+	op_run(g, op, args, on_offline_done, &r);
+	while (!r.ended && uv_run(cli->loop, UV_RUN_ONCE))
+		;
+	if (r.result) {
+		*ret = r.result;
+		return 0;
+	}
+	cli->error = r.error;
+	return r.error.code;
+}
+
+/* 1: done here; 0: a keeper must be asked; negative: failed. */
+static int try_here(struct cli *cli, const char *name, const char *operation, json_t *args, json_t **ret)
+{
+	struct keeper k;
+	struct guest *g;
+	int r;
+
+	keeper_init(&k, cli->loop, &cli->dirs);
+	r = keeper_add(&k, name, false, &g, &cli->error);
+	if (r == -EBUSY) {
+		cli->error = (struct qmp_error){0};
+		r = 0;
+	} else if (r == 0 && vm_qemu_lives(g->vm)) {
+		r = 2;
+	} else if (r == 0) {
+		r = call_here(cli, g, operation, args, ret);
+		r = r < 0 ? r : 1;
+	}
+	keeper_close(&k);
+	uv_run(cli->loop, UV_RUN_NOWAIT);
+	if (r == 2)
+		r = client_start(cli, name, false) < 0 ? -EIO : 0;
+	return r;
+}
+
+static int call_with(struct cli *cli, const char *name, const char *operation, json_t *args, json_t **ret)
+{
+	struct timespec nap = {0, 20 * 1000 * 1000};
+
+	for (int i = 0; i < BUSY_TRIES; i++) {
+		int fd, r = connect_to(cli, name, &fd);
+		if (r == 0)
+			return call_over(cli, fd, operation, args, ret);
+		r = try_here(cli, name, operation, args, ret);
+		if (r != 0)
+			return r < 0 ? r : 0;
+		nanosleep(&nap, NULL);
+	}
+	return qmp_error_set(&cli->error, QMP_ERR_BUSY, -EBUSY,
+			     "the VM %s is held by a process that does not answer on its control.sock", name);
+}
+
+int client_call(struct cli *cli, const char *name, const char *operation, json_t *args_consume, json_t **ret)
+{
+	json_auto_t *args = args_consume ? args_consume : json_object();
+
+	if (!vm_name_valid(name))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no name for a VM", name);
+	return call_with(cli, name, operation, args, ret);
+}
+
+int client_qmp(struct cli *cli, const char *name, const char *command, json_t *args_consume, json_t **ret)
+{
+	return client_call(cli, name, command, args_consume, ret);
+}
+
+int client_is_up(struct cli *cli, const char *name)
+{
+	int fd;
+
+	if (connect_to(cli, name, &fd) < 0)
+		return 0;
+	(void)close(fd);
+	return 1;
+}
+
+/* ---- Many at once ---- */
+
+void client_call_all(struct cli *cli, char *const *names, int n, const char *operation, json_t **results)
+{
+	struct request *all = calloc((size_t)n + 1, sizeof *all);
+	json_auto_t *args = json_object();
+	int open = 1;
+
+	for (int i = 0; all && i < n; i++) {
+		struct request *r = &all[i];
+		int fd;
+		*r = (struct request){.cli = cli, .operation = operation, .args = args, .open = &open, .ended = true};
+		if (connect_to(cli, names[i], &fd) < 0)
+			continue;
+		r->ended = false;
+		open++;
+		if (send_request(r, fd) < 0)
+			end_request(r);
+	}
+	if (--open > 0)
+		uv_run(cli->loop, UV_RUN_DEFAULT);
+	for (int i = 0; all && i < n; i++) {
+		results[i] = all[i].result;
+		qmp_session_free(all[i].session);
+	}
+	uv_run(cli->loop, UV_RUN_NOWAIT);
+	free(all);
+}
+
+/* ---- Events ---- */
+
+struct follow {
+	const char *name;
+	int *open;
+	struct cli *cli;
+	struct qmp_session *session;
+};
+
+static void on_event(void *data, const struct qmp_event *event)
+{
+	struct follow *f = data;
+
+	printf("{\"vm\": \"%s\", \"event\": %.*s}\n", f->name, (int)event->raw_len, event->raw);
+	fflush(stdout);
+}
+
+static void on_follow_close(void *data, const struct qmp_error *why)
+{
+	struct follow *f = data;
+
+	UNUSED(why);
+	if (--*f->open == 0)
+		uv_stop(f->cli->loop);
+}
+
+int client_events(struct cli *cli, char *const *names, int n)
+{
+	struct follow *all = calloc((size_t)n + 1, sizeof *all);
+	int open = 0;
+
+	for (int i = 0; all && i < n; i++) {
+		struct qmp_session_options o = {.on_close = on_follow_close, .data = &all[i]};
+		int fd;
+		all[i] = (struct follow){names[i], &open, cli, NULL};
+		if (connect_to(cli, names[i], &fd) < 0)
+			qmp_error_set(&cli->error, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", names[i]);
+		else if (qmp_session_new(cli->loop, fd, &o, &all[i].session, &cli->error) == 0) {
+			open++;
+			qmp_session_subscribe(all[i].session, NULL, on_event, &all[i]);
+		}
+	}
+	if (open > 0 && cli->error.kind == QMP_ERR_NONE)
+		uv_run(cli->loop, UV_RUN_DEFAULT);
+	for (int i = 0; all && i < n; i++)
+		qmp_session_free(all[i].session);
+	uv_run(cli->loop, UV_RUN_NOWAIT);
+	free(all);
+	return cli->error.code;
+}
+
+/* ---- Starting a keeper ---- */
+
+static void exec_keeper(struct cli *cli, const char *name, bool paused, int report)
+{
+	_cleanup_free_ char *fd = qmp_asprintf("--report=%d", report);
+	_cleanup_free_ char *log = qmp_asprintf("%s/%s/keeper.log", cli->dirs.run, name);
+	_cleanup_free_ char *root = cli->root ? qmp_asprintf("--root=%s", cli->root) : NULL;
+	char *argv[] = {"qmpctl", "run", "--on-term=detach", fd, root ? root : (char *)name,
+			root ? (char *)name : paused ? "--paused" : NULL, root && paused ? "--paused" : NULL, NULL};
+	int null = open("/dev/null", O_RDWR), out;
+
+	setsid();
+	out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
+	if (out < 0)
+		out = null;
+	if (dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0)
+		_exit(127);
+	(void)fcntl(report, F_SETFD, 0);
+	execv("/proc/self/exe", argv);
+	_exit(127);
+}
+
+/* Everything that the keeper says of its start: one JSON object, or nothing when it died. */
+static json_t *read_report(int fd)
+{
+	char text[QMP_ERROR_MAX * 2];
+	size_t len = 0;
+	ssize_t n;
+
+	while (len < sizeof text && ((n = read(fd, text + len, sizeof text - len)) > 0 || (n < 0 && errno == EINTR)))
+		len += n > 0 ? (size_t)n : 0;
+	return len > 0 ? qmp_json_decode(text, len, NULL) : NULL;
+}
+
+int client_start(struct cli *cli, const char *name, bool paused)
+{
+	_cleanup_fd_ int run = vm_dir_open(cli->dirs.run, name, true, &cli->error), in = -1;
+	json_auto_t *report = NULL;
+	const char *message;
+	int pair[2];
+	pid_t pid;
+
+	if (run < 0)
+		return run;
+	if (pipe2(pair, O_CLOEXEC) < 0)
+		return qmp_error_errno(&cli->error, -errno, "starting a keeper");
+	in = pair[0];
+	pid = fork();
+	if (pid == 0) {
+		/* Twice, so that the keeper is nobody's child and leaves no zombie. */
+		if (fork() == 0)
+			exec_keeper(cli, name, paused, pair[1]);
+		_exit(0);
+	}
+	(void)close(pair[1]);
+	if (pid < 0)
+		return qmp_error_errno(&cli->error, -errno, "starting a keeper");
+	(void)waitpid(pid, NULL, 0);
+	report = read_report(in);
+	if (!report)
+		return qmp_error_set(&cli->error, QMP_ERR_HOST, -EIO, "the keeper of %s ended before the VM was up; see %s/%s/keeper.log",
+				     name, cli->dirs.run, name);
+	message = json_string_value(json_object_get(report, "error"));
+	if (message)
+		return qmp_error_set(&cli->error,
+				     qmp_error_kind_from_name(json_string_value(json_object_get(report, "kind"))), -EIO,
+				     "%s", message);
+	return 0;
+}

@@ -1,0 +1,311 @@
+/*
+ * control.sock and observe.sock: many clients, each with a QMP session of its own, over the one that QEMU gives.
+ *
+ * A client's commands keep QEMU's order: those for QEMU are passed on at once (8 in flight, then it is held back); one of our
+ * operations starts when those before it are answered, and what follows waits for it.
+ */
+#include "qmpctl/keeper.h"
+#include "proto/base.h"
+
+#include <sys/socket.h>
+
+#define CLIENTS_MAX 256
+
+struct listener {
+	uv_poll_t poll;
+	struct guest *guest;
+	int fd;
+	bool read_only;
+};
+
+struct client {
+	struct client *next;
+	struct guest *guest;
+	struct qmp_peer *peer; /* NULL: gone, but replies are still on their way */
+	bool read_only;
+	size_t in_flight;
+	bool op_runs;
+	const struct op *held; /* waits for what is in flight */
+	json_t *held_args, *held_id;
+};
+
+/* A command that is on its way, for whom. */
+struct relay {
+	struct client *client;
+	json_t *id;
+	bool merge; /* query-commands: ours are added */
+};
+
+/* ---- The end of a client: when nothing of it is under way ---- */
+
+static void client_unref(struct client *c)
+{
+	if (c->peer || c->in_flight > 0 || c->op_runs)
+		return;
+	for (struct client **p = &c->guest->clients; *p; p = &(*p)->next)
+		if (*p == c) {
+			*p = c->next;
+			break;
+		}
+	json_decref(c->held_args);
+	json_decref(c->held_id);
+	free(c);
+}
+
+static void on_client_close(void *data, struct qmp_peer *p, const struct qmp_error *why)
+{
+	struct client *c = data;
+
+	UNUSED(why);
+	qmp_peer_free(p);
+	c->peer = NULL;
+	c->held = NULL;
+	client_unref(c);
+}
+
+/* ---- Answers ---- */
+
+static void send_error(struct client *c, json_t *id, const struct qmp_error *why)
+{
+	json_auto_t *error = json_pack("{s:s, s:s, s:s}", "class", "GenericError", "desc", why->message, "kind",
+				       qmp_error_kind_name(why->kind));
+	size_t len;
+	_cleanup_free_ char *text = error ? qmp_json_encode(error, JSON_COMPACT | JSON_ENSURE_ASCII, &len) : NULL;
+
+	if (text && c->peer)
+		qmp_peer_error_raw(c->peer, id, text, len);
+}
+
+static void start_op(struct client *c, const struct op *op, json_t *args, json_t *id);
+
+/* One command less is under way: go on with what was held back. */
+static void go_on(struct client *c)
+{
+	if (c->peer && c->held && c->in_flight == 0 && !c->op_runs) {
+		const struct op *op = c->held;
+		json_auto_t *args = take_ptr(c->held_args), *id = take_ptr(c->held_id);
+		c->held = NULL;
+		start_op(c, op, args, id);
+	}
+	if (c->peer && !c->held && !c->op_runs && c->in_flight < QMP_IN_FLIGHT)
+		qmp_peer_resume(c->peer);
+	client_unref(c);
+}
+
+static void on_op_done(void *data, json_t *result, const struct qmp_error *why)
+{
+	struct relay *relay = data;
+	struct client *c = relay->client;
+
+	c->op_runs = false;
+	if (why)
+		send_error(c, relay->id, why);
+	else if (c->peer)
+		qmp_peer_return(c->peer, relay->id, result);
+	json_decref(relay->id);
+	free(relay);
+	go_on(c);
+}
+
+static struct relay *relay_new(struct client *c, json_t *id, bool merge)
+{
+	struct relay *relay = calloc(1, sizeof *relay);
+
+	if (relay)
+		*relay = (struct relay){c, id ? json_incref(id) : NULL, merge};
+	return relay;
+}
+
+static void start_op(struct client *c, const struct op *op, json_t *args, json_t *id)
+{
+	struct relay *relay = relay_new(c, id, false);
+
+	if (!relay)
+		return;
+	c->op_runs = true;
+	qmp_peer_pause(c->peer);
+	op_run(c->guest, op, args, on_op_done, relay);
+}
+
+/* ---- Passing on ---- */
+
+static void return_merged(struct client *c, json_t *id, const struct qmp_reply *reply)
+{
+	json_auto_t *list = qmp_json_decode(reply->raw, reply->raw_len, NULL);
+
+	if (!json_is_array(list))
+		list = json_array();
+	for (const struct op *const *o = all_ops; *o; o++)
+		json_array_append_new(list, json_pack("{s:s}", "name", (*o)->name));
+	qmp_peer_return(c->peer, id, list);
+}
+
+static void on_reply(void *data, const struct qmp_reply *reply)
+{
+	struct relay *relay = data;
+	struct client *c = relay->client;
+
+	c->in_flight--;
+	if (c->peer && reply->status == 0 && relay->merge)
+		return_merged(c, relay->id, reply);
+	else if (c->peer && reply->status == 0)
+		qmp_peer_return_raw(c->peer, relay->id, reply->raw, reply->raw_len);
+	else if (c->peer && reply->status == -EREMOTEIO)
+		qmp_peer_error_raw(c->peer, relay->id, reply->raw, reply->raw_len);
+	else if (c->peer)
+		send_error(c, relay->id, &reply->error);
+	json_decref(relay->id);
+	free(relay);
+	go_on(c);
+}
+
+static void pass_on(struct client *c, const struct qmp_peer_command *command)
+{
+	struct vm *vm = c->guest->vm;
+	struct qmp_command out = {
+		.name = command->name,
+		.arguments = command->arguments,
+		.fds = command->fds,
+		.n_fds = command->n_fds,
+		.timeout_ms = UINT64_MAX, /* the client has its own patience */
+		.oob = command->oob,
+		.raw = true,
+	};
+	struct qmp_error err = {0};
+	struct qmp_session *s = vm_session(vm, &err);
+	struct relay *relay = relay_new(c, command->id, streq(command->name, "query-commands"));
+
+	if (!relay)
+		return;
+	if (streq(command->name, "quit"))
+		vm->wanted_end = true;
+	if (!s || qmp_session_execute(s, &out, on_reply, relay, NULL, &err) < 0) {
+		send_error(c, command->id, &err);
+		json_decref(relay->id);
+		free(relay);
+		return;
+	}
+	if (++c->in_flight >= QMP_IN_FLIGHT)
+		qmp_peer_pause(c->peer);
+}
+
+static bool may(const struct client *c, const struct op *op, const char *name)
+{
+	if (!c->read_only)
+		return true;
+	return op ? !op->changes : strncmp(name, "query-", 6) == 0 || streq(name, "qom-list") || streq(name, "qom-get");
+}
+
+static void on_command(void *data, struct qmp_peer *p, const struct qmp_peer_command *command)
+{
+	struct client *c = data;
+	const struct op *op = op_find(command->name);
+
+	if (!may(c, op, command->name)) {
+		qmp_peer_error(p, command->id, "GenericError", "This socket is for looking only; use control.sock");
+	} else if (!op) {
+		pass_on(c, command);
+	} else if (c->in_flight > 0) {
+		c->held = op;
+		c->held_args = json_incref(command->arguments);
+		c->held_id = command->id ? json_incref(command->id) : NULL;
+		qmp_peer_pause(p);
+	} else {
+		start_op(c, op, command->arguments, command->id);
+	}
+}
+
+/* ---- Listening ---- */
+
+/* What a client hears before QEMU has said anything itself. */
+static json_t *greeting_of(const struct guest *g)
+{
+	json_t *version = json_object_get(g->vm->host_facts, "qemu-version");
+
+	if (g->vm->greeting)
+		return json_incref(g->vm->greeting);
+	return json_pack("{s:{s:O, s:s}, s:[]}", "version", "qemu", version ? version : json_null(), "package", "",
+			 "capabilities");
+}
+
+static void on_connection(uv_poll_t *handle, int status, int events)
+{
+	struct listener *l = handle->data;
+	json_auto_t *greeting = greeting_of(l->guest);
+	int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+	struct client *c = fd >= 0 ? calloc(1, sizeof *c) : NULL;
+	struct qmp_peer_options o = {
+		.greeting = greeting, .on_command = on_command, .on_close = on_client_close, .data = c};
+	size_t n = 0;
+
+	UNUSED(status);
+	UNUSED(events);
+	for (const struct client *other = l->guest->clients; other; other = other->next)
+		n++;
+	if (!c || n >= CLIENTS_MAX || qmp_peer_new(l->guest->keeper->loop, fd, &o, &c->peer, NULL) < 0) {
+		free(c);
+		if (fd >= 0)
+			(void)close(fd);
+		return;
+	}
+	c->guest = l->guest;
+	c->read_only = l->read_only;
+	c->next = l->guest->clients;
+	l->guest->clients = c;
+}
+
+int listener_new(struct guest *g, const char *file, bool read_only, struct listener **ret, struct qmp_error *err)
+{
+	struct listener *l = calloc(1, sizeof *l);
+	int r;
+
+	if (!l)
+		return qmp_error_errno(err, -ENOMEM, "listening on %s", file);
+	r = vm_socket_listen(g->vm->run_dir, file, &l->fd, err);
+	if (r == 0)
+		r = uv_poll_init(g->keeper->loop, &l->poll, l->fd);
+	if (r < 0) {
+		free(l);
+		return qmp_error_errno(err, r, "listening on %s", file);
+	}
+	l->guest = g;
+	l->read_only = read_only;
+	l->poll.data = l;
+	uv_poll_start(&l->poll, UV_READABLE, on_connection);
+	*ret = l;
+	return 0;
+}
+
+static void on_closed(uv_handle_t *h)
+{
+	free(h->data);
+}
+
+void listener_free(struct listener *l)
+{
+	if (!l)
+		return;
+	uv_poll_stop(&l->poll);
+	uv_close((uv_handle_t *)&l->poll, on_closed);
+	(void)close(l->fd);
+}
+
+/* At the very end: QEMU's session and the operations are gone already. */
+void clients_free(struct guest *g)
+{
+	while (g->clients) {
+		struct client *c = g->clients;
+		g->clients = c->next;
+		qmp_peer_free(c->peer);
+		json_decref(c->held_args);
+		json_decref(c->held_id);
+		free(c);
+	}
+}
+
+void guest_send(struct guest *g, const char *raw, size_t len)
+{
+	for (struct client *c = g->clients; c; c = c->next)
+		if (c->peer)
+			qmp_peer_send_raw(c->peer, raw, len);
+}

@@ -1,0 +1,158 @@
+#include "qmpctl/keeper.h"
+#include "proto/base.h"
+
+#include <sys/time.h>
+
+void keeper_init(struct keeper *k, uv_loop_t *loop, const struct vm_dirs *dirs)
+{
+	*k = (struct keeper){.loop = loop, .dirs = dirs};
+	uv_timer_init(loop, &k->idle);
+	k->idle.data = k;
+}
+
+void guest_send_event(struct guest *g, const char *name, json_t *data_consume)
+{
+	struct timeval now;
+	json_auto_t *event = NULL;
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+
+	gettimeofday(&now, NULL);
+	event = json_pack("{s:{s:I, s:I}, s:s, s:o}", "timestamp", "seconds", (json_int_t)now.tv_sec, "microseconds",
+			  (json_int_t)now.tv_usec, "event", name, "data", data_consume);
+	text = event ? qmp_json_encode(event, JSON_COMPACT | JSON_ENSURE_ASCII, &len) : NULL;
+	if (text)
+		guest_send(g, text, len);
+}
+
+/* ---- What the VM tells ---- */
+
+/* An operation that is told may end, and be taken out of the list. */
+#define tell_calls(g, hook, ...)                                                                                     \
+	do {                                                                                                         \
+		if ((g)->running && (g)->running->hook)                                                              \
+			(g)->running->hook((g)->running, ##__VA_ARGS__);                                             \
+		for (struct op_call *c_ = (g)->watching, *next_; c_; c_ = next_) {                                   \
+			next_ = c_->next;                                                                            \
+			if (c_->hook)                                                                                \
+				c_->hook(c_, ##__VA_ARGS__);                                                         \
+		}                                                                                                    \
+	} while (0)
+
+static void on_idle(uv_timer_t *t)
+{
+	struct keeper *k = t->data;
+
+	for (struct guest *g = k->guests; g; g = g->next)
+		if (g->vm->state != VM_STOPPED || g->running || g->queue || g->restarting)
+			return;
+	if (k->on_idle)
+		k->on_idle(k);
+}
+
+static void on_state(void *data, struct vm *vm)
+{
+	struct guest *g = data;
+
+	guest_send_event(g, "QMPCTL_STATE", json_pack("{s:s, s:s}", "name", vm->name, "state", vm_state_name(vm->state)));
+	if (vm->state == VM_STOPPED || vm->state == VM_UNRESPONSIVE)
+		change_abandon(g);
+	if (vm->state == VM_STOPPED) {
+		json_array_clear(g->pending);
+		g->agent_open = false;
+	}
+	tell_calls(g, on_state);
+	if (vm->state == VM_STOPPED)
+		uv_timer_start(&g->keeper->idle, on_idle, 0, 0);
+}
+
+static void on_event(void *data, struct vm *vm, const struct qmp_event *event)
+{
+	struct guest *g = data;
+
+	UNUSED(vm);
+	guest_send(g, event->raw, event->raw_len);
+	if (streq(event->name, "VSERPORT_CHANGE") && event->data &&
+	    streq(json_string_value(json_object_get(event->data, "id")), "agent-port"))
+		g->agent_open = json_is_true(json_object_get(event->data, "open"));
+	change_reconcile(g, event);
+	tell_calls(g, on_event, event);
+}
+
+static void on_console(void *data, struct vm *vm, const char *console, const char *text, size_t len)
+{
+	struct guest *g = data;
+
+	UNUSED(vm);
+	UNUSED(text);
+	tell_calls(g, on_console, console, len);
+}
+
+/* ---- Guests ---- */
+
+int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err)
+{
+	struct guest *g = calloc(1, sizeof *g);
+	struct vm_handlers h = {on_state, on_event, on_console, g};
+	int r;
+
+	if (!g)
+		return qmp_error_errno(err, -ENOMEM, "%s", name);
+	g->keeper = k;
+	g->pending = json_array();
+	r = vm_open(k->loop, k->dirs, name, &h, &g->vm, err);
+	if (r == 0 && serve) {
+		r = listener_new(g, "control.sock", false, &g->control, err);
+		if (r == 0)
+			r = listener_new(g, "observe.sock", true, &g->observe, err);
+	}
+	if (r < 0) {
+		listener_free(g->control);
+		vm_close(g->vm);
+		json_decref(g->pending);
+		free(g);
+		return r;
+	}
+	g->next = k->guests;
+	k->guests = g;
+	*ret = g;
+	return 0;
+}
+
+static void fail_calls(struct guest *g)
+{
+	struct qmp_error err = {0};
+
+	qmp_error_set(&err, QMP_ERR_CLOSED, -ESHUTDOWN, "the keeper of %s ends", g->vm->name);
+	while (g->queue) {
+		struct op_call *call = g->queue;
+		g->queue = call->next;
+		op_fail(call, &err);
+	}
+	if (g->running)
+		op_fail(g->running, &err);
+	while (g->watching)
+		op_fail(g->watching, &err);
+}
+
+void keeper_close(struct keeper *k)
+{
+	while (k->guests) {
+		struct guest *g = k->guests;
+		k->guests = g->next;
+		if (g->control) {
+			(void)unlinkat(g->vm->run_dir, "control.sock", 0);
+			(void)unlinkat(g->vm->run_dir, "observe.sock", 0);
+		}
+		listener_free(g->control);
+		listener_free(g->observe);
+		change_abandon(g);
+		fail_calls(g);
+		vm_close(g->vm); /* answers what is in flight */
+		clients_free(g);
+		json_decref(g->pending);
+		free(g);
+	}
+	uv_timer_stop(&k->idle);
+	uv_close((uv_handle_t *)&k->idle, NULL);
+}

@@ -1,0 +1,111 @@
+/*
+ * The keeper: one loop that holds VMs, serves their control sockets and runs operations on them.
+ *
+ * A guest is a VM in a keeper's hands: its clients, the operations that wait their turn (serial for each VM), and what
+ * is pending with the guest. The same code serves a verb on a stopped VM, without sockets.
+ */
+#pragma once
+
+#include "launcher/vm.h"
+
+struct keeper;
+struct guest;
+struct op_call;
+
+/* RESULT (borrowed) on success, WHY on failure: one of them is NULL. */
+typedef void (*op_done_cb)(void *data, json_t *result, const struct qmp_error *why);
+
+/* ---- Operations (op.c: the table) ---- */
+
+struct op_arg {
+	const char *name, *type, *summary; /* type as query-qmp-schema's meta: string, int, bool, object */
+	bool required;
+};
+
+struct op {
+	const char *name, *summary;
+	const struct op_arg *args; /* ends with a NULL name */
+	bool changes;              /* one at a time for each VM, and not on observe.sock */
+	bool urgent;               /* does not wait for the change that runs */
+	bool waits;                /* may take as long as the guest takes */
+	/* Starts it; the call ends in op_return or op_fail, at once or later. */
+	void (*start)(struct op_call *call);
+};
+
+struct op_call {
+	struct op_call *next;
+	const struct op *op;
+	struct guest *guest;
+	json_t *args;
+	op_done_cb done;
+	void *data;
+	uv_timer_t timer; /* for operations that wait; initialised, unused otherwise */
+	/* Called for what happens to the guest while the operation runs; NULL: not interested. */
+	void (*on_state)(struct op_call *call);
+	void (*on_event)(struct op_call *call, const struct qmp_event *event);
+	void (*on_console)(struct op_call *call, const char *console, size_t len);
+	void *state; /* the operation's own; freed with the call */
+};
+
+extern const struct op *const all_ops[]; /* ends with NULL */
+const struct op *op_find(const char *name);
+json_t *op_schema(void);
+/* Starts or queues the operation; DONE once, possibly from inside. ARGS borrowed. */
+void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done, void *data);
+void op_return(struct op_call *call, json_t *result_consume);
+void op_fail(struct op_call *call, const struct qmp_error *why);
+/* Arguments by name, checked against the table already. */
+const char *op_text(const struct op_call *call, const char *name);
+bool op_flag(const struct op_call *call, const char *name, bool fallback);
+int64_t op_int(const struct op_call *call, const char *name, int64_t fallback);
+
+/* ---- Guests ---- */
+
+struct guest {
+	struct guest *next;
+	struct keeper *keeper;
+	struct vm *vm;
+	struct client *clients;
+	struct listener *control, *observe;
+	struct op_call *running, *queue, *watching; /* the change that runs; those that wait; those that only look on */
+	struct vm_exec *execs[8]; /* plans under way: one change, and what was pending */
+	json_t *pending; /* [{"item", "waits-for", "since", "rest"}] */
+	bool restarting; /* it stops to start again */
+	bool agent_open;
+};
+
+/* Changes of the spec, live and kept (change.c). EDIT alters SPEC in place. */
+typedef int (*spec_edit)(json_t *spec, const json_t *item, struct qmp_error *err);
+void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json_t *result_consume);
+/* Gives a disk without a format the one that its image's header says; says so in RESULT (may be NULL). */
+int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err);
+/* A device that was waited for is gone: finishes what is pending. */
+void change_reconcile(struct guest *g, const struct qmp_event *event);
+
+/* The session is gone: plans under way end. */
+void change_abandon(struct guest *g);
+
+/* ---- Keeper ---- */
+
+struct keeper {
+	uv_loop_t *loop;
+	const struct vm_dirs *dirs;
+	struct guest *guests;
+	bool leave_on_term; /* SIGTERM leaves the VMs running */
+	bool leaving;
+	void (*on_idle)(struct keeper *k); /* every VM has stopped and everybody was told */
+	uv_timer_t idle;
+};
+
+void keeper_init(struct keeper *k, uv_loop_t *loop, const struct vm_dirs *dirs);
+/* Opens the VM (lock, spec). SERVE: with control.sock. */
+int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err);
+void keeper_close(struct keeper *k);
+/* Tells every client of G. */
+void guest_send(struct guest *g, const char *raw, size_t len);
+void guest_send_event(struct guest *g, const char *name, json_t *data_consume);
+
+/* control.c */
+int listener_new(struct guest *g, const char *file, bool read_only, struct listener **ret, struct qmp_error *err);
+void listener_free(struct listener *l);
+void clients_free(struct guest *g);

@@ -1,0 +1,177 @@
+#include "qmpctl/keeper.h"
+#include "proto/base.h"
+
+#include <stdio.h>
+
+const struct op *op_find(const char *name)
+{
+	for (const struct op *const *o = all_ops; *o; o++)
+		if (streq((*o)->name, name))
+			return *o;
+	return NULL;
+}
+
+json_t *op_schema(void)
+{
+	json_t *list = json_array();
+
+	for (const struct op *const *o = all_ops; *o; o++) {
+		json_t *args = json_array();
+		for (const struct op_arg *a = (*o)->args; a->name; a++)
+			json_array_append_new(args, json_pack("{s:s, s:s, s:b, s:s}", "name", a->name, "type", a->type,
+							      "optional", !a->required, "summary", a->summary));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:b, s:o}", "name", (*o)->name, "summary",
+						      (*o)->summary, "changes", (*o)->changes, "waits", (*o)->waits,
+						      "arguments", args));
+	}
+	return json_pack("{s:o}", "operations", list);
+}
+
+/* ---- Arguments ---- */
+
+static bool type_fits(const char *type, const json_t *value)
+{
+	if (streq(type, "string"))
+		return json_is_string(value);
+	if (streq(type, "int"))
+		return json_is_integer(value);
+	if (streq(type, "bool"))
+		return json_is_boolean(value);
+	return json_is_object(value);
+}
+
+static int check_args(const struct op *op, const json_t *args, struct qmp_error *err)
+{
+	const char *key;
+	json_t *value;
+
+	json_object_foreach((json_t *)args, key, value)
+	{
+		const struct op_arg *a = op->args;
+		while (a->name && !streq(a->name, key))
+			a++;
+		if (!a->name)
+			return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "Parameter '%s' is unexpected", key);
+		if (!type_fits(a->type, value))
+			return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+					     "Invalid parameter type for '%s', expected: %s", key, a->type);
+	}
+	for (const struct op_arg *a = op->args; a->name; a++)
+		if (a->required && !json_object_get(args, a->name))
+			return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "Parameter '%s' is missing", a->name);
+	return 0;
+}
+
+const char *op_text(const struct op_call *call, const char *name)
+{
+	return json_string_value(json_object_get(call->args, name));
+}
+
+bool op_flag(const struct op_call *call, const char *name, bool fallback)
+{
+	const json_t *v = json_object_get(call->args, name);
+
+	return v ? json_is_true(v) : fallback;
+}
+
+int64_t op_int(const struct op_call *call, const char *name, int64_t fallback)
+{
+	const json_t *v = json_object_get(call->args, name);
+
+	return v ? json_integer_value(v) : fallback;
+}
+
+/* ---- Running: changes one at a time, the rest beside them ---- */
+
+static void on_timer_closed(uv_handle_t *h)
+{
+	struct op_call *call = container_of((uv_timer_t *)h, struct op_call, timer);
+
+	json_decref(call->args);
+	free(call->state);
+	free(call);
+}
+
+static void unlink_call(struct op_call **list, struct op_call *call)
+{
+	for (; *list; list = &(*list)->next)
+		if (*list == call) {
+			*list = call->next;
+			return;
+		}
+}
+
+static void start_next(struct guest *g)
+{
+	struct op_call *call = g->queue;
+
+	if (g->running || !call)
+		return;
+	g->queue = call->next;
+	call->next = NULL;
+	g->running = call;
+	call->op->start(call);
+}
+
+static void finish(struct op_call *call, json_t *result, const struct qmp_error *why)
+{
+	struct guest *g = call->guest;
+
+	if (g->running == call)
+		g->running = NULL;
+	unlink_call(&g->watching, call);
+	call->on_state = NULL;
+	call->on_event = NULL;
+	call->on_console = NULL;
+	uv_timer_stop(&call->timer);
+	call->done(call->data, result, why);
+	uv_close((uv_handle_t *)&call->timer, on_timer_closed);
+	start_next(g);
+}
+
+void op_return(struct op_call *call, json_t *result_consume)
+{
+	json_t *result = result_consume ? result_consume : json_object();
+
+	finish(call, result, NULL);
+	json_decref(result);
+}
+
+void op_fail(struct op_call *call, const struct qmp_error *why)
+{
+	finish(call, NULL, why);
+}
+
+void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done, void *data)
+{
+	struct qmp_error err = {0};
+	struct op_call *call;
+
+	if (check_args(op, args, &err) < 0) {
+		done(data, NULL, &err);
+		return;
+	}
+	call = calloc(1, sizeof *call);
+	if (!call) {
+		qmp_error_errno(&err, -ENOMEM, "%s", op->name);
+		done(data, NULL, &err);
+		return;
+	}
+	call->op = op;
+	call->guest = g;
+	call->args = json_incref(args);
+	call->done = done;
+	call->data = data;
+	uv_timer_init(g->keeper->loop, &call->timer);
+	if (op->changes && !op->urgent) {
+		struct op_call **tail = &g->queue;
+		while (*tail)
+			tail = &(*tail)->next;
+		*tail = call;
+		start_next(g);
+	} else {
+		call->next = g->watching;
+		g->watching = call;
+		op->start(call);
+	}
+}

@@ -1,0 +1,654 @@
+/*
+ * The operations that control.sock has beside QEMU's commands, one entry each in the table at the end.
+ */
+#include "qmpctl/keeper.h"
+#include "images/header.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <time.h>
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+static void fail(struct op_call *call, enum qmp_error_kind kind, int code, const char *fmt, ...) _printf_(4, 5);
+static void fail(struct op_call *call, enum qmp_error_kind kind, int code, const char *fmt, ...)
+{
+	struct qmp_error err = {0};
+	char text[QMP_ERROR_MAX];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	qmp_error_set(&err, kind, code, "%s", text);
+	op_fail(call, &err);
+}
+
+/* ---- status, show, schema ---- */
+
+static json_t *pending_for_people(const struct guest *g)
+{
+	json_t *list = json_array(), *entry;
+	size_t i;
+
+	json_array_foreach(g->pending, i, entry)
+	{
+		json_t *copy = json_copy(entry);
+		json_object_del(copy, "rest");
+		json_array_append_new(list, copy);
+	}
+	return list;
+}
+
+static void start_status(struct op_call *call)
+{
+	const struct guest *g = call->guest;
+	const struct vm *vm = g->vm;
+	json_t *s = json_pack("{s:s, s:s, s:O?, s:o, s:i}", "name", vm->name, "state", vm_state_name(vm->state), "uuid",
+			      json_object_get(vm->spec, "uuid"), "pending", pending_for_people(g), "keeper-pid",
+			      (int)getpid());
+
+	if (vm->qemu) {
+		json_object_set_new(s, "pid", json_integer(vm_child_pid(vm_qemu_child(vm->qemu))));
+		json_object_set_new(s, "uptime", json_integer((json_int_t)time(NULL) - vm->started));
+		json_object_update_missing(s, vm->host_facts);
+		json_object_set_new(s, "agent", json_boolean(g->agent_open));
+	}
+	if (g->running)
+		json_object_set_new(s, "operation", json_string(g->running->op->name));
+	if (vm->last_end)
+		json_object_set(s, "last-end", vm->last_end);
+	op_return(call, s);
+}
+
+static void start_show(struct op_call *call)
+{
+	const struct vm *vm = call->guest->vm;
+	json_t *r = json_pack("{s:O}", "spec", vm->spec);
+
+	if (vm->running) {
+		json_object_set(r, "running", vm->running);
+		json_object_set(r, "host", vm->host_facts);
+		json_object_set(r, "argv", vm->argv);
+	}
+	op_return(call, r);
+}
+
+static void start_schema(struct op_call *call)
+{
+	op_return(call, op_schema());
+}
+
+/* ---- Items: disks and NICs ---- */
+
+static int edit_append(json_t *spec, const char *kind, const json_t *item, struct qmp_error *err)
+{
+	json_t *list = json_object_get(spec, kind);
+	const char *id = text_of(item, "id");
+
+	if (vm_spec_find(spec, "disks", id) || vm_spec_find(spec, "nics", id) || vm_spec_find(spec, "consoles", id))
+		return qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "the VM %s has \"%s\" already", text_of(spec, "name"), id);
+	if (!list) {
+		list = json_array();
+		json_object_set_new(spec, kind, list);
+	}
+	return json_array_append_new(list, json_deep_copy(item)) < 0 ? -ENOMEM : 0;
+}
+
+static int edit_add_disk(json_t *spec, const json_t *item, struct qmp_error *err)
+{
+	return edit_append(spec, "disks", item, err);
+}
+
+static int edit_add_nic(json_t *spec, const json_t *item, struct qmp_error *err)
+{
+	return edit_append(spec, "nics", item, err);
+}
+
+/* What both specs have, in one: ids, ports and MACs are chosen so that they fit either. */
+static json_t *both_specs(const struct vm *vm)
+{
+	static const char *const kinds[] = {"disks", "nics"};
+	json_t *both = json_deep_copy(vm->spec), *item;
+	size_t i;
+
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+		json_array_foreach(json_object_get(vm->running, kinds[k]), i, item)
+			if (!vm_spec_find(both, kinds[k], text_of(item, "id")))
+				(void)edit_append(both, kinds[k], item, NULL);
+	return both;
+}
+
+/* ITEM with what is chosen once; NULL on failure. */
+static json_t *complete_item(const struct vm *vm, const char *kind, json_t *item, struct qmp_error *err)
+{
+	json_auto_t *both = both_specs(vm);
+	json_t *list = json_object_get(both, kind), *last;
+
+	if (!list) {
+		list = json_array();
+		json_object_set_new(both, kind, list);
+	}
+	json_array_append_new(list, json_deep_copy(item));
+	if (vm_spec_check(both, err) < 0 || vm_spec_complete(both, err) < 0)
+		return NULL;
+	last = json_array_get(list, json_array_size(list) - 1);
+	return json_incref(last);
+}
+
+/* The format is decided by us, once, and then stands in the spec. */
+int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err)
+{
+	const char *path = text_of(disk, "path");
+	struct img_header h;
+
+	if (!path || text_of(disk, "format"))
+		return 0;
+	if (img_header_read(path, &h, err) < 0)
+		return err->code;
+	if (h.has_backing && !json_object_get(disk, "backing"))
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "the image %s wants the backing file \"%s\", which the spec does not name; give the disk "
+				     "\"backing\": {\"path\": ..., \"format\": ...}",
+				     path, h.backing);
+	if (h.has_data_file)
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "the image %s keeps its data in another file; that is not supported", path);
+	json_object_set_new(disk, "format", json_string(h.format));
+	if (result)
+		json_object_set_new(result, "format-note",
+			    json_string(streq(h.format, "raw") ? "nothing that looks like a format: taken as raw; pass "
+								 "format=... to say otherwise"
+							       : "read from the image's header"));
+	return 0;
+}
+
+static void add_item(struct op_call *call, const char *kind, const char *key, spec_edit edit)
+{
+	json_auto_t *given = json_deep_copy(json_object_get(call->args, key));
+	json_t *result = json_object(), *item;
+	struct qmp_error err = {0};
+
+	if (streq(kind, "disks") && disk_decide_format(given, result, &err) < 0) {
+		json_decref(result);
+		op_fail(call, &err);
+		return;
+	}
+	item = complete_item(call->guest->vm, kind, given, &err);
+	if (!item) {
+		json_decref(result);
+		op_fail(call, &err);
+		return;
+	}
+	json_object_set(result, "id", json_object_get(item, "id"));
+	json_object_set(result, key, item);
+	change_run(call, edit, item, result);
+}
+
+static int edit_remove(json_t *spec, const char *kind, const json_t *item)
+{
+	/* Where it is in one of the two specs alone, the other is fine as it is. */
+	(void)vm_spec_remove(spec, kind, text_of(item, "id"));
+	return 0;
+}
+
+static int edit_remove_disk(json_t *spec, const json_t *item, struct qmp_error *err)
+{
+	UNUSED(err);
+	return edit_remove(spec, "disks", item);
+}
+
+static int edit_remove_nic(json_t *spec, const json_t *item, struct qmp_error *err)
+{
+	UNUSED(err);
+	return edit_remove(spec, "nics", item);
+}
+
+static void list_ids(const json_t *spec, const char *kind, char *out, size_t size)
+{
+	json_t *item;
+	size_t i, n = 0;
+
+	out[0] = '\0';
+	json_array_foreach(json_object_get(spec, kind), i, item)
+		if (n < size)
+			n += (size_t)snprintf(out + n, size - n, "%s%s", i ? ", " : "", text_of(item, "id"));
+}
+
+static void remove_item(struct op_call *call, const char *kind, const char *noun, spec_edit edit)
+{
+	const struct vm *vm = call->guest->vm;
+	const char *id = op_text(call, "id");
+	json_t *entry;
+	char ids[400];
+	size_t i;
+
+	json_array_foreach(call->guest->pending, i, entry)
+	{
+		char path[64];
+		snprintf(path, sizeof path, "%s.%s", kind, id);
+		if (!streq(text_of(entry, "item"), path))
+			continue;
+		op_return(call, json_pack("{s:s, s:s, s:O, s:s}", "id", id, "outcome", "pending", "waits-for",
+					  json_object_get(entry, "waits-for"), "why",
+					  "it has been asked for already; the guest has not let go yet"));
+		return;
+	}
+	if (!vm_spec_find(vm->spec, kind, id) && !(vm->running && vm_spec_find(vm->running, kind, id))) {
+		list_ids(vm->running ? vm->running : vm->spec, kind, ids, sizeof ids);
+		fail(call, QMP_ERR_NOT_FOUND, -ENOENT, "the VM %s has no %s \"%s\"; it has %s", vm->name, noun, id,
+		     *ids ? ids : "none");
+		return;
+	}
+	change_run(call, edit, json_pack("{s:s}", "id", id), json_pack("{s:s}", "id", id));
+}
+
+static void start_disk_add(struct op_call *call)
+{
+	add_item(call, "disks", "disk", edit_add_disk);
+}
+
+static void start_disk_remove(struct op_call *call)
+{
+	remove_item(call, "disks", "disk", edit_remove_disk);
+}
+
+static void start_nic_add(struct op_call *call)
+{
+	add_item(call, "nics", "nic", edit_add_nic);
+}
+
+static void start_nic_remove(struct op_call *call)
+{
+	remove_item(call, "nics", "NIC", edit_remove_nic);
+}
+
+/* ---- set, apply ---- */
+
+static int edit_replace(json_t *spec, const json_t *item, struct qmp_error *err)
+{
+	UNUSED(err);
+	json_object_clear(spec);
+	return json_object_update(spec, (json_t *)item);
+}
+
+static int check_name(const struct vm *vm, const json_t *spec, struct qmp_error *err)
+{
+	const char *name = text_of(spec, "name");
+
+	if (name && streq(name, vm->name))
+		return 0;
+	return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "the spec is for \"%s\", not for \"%s\"; use rename to rename",
+			     name ? name : "(no name)", vm->name);
+}
+
+/* What the new spec leaves open but was chosen once is kept: uuid, MACs and ports by id. */
+static void carry_over(const json_t *old, json_t *spec)
+{
+	static const struct {
+		const char *kind, *key;
+	} kept[] = {{"disks", "port"}, {"nics", "port"}, {"nics", "mac"}};
+	static const char *const top[] = {"uuid", "scsi-port"};
+	json_t *item;
+	size_t i;
+
+	for (size_t k = 0; k < ARRAY_SIZE(top); k++)
+		if (!json_object_get(spec, top[k]) && json_object_get(old, top[k]))
+			json_object_set(spec, top[k], json_object_get(old, top[k]));
+	for (size_t k = 0; k < ARRAY_SIZE(kept); k++)
+		json_array_foreach(json_object_get(spec, kept[k].kind), i, item)
+		{
+			const char *id = text_of(item, "id");
+			json_t *before = id ? vm_spec_find(old, kept[k].kind, id) : NULL;
+			if (before && !json_object_get(item, kept[k].key) && json_object_get(before, kept[k].key))
+				json_object_set(item, kept[k].key, json_object_get(before, kept[k].key));
+		}
+}
+
+static void start_apply(struct op_call *call)
+{
+	const struct vm *vm = call->guest->vm;
+	json_t *spec = json_deep_copy(json_object_get(call->args, "spec"));
+	struct qmp_error err = {0};
+
+	if (vm_spec_check(spec, &err) == 0 && check_name(vm, spec, &err) == 0) {
+		carry_over(vm->spec, spec);
+		if (vm_spec_complete(spec, &err) >= 0) {
+			change_run(call, edit_replace, spec, json_object());
+			return;
+		}
+	}
+	json_decref(spec);
+	op_fail(call, &err);
+}
+
+static int edit_set(json_t *spec, const json_t *item, struct qmp_error *err)
+{
+	const char *path;
+	json_t *value;
+
+	json_object_foreach((json_t *)item, path, value)
+	{
+		int r = vm_spec_set(spec, path, json_string_value(value), err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static void start_set(struct op_call *call)
+{
+	json_t *values = json_object_get(call->args, "values"), *value;
+	const char *path;
+
+	json_object_foreach(values, path, value)
+		if (streq(path, "name") || (!json_is_string(value) && !json_is_null(value))) {
+			fail(call, QMP_ERR_USAGE, -EINVAL, "%s: %s", path,
+			     streq(path, "name") ? "use rename" : "values are strings (JSON text), or null to remove");
+			return;
+		}
+	change_run(call, edit_set, json_incref(values), json_object());
+}
+
+/* ---- stop, kill, reboot ---- */
+
+struct stopping {
+	int stage; /* 0: asked the guest; 1: quit; 2: SIGTERM; 3: SIGKILL */
+	bool again;
+};
+
+static void stop_escalate(struct op_call *call);
+
+static const char *const stages[] = {"power button", "quit", "SIGTERM", "SIGKILL"};
+
+static void on_restarted(void *data, const struct qmp_error *why)
+{
+	struct op_call *call = data;
+
+	call->guest->restarting = false;
+	if (why)
+		op_fail(call, why);
+	else
+		op_return(call, json_pack("{s:s}", "outcome", "done"));
+}
+
+static void on_stop_state(struct op_call *call)
+{
+	const struct stopping *s = call->state;
+	struct vm *vm = call->guest->vm;
+	struct qmp_error err = {0};
+
+	if (vm->state != VM_STOPPED)
+		return;
+	if (s->again) {
+		call->on_state = NULL;
+		uv_timer_stop(&call->timer);
+		if (vm_start(vm, false, on_restarted, call, &err) < 0)
+			op_fail(call, &err);
+		return;
+	}
+	op_return(call, json_pack("{s:s, s:s, s:O}", "outcome", "done", "how", stages[s->stage], "last-end", vm->last_end));
+}
+
+static void on_stop_reply(void *data, const struct qmp_reply *reply)
+{
+	UNUSED(data);
+	UNUSED(reply); /* what counts is that the process ends */
+}
+
+static void on_stop_timeout(uv_timer_t *t)
+{
+	struct op_call *call = container_of(t, struct op_call, timer);
+	const struct stopping *s = call->state;
+
+	if (s->stage == 0 && !op_flag(call, "force", false)) {
+		call->guest->restarting = false;
+		fail(call, QMP_ERR_TIMEOUT, -ETIMEDOUT,
+		     "the guest of %s did not power off within %lld s of the power button; it still runs. Wait longer "
+		     "(--timeout), or end it with --force or kill",
+		     call->guest->vm->name, (long long)op_int(call, "timeout", 60));
+		return;
+	}
+	stop_escalate(call);
+}
+
+/* The next harder way. */
+static void stop_escalate(struct op_call *call)
+{
+	struct stopping *s = call->state;
+	struct vm *vm = call->guest->vm;
+	struct qmp_session *session = vm_session(vm, NULL);
+
+	s->stage++;
+	vm->wanted_end = true;
+	if (s->stage == 1 && session)
+		(void)qmp_session_execute(session, &(struct qmp_command){.name = "quit"}, on_stop_reply, NULL, NULL, NULL);
+	else if (s->stage == 2)
+		vm_kill(vm, SIGTERM);
+	else if (s->stage >= 3)
+		vm_kill(vm, SIGKILL);
+	uv_timer_start(&call->timer, on_stop_timeout, s->stage < 3 ? 5000 : 1000, 0);
+}
+
+static bool begin_stop(struct op_call *call, bool again)
+{
+	struct stopping *s = calloc(1, sizeof *s);
+	const struct vm *vm = call->guest->vm;
+
+	call->state = s;
+	if (!s || vm->state == VM_STOPPED) {
+		fail(call, QMP_ERR_STATE, -EALREADY, "the VM %s is not running", vm->name);
+		return false;
+	}
+	s->again = again;
+	call->on_state = on_stop_state;
+	return true;
+}
+
+static void press_power_button(struct op_call *call)
+{
+	struct vm *vm = call->guest->vm;
+	struct qmp_error err = {0};
+	struct qmp_session *session = vm_session(vm, &err);
+	bool force = op_flag(call, "force", false);
+
+	if (!force && (!session || vm->state == VM_PAUSED)) {
+		call->guest->restarting = false;
+		if (session)
+			qmp_error_set(&err, QMP_ERR_STATE, -EAGAIN,
+				      "the VM %s is paused, its guest cannot react to the power button; resume it, or use "
+				      "--force",
+				      vm->name);
+		op_fail(call, &err);
+		return;
+	}
+	if (!session || vm->state == VM_PAUSED) {
+		stop_escalate(call);
+		return;
+	}
+	(void)qmp_session_execute(session, &(struct qmp_command){.name = "system_powerdown"}, on_stop_reply, NULL, NULL,
+				  NULL);
+	uv_timer_start(&call->timer, on_stop_timeout, (uint64_t)op_int(call, "timeout", 60) * 1000, 0);
+}
+
+static void start_stop(struct op_call *call)
+{
+	if (begin_stop(call, false))
+		press_power_button(call);
+}
+
+static void start_reboot(struct op_call *call)
+{
+	if (!begin_stop(call, true))
+		return;
+	call->guest->restarting = true;
+	press_power_button(call);
+}
+
+static void start_kill(struct op_call *call)
+{
+	struct stopping *s;
+
+	if (!begin_stop(call, false))
+		return;
+	s = call->state;
+	s->stage = 3;
+	vm_kill(call->guest->vm, SIGKILL);
+}
+
+/* ---- wait ---- */
+
+static bool wait_holds(const struct op_call *call)
+{
+	const struct vm *vm = call->guest->vm;
+	const char *what = op_text(call, "for"), *text = op_text(call, "text"), *said;
+	size_t len;
+
+	if (streq(what, "running") || streq(what, "stopped") || streq(what, "paused"))
+		return streq(what, vm_state_name(vm->state));
+	if (streq(what, "agent"))
+		return call->guest->agent_open;
+	if (!streq(what, "console"))
+		return false;
+	said = vm_console_recent(vm, op_text(call, "console"), &len);
+	return said && memmem(said, len, text, strlen(text));
+}
+
+static void wait_check(struct op_call *call)
+{
+	if (wait_holds(call))
+		op_return(call, json_pack("{s:s}", "outcome", "done"));
+}
+
+static void on_wait_state(struct op_call *call)
+{
+	const char *what = op_text(call, "for");
+
+	if (wait_holds(call))
+		wait_check(call);
+	else if (call->guest->vm->state == VM_STOPPED && !streq(what, "running"))
+		fail(call, QMP_ERR_STATE, -ESRCH, "the VM %s stopped before \"%s\" came", call->guest->vm->name, what);
+}
+
+static void on_wait_event(struct op_call *call, const struct qmp_event *event)
+{
+	const char *name = op_text(call, "event");
+
+	if (streq(op_text(call, "for"), "event") && streq(name, event->name))
+		op_return(call, json_pack("{s:s, s:O?}", "outcome", "done", "data", event->data));
+	else
+		wait_check(call);
+}
+
+static void on_wait_console(struct op_call *call, const char *console, size_t len)
+{
+	UNUSED(console);
+	UNUSED(len);
+	if (streq(op_text(call, "for"), "console"))
+		wait_check(call);
+}
+
+static void on_wait_timeout(uv_timer_t *t)
+{
+	struct op_call *call = container_of(t, struct op_call, timer);
+
+	fail(call, QMP_ERR_TIMEOUT, -ETIMEDOUT, "%s: \"%s\" did not come within %lld s; the VM is %s",
+	     call->guest->vm->name, op_text(call, "for"), (long long)op_int(call, "timeout", 60),
+	     vm_state_name(call->guest->vm->state));
+}
+
+static void start_wait(struct op_call *call)
+{
+	static const char *const choices[] = {"running", "stopped", "paused", "agent", "console", "event", NULL};
+	const char *what = op_text(call, "for");
+	bool known = false;
+
+	for (const char *const *c = choices; *c; c++)
+		known |= streq(*c, what);
+	if (!known || (streq(what, "console") && !op_text(call, "text")) || (streq(what, "event") && !op_text(call, "event"))) {
+		fail(call, QMP_ERR_USAGE, -EINVAL,
+		     "cannot wait for \"%s\": one of running, stopped, paused, agent, console=TEXT, event=NAME", what);
+		return;
+	}
+	call->on_state = on_wait_state;
+	call->on_event = on_wait_event;
+	call->on_console = on_wait_console;
+	uv_timer_start(&call->timer, on_wait_timeout, (uint64_t)op_int(call, "timeout", 60) * 1000, 0);
+	wait_check(call);
+}
+
+/* ---- console ---- */
+
+static void start_type(struct op_call *call)
+{
+	const char *text = op_text(call, "text");
+	int r = vm_console_write(call->guest->vm, op_text(call, "console"), text, strlen(text));
+
+	if (r < 0)
+		fail(call, r == -ENOENT ? QMP_ERR_NOT_FOUND : QMP_ERR_HOST, r, "typing into the console of %s: %s",
+		     call->guest->vm->name, r == -ENOENT ? "there is no such console, or the VM does not run" : strerror(-r));
+	else
+		op_return(call, NULL);
+}
+
+static void start_leave(struct op_call *call)
+{
+	struct keeper *k = call->guest->keeper;
+
+	k->leaving = true;
+	op_return(call, NULL);
+	uv_stop(k->loop);
+}
+
+/* ---- The table ---- */
+
+static const struct op_arg no_args[] = {{0}};
+#define CHANGE_ARGS                                                                                                  \
+	{"live", "bool", "change the running VM (default: true)", false},                                            \
+	{"config", "bool", "change the spec on disk (default: true)", false},                                        \
+	{"dry-run", "bool", "return the plan, change nothing", false},                                               \
+	{"timeout", "int", "seconds to wait for the guest (default: 30)", false}
+static const struct op_arg disk_add_args[] = {{"disk", "object", "as in the spec", true}, CHANGE_ARGS, {0}};
+static const struct op_arg nic_add_args[] = {{"nic", "object", "as in the spec", true}, CHANGE_ARGS, {0}};
+static const struct op_arg remove_args[] = {{"id", "string", "its id", true}, CHANGE_ARGS, {0}};
+static const struct op_arg apply_args[] = {{"spec", "object", "the whole spec", true}, CHANGE_ARGS, {0}};
+static const struct op_arg set_args[] = {{"values", "object", "path: JSON text or null", true}, CHANGE_ARGS, {0}};
+static const struct op_arg stop_args[] = {
+	{"timeout", "int", "seconds to wait for the guest (default: 60)", false},
+	{"force", "bool", "then quit, SIGTERM, SIGKILL", false},
+	{0},
+};
+static const struct op_arg wait_args[] = {
+	{"for", "string", "running, stopped, paused, agent, console or event", true},
+	{"text", "string", "console: what it must say", false},
+	{"console", "string", "console: its id (default: any)", false},
+	{"event", "string", "event: its name", false},
+	{"timeout", "int", "seconds (default: 60)", false},
+	{0},
+};
+static const struct op_arg type_args[] = {
+	{"text", "string", "what to type", true}, {"console", "string", "its id (default: the first)", false}, {0}};
+
+const struct op *const all_ops[] = {
+	&(const struct op){"qmpctl-status", "what the VM does", no_args, false, .waits = false, .start = start_status},
+	&(const struct op){"qmpctl-show", "its spec, and what QEMU has", no_args, false, .waits = false, .start = start_show},
+	&(const struct op){"qmpctl-schema", "these operations", no_args, false, .waits = false, .start = start_schema},
+	&(const struct op){"qmpctl-disk-add", "add a disk", disk_add_args, true, .waits = true, .start = start_disk_add},
+	&(const struct op){"qmpctl-disk-remove", "remove a disk", remove_args, true, .waits = true, .start = start_disk_remove},
+	&(const struct op){"qmpctl-nic-add", "add a NIC", nic_add_args, true, .waits = true, .start = start_nic_add},
+	&(const struct op){"qmpctl-nic-remove", "remove a NIC", remove_args, true, .waits = true, .start = start_nic_remove},
+	&(const struct op){"qmpctl-apply", "make the VM what a spec says", apply_args, true, .waits = true, .start = start_apply},
+	&(const struct op){"qmpctl-set", "change values of the spec", set_args, true, .waits = true, .start = start_set},
+	&(const struct op){"qmpctl-stop", "power off through the guest", stop_args, true, .waits = true, .start = start_stop},
+	&(const struct op){"qmpctl-kill", "end QEMU now", no_args, true, .urgent = true, .waits = true, .start = start_kill},
+	&(const struct op){"qmpctl-reboot", "power off, then start again", stop_args, true, .waits = true, .start = start_reboot},
+	&(const struct op){"qmpctl-wait", "wait for something", wait_args, false, .waits = true, .start = start_wait},
+	&(const struct op){"qmpctl-type", "type into a console", type_args, true, .urgent = true, .waits = false, .start = start_type},
+	&(const struct op){"qmpctl-leave", "end the keeper, leave the VM running", no_args, true, .urgent = true, .waits = false, .start = start_leave},
+	NULL,
+};

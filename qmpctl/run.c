@@ -1,0 +1,192 @@
+/*
+ * run: a keeper in the foreground (start is the same keeper, detached, by client.c).
+ */
+#include "qmpctl/cli.h"
+#include "qmpctl/keeper.h"
+#include "proto/base.h"
+
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+struct run {
+	struct cli *cli;
+	struct keeper keeper;
+	uv_signal_t term, interrupt;
+	int report; /* -1, or where the one who started us listens */
+	int starting;
+	int status;
+	bool stopping;
+	struct qmp_error error;
+};
+
+/* ---- Telling the supervisor ---- */
+
+static void notify(const char *text)
+{
+	const char *path = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un address = {.sun_family = AF_UNIX};
+	_cleanup_fd_ int fd = -1;
+
+	if (!path || strlen(path) >= sizeof address.sun_path || (*path != '/' && *path != '@'))
+		return;
+	memcpy(address.sun_path, path, strlen(path));
+	if (*path == '@')
+		address.sun_path[0] = '\0';
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd >= 0)
+		(void)sendto(fd, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&address,
+			     (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path)));
+}
+
+static void report(struct run *r, const struct qmp_error *why)
+{
+	json_auto_t *message = why ? json_pack("{s:s, s:s}", "error", why->message, "kind", qmp_error_kind_name(why->kind))
+				   : json_pack("{s:b}", "up", 1);
+	_cleanup_free_ char *text = json_dumps(message, JSON_COMPACT);
+
+	if (r->report < 0 || !text)
+		return;
+	if (write(r->report, text, strlen(text)) < 0)
+		fprintf(stderr, "qmpctl: whoever started this keeper is gone\n");
+	(void)close(take_fd(&r->report));
+}
+
+/* ---- Starting ---- */
+
+static void on_started(void *data, const struct qmp_error *why)
+{
+	struct run *r = data;
+
+	if (why && r->error.kind == QMP_ERR_NONE) {
+		r->error = *why;
+		fprintf(stderr, "qmpctl: %s\n", why->message);
+		report(r, why);
+	}
+	if (--r->starting > 0 || r->error.kind != QMP_ERR_NONE)
+		return;
+	report(r, NULL);
+	notify("READY=1");
+}
+
+static int bring_up(struct run *r, const char *name)
+{
+	bool paused = cli_option(r->cli, "paused") != NULL;
+	struct guest *g;
+	int e = keeper_add(&r->keeper, name, true, &g, &r->error);
+
+	if (e < 0)
+		return e;
+	r->starting++;
+	if (vm_qemu_lives(g->vm))
+		return vm_adopt(g->vm, on_started, r, &r->error);
+	return vm_start(g->vm, paused, on_started, r, &r->error);
+}
+
+/* ---- Ending ---- */
+
+static void on_stopped(void *data, json_t *result, const struct qmp_error *why)
+{
+	UNUSED(data);
+	UNUSED(result);
+	if (why)
+		fprintf(stderr, "qmpctl: %s\n", why->message);
+}
+
+static void stop_all(struct run *r, bool force)
+{
+	json_auto_t *args = json_pack("{s:b}", "force", force);
+
+	notify("STOPPING=1");
+	for (struct guest *g = r->keeper.guests; g; g = g->next)
+		if (g->vm->state != VM_STOPPED)
+			op_run(g, op_find(force ? "qmpctl-kill" : "qmpctl-stop"),
+			       force ? json_object_clear(args), args : args, on_stopped, r);
+}
+
+/* The first asks the guests, the second does not ask any more. */
+static void on_signal(uv_signal_t *handle, int number)
+{
+	struct run *r = handle->data;
+
+	UNUSED(number);
+	if (r->keeper.leave_on_term) {
+		uv_stop(r->keeper.loop);
+		return;
+	}
+	stop_all(r, r->stopping);
+	r->stopping = true;
+}
+
+static int status_of(const struct vm *vm)
+{
+	const char *reason = json_string_value(json_object_get(vm->last_end, "reason"));
+
+	if (!reason || streq(reason, "guest-shutdown") || streq(reason, "host-quit") || streq(reason, "guest-reset") ||
+	    streq(reason, "host-qmp-quit"))
+		return 0;
+	if (streq(reason, "killed"))
+		return EXIT_KILLED;
+	if (streq(reason, "guest-panic"))
+		return EXIT_PANICKED;
+	return streq(reason, "exited") ? EXIT_QEMU_STATUS : EXIT_CRASHED;
+}
+
+static void on_idle(struct keeper *k)
+{
+	struct run *r = container_of(k, struct run, keeper);
+
+	for (const struct guest *g = k->guests; g; g = g->next)
+		if (status_of(g->vm) > r->status)
+			r->status = status_of(g->vm);
+	uv_stop(k->loop);
+}
+
+static void prepare(struct run *r)
+{
+	const char *fd = cli_option(r->cli, "report"), *on_term = cli_option(r->cli, "on-term");
+
+	r->report = fd ? atoi(fd) : -1;
+	keeper_init(&r->keeper, r->cli->loop, &r->cli->dirs);
+	r->keeper.on_idle = on_idle;
+	r->keeper.leave_on_term = on_term && streq(on_term, "detach");
+	if (on_term && !streq(on_term, "detach") && !streq(on_term, "shutdown"))
+		qmp_error_set(&r->error, QMP_ERR_USAGE, -EINVAL, "--on-term: \"%s\" is unknown; shutdown or detach", on_term);
+	uv_signal_init(r->cli->loop, &r->term);
+	uv_signal_init(r->cli->loop, &r->interrupt);
+	r->term.data = r->interrupt.data = r;
+	uv_signal_start(&r->term, on_signal, SIGTERM);
+	uv_signal_start(&r->interrupt, on_signal, SIGINT);
+}
+
+static int run_run(struct cli *cli)
+{
+	struct run r = {.cli = cli};
+
+	prepare(&r);
+	for (int i = 0; i < cli->n_args && r.error.kind == QMP_ERR_NONE; i++)
+		if (bring_up(&r, cli->args[i]) < 0) {
+			fprintf(stderr, "qmpctl: %s\n", r.error.message);
+			report(&r, &r.error);
+		}
+	if (r.error.kind == QMP_ERR_NONE)
+		uv_run(cli->loop, UV_RUN_DEFAULT);
+	keeper_close(&r.keeper);
+	uv_close((uv_handle_t *)&r.term, NULL);
+	uv_close((uv_handle_t *)&r.interrupt, NULL);
+	uv_run(cli->loop, UV_RUN_NOWAIT);
+	if (r.error.kind != QMP_ERR_NONE)
+		return exit_status_of(r.error.kind);
+	return r.status;
+}
+
+const struct verb verb_run = {
+	"run", NULL, "NAME...", "Start VMs and stay in the foreground until they end", 1, -1,
+	(const struct cli_option[]){
+		{"on-term", "WHAT", "on SIGTERM: shutdown (default), or detach: leave the VMs running"},
+		{"paused", NULL, "do not let the guests run yet"},
+		{"report", "FD", "where to tell that the VMs are up (used by start)"},
+		{0},
+	},
+	run_run,
+};
