@@ -35,7 +35,7 @@ class Cli(WorldTest):
         path = os.path.join(self.w.base, "bad.json")
         with open(path, "w", encoding="utf-8") as f:
             f.write('{\n  "name": "a",\n  "disks": [\n    {"path": "/x", "format": "raw",\n     "cache": "fast"}]\n}\n')
-        result = self.refused(USAGE, "create", "a", "--file", path, says="disks[0].cache")
+        result = self.refused(USAGE, "create", "a", "--spec", path, says="disks[0].cache")
         self.assertIn("fast", result.err)
         self.assertIn("bad.json:5", result.err)
 

@@ -5,7 +5,7 @@ import time
 
 import world
 from guest import tiny_spec
-from world import FAILED, NOT_FOUND, OK, STATE, TIMEOUT, WorldTest
+from world import CRASHED, FAILED, KILLED, NOT_FOUND, OK, PANICKED, STATE, TIMEOUT, WorldTest
 
 
 class Lifecycle(WorldTest):
@@ -126,10 +126,24 @@ class Foreground(WorldTest):
         self.assertEqual(proc.wait(15), OK, self.w.logs())
         self.stopped_clean()
 
-    def test_run_fails_when_qemu_is_killed(self):
-        _, proc = self.run_tiny()
-        os.kill(self.w.qemu_pid("a"), signal.SIGKILL)
-        self.assertEqual(proc.wait(15), FAILED, self.w.logs())
+    def test_the_status_of_run_tells_how_it_ended(self):
+        def outside(_):
+            os.kill(self.w.qemu_pid("a"), signal.SIGKILL)
+
+        def verb(_):
+            self.w.ok("kill", "a")
+
+        def panic(serial):
+            serial.write("p")
+
+        serial, proc = self.run_tiny()
+        for end, status in ((outside, CRASHED), (verb, KILLED), (panic, PANICKED)):
+            with self.subTest(status=status):
+                end(serial)
+                self.assertEqual(proc.wait(15), status, self.w.logs())
+            proc = self.w.spawn("run", "a")
+            serial.expect("TINY-READY")
+            self.w.wait_state("a", "running")
 
     def test_sigterm_to_run_stops_the_guest_by_its_power_button(self):
         serial, proc = self.run_tiny()

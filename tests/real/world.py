@@ -11,7 +11,9 @@ import unittest
 from guest import Serial, with_serial
 from qmp import Qmp
 
-OK, FAILED, USAGE, NOT_FOUND, STATE, TIMEOUT, PENDING, UNREACHABLE = range(8)
+OK, FAILED, USAGE, NOT_FOUND, STATE, TIMEOUT, PENDING, UNREACHABLE, HOST = range(9)
+# What run adds to them.
+KILLED, CRASHED, PANICKED = 20, 21, 22
 
 QMPCTL = os.environ.get("QMPCTL") or os.path.realpath(
     os.path.join(os.path.dirname(__file__), "../../build/release/qmpctl/qmpctl"))
@@ -109,7 +111,7 @@ class World:
         path = os.path.join(self.base, f"{name}.json")
         with open(path, "w", encoding="utf-8") as f:
             json.dump(spec, f)
-        return self.ok("create", name, "--file", path)
+        return self.ok("create", name, "--spec", path)
 
     def serial(self, name="serial"):
         end = Serial(os.path.join(self.base, f"{name}.sock"))
