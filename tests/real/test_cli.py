@@ -22,7 +22,7 @@ class Cli(WorldTest):
         self.refused(USAGE, "status", "a", "--no-such-option", says="no-such-option")
         self.refused(USAGE, "status", "a", "-o", "xml", says="xml")
         self.refused(USAGE, "create", "../escape")
-        self.refused(USAGE, "create", "a", "--memory", "lots", says="lots")
+        self.refused(USAGE, "create", "a", "--memory", "lots", says="memory")
         self.refused(USAGE, "create", "-x")
         self.refused(USAGE, "create", "a", "--disk", "size=1G,frobnicate=1", says="frobnicate")
         self.assertEqual(self.w.ok("list", "-o", "json").json(), [])
@@ -45,14 +45,14 @@ class Cli(WorldTest):
         rows = self.w.ok("list", "-o", "json").json()
         self.assertEqual([(row["name"], row["state"]) for row in rows], [("a", "stopped")])
         self.assertEqual(self.w.status("a")["state"], "stopped")
-        self.assertEqual(self.w.ok("show", "a", "-o", "json").json()["name"], "a")
+        self.assertEqual(self.w.ok("show", "a", "-o", "json").json()["spec"]["name"], "a")
         self.assertEqual(self.w.ok("disk", "list", "a", "-o", "json").json(), [])
         self.assertEqual(self.w.ok("nic", "list", "a", "-o", "json").json(), [])
 
     def test_creating_twice_keeps_the_first(self):
         self.w.create("a", tiny_spec(memory="17M"))
         self.assertNotEqual(self.w.run("create", "a").rc, OK)
-        self.assertEqual(self.w.ok("show", "a", "-o", "json").json()["memory"], "17M")
+        self.assertEqual(self.w.ok("show", "a", "-o", "json").json()["spec"]["memory"], "17M")
 
     def test_help_and_version(self):
         out = self.w.ok("--help").out
