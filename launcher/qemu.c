@@ -3,15 +3,17 @@
 
 #define UP_MS    30000
 #define DRAIN_MS 1000
+#define GONE_MS  200 /* the socket of a QEMU that ends closes before its exit is known */
 
 struct vm_qemu {
 	uv_loop_t *loop;
 	struct vm_qemu_options opts;
 	struct vm_child *child;
 	struct qmp_session *session;
-	uv_timer_t drain; /* the process is gone, its last words may not be read yet */
+	uv_timer_t drain; /* the process is gone, its last words may not be read yet; or the socket, and not yet the process */
 	bool exited, up;
 	struct vm_exit how;
+	struct qmp_error lost;
 };
 
 static void finish(struct vm_qemu *q)
@@ -40,15 +42,23 @@ static void on_child_exit(void *data, const struct vm_exit *how)
 		uv_timer_start(&q->drain, on_drained, 0, 0);
 }
 
+static void on_still_there(uv_timer_t *t)
+{
+	struct vm_qemu *q = t->data;
+
+	q->opts.on_lost(q->opts.data, &q->lost);
+}
+
 static void on_session_close(void *data, const struct qmp_error *why)
 {
 	struct vm_qemu *q = data;
 
+	q->lost = *why; /* it lies in the session */
 	qmp_session_free(take_ptr(q->session));
 	if (q->exited)
 		uv_timer_start(&q->drain, on_drained, 0, 0);
 	else
-		q->opts.on_lost(q->opts.data, why);
+		uv_timer_start(&q->drain, on_still_there, GONE_MS, 0);
 }
 
 static void on_status(void *data, const struct qmp_reply *reply)
