@@ -23,6 +23,8 @@ struct request {
 	json_t *result;
 	struct qmp_error error;
 	bool ended;
+	bool sent;    /* negotiated: the operation has gone out */
+	bool hung_up; /* the connection ended before the answer */
 	int *open; /* how many are under way; the loop ends at 0 */
 };
 
@@ -57,13 +59,23 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 		r->result = json_incref(reply->value);
 	else
 		take_error(r, reply);
+	r->hung_up = reply->status == -ECONNRESET;
 	end_request(r);
+}
+
+static void on_ready(void *data, json_t *greeting)
+{
+	struct request *r = data;
+
+	UNUSED(greeting);
+	r->sent = true;
 }
 
 static void on_close(void *data, const struct qmp_error *why)
 {
 	struct request *r = data;
 
+	r->hung_up |= !r->ended;
 	if (r->error.kind == QMP_ERR_NONE)
 		r->error = *why;
 	end_request(r);
@@ -80,7 +92,8 @@ static int connect_to(struct cli *cli, const char *name, int *ret_fd)
 
 static int send_request(struct request *r, int fd)
 {
-	struct qmp_session_options o = {.on_close = on_close, .data = r, .greeting_timeout_ms = 10000};
+	struct qmp_session_options o = {
+		.on_ready = on_ready, .on_close = on_close, .data = r, .greeting_timeout_ms = 10000};
 	struct qmp_command c = {.name = r->operation, .arguments = r->args, .timeout_ms = UINT64_MAX};
 	int e = qmp_session_new(r->cli->loop, fd, &o, &r->session, &r->error);
 
@@ -91,7 +104,17 @@ static int send_request(struct request *r, int fd)
 	return qmp_session_execute(r->session, &c, on_reply, r, NULL, &r->error);
 }
 
-/* Over FD (taken over), until it is answered. */
+static bool only_looks(const char *operation)
+{
+	const struct op *op = op_find(operation);
+
+	return op ? !op->changes : strncmp(operation, "query-", 6) == 0;
+}
+
+/*
+ * Over FD (taken over), until it is answered. -EAGAIN: the keeper was about to end, and asking once more is safe,
+ * because nothing was sent or nothing changes by it.
+ */
 static int call_over(struct cli *cli, int fd, const char *operation, json_t *args, json_t **ret)
 {
 	int open = 1;
@@ -105,6 +128,8 @@ static int call_over(struct cli *cli, int fd, const char *operation, json_t *arg
 		*ret = r.result;
 		return 0;
 	}
+	if (r.hung_up && (!r.sent || only_looks(operation)))
+		return -EAGAIN;
 	cli->error = r.error;
 	return r.error.code ? r.error.code : -EIO;
 }
@@ -172,10 +197,13 @@ static int call_with(struct cli *cli, const char *name, const char *operation, j
 	for (int i = 0; i < BUSY_TRIES; i++) {
 		int fd, r = connect_to(cli, name, &fd);
 		if (r == 0)
-			return call_over(cli, fd, operation, args, ret);
-		r = try_here(cli, name, operation, args, ret);
-		if (r != 0)
-			return r < 0 ? r : 0;
+			r = call_over(cli, fd, operation, args, ret);
+		else if ((r = try_here(cli, name, operation, args, ret)) == 0)
+			r = -EAGAIN;
+		else if (r > 0)
+			r = 0;
+		if (r != -EAGAIN)
+			return r;
 		nanosleep(&nap, NULL);
 	}
 	return qmp_error_set(&cli->error, QMP_ERR_BUSY, -EBUSY,
