@@ -58,7 +58,7 @@ class Cli(WorldTest):
         out = self.w.ok("--help").out
         for verb in ("create", "start", "stop", "status", "disk", "nic", "wait", "logs"):
             self.assertIn(verb, out)
-        self.assertRegex(self.w.ok("--version").out, r"\d+\.\d+\.\d+")
+        self.assertRegex(self.w.ok("version").out, r"\d+\.\d+\.\d+")
 
     def test_args_prints_what_qemu_would_get(self):
         self.w.create("a", tiny_spec())
