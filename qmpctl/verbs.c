@@ -668,12 +668,30 @@ static int run_edit(struct cli *cli)
 
 /* ---- delete, rename ---- */
 
+/* Whether the keeper of cli->args[0] says that the VM is stopped: then it is about to leave. */
+static bool keeper_leaves(struct cli *cli)
+{
+	json_auto_t *status = NULL;
+	struct qmp_error kept = cli->error;
+	bool stopped = client_call(cli, cli->args[0], "qmpctl-status", NULL, &status) == 0 &&
+		       streq(json_string_value(json_object_get(status, "state")), "stopped");
+
+	cli->error = kept;
+	return stopped;
+}
+
 /* Opens the VM for itself: with no QEMU that lives. */
 static int open_stopped(struct cli *cli, struct vm **ret)
 {
 	struct vm_handlers none = {0};
+	struct timespec nap = {0, 20 * 1000 * 1000};
 	int r = vm_open(cli->loop, &cli->dirs, cli->args[0], &none, ret, &cli->error);
 
+	for (int i = 0; r == -EBUSY && i < 100 && keeper_leaves(cli); i++) {
+		nanosleep(&nap, NULL);
+		cli->error = (struct qmp_error){0};
+		r = vm_open(cli->loop, &cli->dirs, cli->args[0], &none, ret, &cli->error);
+	}
 	if (r == -EBUSY) {
 		cli->error = (struct qmp_error){0};
 		return qmp_error_set(&cli->error, QMP_ERR_STATE, r, "the VM %s is running (or another verb works on it); stop it first",
