@@ -20,12 +20,8 @@ finish() {
 		"$QMPCTL" --root "$ROOT" kill demo >/dev/null 2>&1 || :
 	fi
 	# Whatever of this run is left, known by the folder's name that it carries.
-	for pid in /proc/[0-9]*; do
-		pid=${pid#/proc/}
-		[ "$pid" != $$ ] || continue
-		if tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | grep -qxF "QMPCTL_QUICKSTART=$ROOT"; then
-			kill -9 "$pid" 2>/dev/null || :
-		fi
+	for pid in $(grep -slzxF "QMPCTL_QUICKSTART=$ROOT" /proc/[0-9]*/environ | tr -dc '0-9\n'); do
+		kill -9 "$pid" 2>/dev/null || :
 	done
 	rm -rf "$ROOT"
 	exit "$status"
