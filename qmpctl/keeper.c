@@ -10,21 +10,6 @@ void keeper_init(struct keeper *k, uv_loop_t *loop, const struct vm_dirs *dirs)
 	k->idle.data = k;
 }
 
-void guest_send_event(struct guest *g, const char *name, json_t *data_consume)
-{
-	struct timeval now;
-	json_auto_t *event = NULL;
-	_cleanup_free_ char *text = NULL;
-	size_t len;
-
-	gettimeofday(&now, NULL);
-	event = json_pack("{s:{s:I, s:I}, s:s, s:o}", "timestamp", "seconds", (json_int_t)now.tv_sec, "microseconds",
-			  (json_int_t)now.tv_usec, "event", name, "data", data_consume);
-	text = event ? qmp_json_encode(event, JSON_COMPACT | JSON_ENSURE_ASCII, &len) : NULL;
-	if (text)
-		guest_send(g, text, len);
-}
-
 /* ---- What the VM tells ---- */
 
 /* An operation that is told may end, and be taken out of the list. */
@@ -38,6 +23,25 @@ void guest_send_event(struct guest *g, const char *name, json_t *data_consume)
 				c_->hook(c_, ##__VA_ARGS__);                                                         \
 		}                                                                                                    \
 	} while (0)
+
+void guest_send_event(struct guest *g, const char *name, json_t *data_consume)
+{
+	struct timeval now;
+	json_auto_t *event = NULL;
+	_cleanup_free_ char *text = NULL;
+	struct qmp_event told;
+	size_t len;
+
+	gettimeofday(&now, NULL);
+	event = json_pack("{s:{s:I, s:I}, s:s, s:o}", "timestamp", "seconds", (json_int_t)now.tv_sec, "microseconds",
+			  (json_int_t)now.tv_usec, "event", name, "data", data_consume);
+	text = event ? qmp_json_encode(event, JSON_COMPACT | JSON_ENSURE_ASCII, &len) : NULL;
+	if (!text)
+		return;
+	guest_send(g, text, len);
+	told = (struct qmp_event){name, json_object_get(event, "data"), now.tv_sec, now.tv_usec, text, len};
+	tell_calls(g, on_event, &told);
+}
 
 static void on_idle(uv_timer_t *t)
 {

@@ -186,6 +186,8 @@ static int await_keeper(struct cli *cli, const char *what, int64_t timeout)
 
 static int run_wait(struct cli *cli)
 {
+	static const char *const kinds[] = {"running", "stopped", "paused", "agent", "console", "event", NULL};
+	const char *const *known;
 	const char *what = cli_option(cli, "for"), *equals = what ? strchr(what, '=') : NULL;
 	json_auto_t *result = NULL;
 	_cleanup_free_ char *word = what ? strndup(what, equals ? (size_t)(equals - what) : strlen(what)) : NULL;
@@ -193,9 +195,12 @@ static int run_wait(struct cli *cli)
 	int64_t timeout;
 	int r;
 
-	if (!what)
+	for (known = kinds; word && *known && !streq(*known, word); known++)
+		;
+	if (!word || !*known || ((streq(word, "console") || streq(word, "event")) && !(equals && equals[1])))
 		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
-			      "wait: --for is missing: running, stopped, paused, agent, console=TEXT or event=NAME");
+			      "wait: --for %s: one of running, stopped, paused, agent, console=TEXT, event=NAME",
+			      what ? what : "is missing");
 	if (cli->error.kind || cli_seconds(cli, "timeout", 60, &timeout) < 0)
 		return cli_fail(cli);
 	r = await_keeper(cli, word, timeout);
@@ -291,14 +296,13 @@ struct preview {
 	struct cli *cli;
 	struct vm *vm;
 	char **argv;
-	bool done;
 };
 
 static void on_caps(void *data, json_t *caps, const struct qmp_error *why)
 {
 	struct preview *p = data;
 
-	p->done = true;
+	uv_stop(p->cli->loop);
 	if (!caps)
 		p->cli->error = *why;
 	else
@@ -315,8 +319,7 @@ static int preview_args(struct cli *cli)
 	if (vm_open(cli->loop, &cli->dirs, cli->args[0], &none, &p.vm, &cli->error) < 0)
 		return cli_fail(cli);
 	if (vm_caps_get(cli->loop, &cli->dirs, text_of(p.vm->spec, "qemu-binary"), on_caps, &p, &cli->error) == 0)
-		while (!p.done && uv_run(cli->loop, UV_RUN_ONCE))
-			;
+		uv_run(cli->loop, UV_RUN_DEFAULT);
 	vm_close(p.vm);
 	if (!p.argv)
 		return cli_fail(cli);
