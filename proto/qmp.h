@@ -2,7 +2,7 @@
  * libqmpproto: the QEMU Machine Protocol over connected UNIX sockets, on libuv and jansson.
  *
  * Owns: bytes <-> QMP. Errors, JSON without loss, framing, the client session (ids, slots, events,
- * deadlines), the server side of one connection, look-ups in query-qmp-schema.
+ * deadlines), the server side of one connection.
  * Does not own: sockets' paths, processes, what any command means. It prints nothing.
  *
  * Conventions: functions that can fail return 0 or a negative errno and fill a caller-owned
@@ -264,27 +264,6 @@ QMP_API void qmp_peer_error_raw(struct qmp_peer *p, json_t *id, const char *raw,
 /* A whole message (an event). Nothing is sent before negotiation. */
 QMP_API void qmp_peer_send_raw(struct qmp_peer *p, const char *raw, size_t len);
 QMP_API bool qmp_peer_is_ready(const struct qmp_peer *p);
-
-/* ---- query-qmp-schema --------------------------------------------------------------------- */
-
-/*
- * What this QEMU takes. Type names are masked in it, so every look-up walks from a command or an event.
- */
-struct qmp_schema;
-/* REPLY: what query-qmp-schema returned, an array; borrowed. */
-QMP_API int qmp_schema_new(const json_t *reply, struct qmp_schema **ret, struct qmp_error *err);
-QMP_API void qmp_schema_free(struct qmp_schema *s);
-/*
- * "blockdev-mirror", "blockdev-mirror/copy-mode", "blockdev-add/driver=qcow2/discard-no-unref",
- * "migrate-set-capabilities/capabilities/capability=multifd": a command or event, then members; member=VALUE
- * asks whether an enum has VALUE, and goes on into that branch of a union. Arrays are walked through.
- */
-QMP_API bool qmp_schema_has(const struct qmp_schema *s, const char *path);
-/* [{"name","type","optional","choices"?}] of a command's arguments, sorted by name; NULL: no such command. New. */
-QMP_API json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *command);
-/* All names of commands (or events), sorted. New. */
-QMP_API json_t *qmp_schema_commands(const struct qmp_schema *s);
-QMP_API json_t *qmp_schema_events(const struct qmp_schema *s);
 
 #ifdef __cplusplus
 }

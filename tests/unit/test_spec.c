@@ -1,0 +1,151 @@
+#include "launcher/spec.h"
+#include "proto/base.h"
+#include "tests/unit/check.h"
+
+static json_t *good(const char *text)
+{
+	struct qmp_error err = {0};
+	json_t *spec = NULL;
+
+	if (vm_spec_parse(text, strlen(text), "t.json", &spec, &err) < 0)
+		check_fail(__FILE__, __LINE__, text, "accepted", err.message);
+	return spec;
+}
+
+static void bad(const char *text, const char *why)
+{
+	struct qmp_error err = {0};
+	json_t *spec = NULL;
+
+	CHECK(vm_spec_parse(text, strlen(text), "t.json", &spec, &err) < 0);
+	CHECK(!spec);
+	CHECK_INT(err.kind, QMP_ERR_USAGE);
+	CHECK_CONTAINS(err.message, why);
+}
+
+static void test_errors_have_path_and_line(void)
+{
+	bad("{\"name\": \"a\",\n \"disks\": [{\"path\": \"/x\", \"format\": \"raw\"},\n  {\"path\": \"/y\",\n   \"format\": \"raw\", "
+	    "\"cache\": \"fast\"}]}",
+	    "t.json:4: disks[1].cache: unknown value \"fast\"; one of none, writeback");
+	bad("{\n\"name\": \"a\",\n\"memroy\": \"1G\"}", "t.json:3: memroy: unknown field; did you mean \"memory\"?");
+	bad("{\"name\": \"a\",\n \"cpu\": {\"count\":\n 0}}", "t.json:3: cpu.count: 0 is out of range (1 to 512)");
+	bad("{\"name\": \"a\", \"name\": \"b\"}", "duplicate");
+	bad("{\"name\"", "t.json: JSON");
+}
+
+static void test_values(void)
+{
+	bad("{}", "\"name\" is missing");
+	bad("{\"name\": \"../etc\"}", "is no name");
+	bad("{\"name\": \"a\", \"memory\": \"512\"}", "has no unit");
+	bad("{\"name\": \"a\", \"memory\": 512}", "out of range");
+	bad("{\"name\": \"a\", \"memory\": \"99999999999999999999G\"}", "a size is");
+	bad("{\"name\": \"a\", \"rng\": 1}", "must be true or false");
+	bad("{\"name\": \"a\", \"uuid\": \"x\"}", "is no UUID");
+	bad("{\"name\": \"a\", \"boot\": {\"cmdline\": \"x\"}}", "need a kernel");
+	bad("{\"name\": \"a\", \"boot\": {\"kernel\": \"vmlinuz\"}}", "absolute path");
+	bad("{\"name\": \"a\", \"args\": [\"a\\u0000b\"]}", "without NUL");
+	bad("{\"name\": \"a\", \"machine\": {\"type\": \"q35,accel=tcg\"}}", "unknown machine");
+	bad("{\"name\": \"a\", \"cpu\": {\"count\": 3, \"cores\": 2}}", "make 2, but count is 3");
+	json_decref(good("{\"name\": \"a\", \"cpu\": {\"count\": 4, \"sockets\": 2, \"cores\": 2}}"));
+}
+
+static void test_disks_and_nics(void)
+{
+	bad("{\"name\": \"a\", \"disks\": [{}]}", "\"path\" is missing");
+	bad("{\"name\": \"a\", \"disks\": [{\"path\": \"/x\"}]}", "\"format\" is missing; it is never guessed");
+	bad("{\"name\": \"a\", \"disks\": [{\"path\": \"/x\", \"format\": \"raw\", \"aio\": \"native\"}]}", "needs cache");
+	bad("{\"name\": \"a\", \"disks\": [{\"type\": \"cdrom\", \"bus\": \"virtio\"}]}", "CD-ROM cannot");
+	bad("{\"name\": \"a\", \"disks\": [{\"id\": \"VDA\", \"path\": \"/x\", \"format\": \"raw\"}]}", "is no id");
+	bad("{\"name\": \"a\", \"nics\": [{\"mac\": \"01:00:00:00:00:00\"}]}", "multicast");
+	bad("{\"name\": \"a\", \"nics\": [{\"backend\": \"tap\"}]}", "\"interface\" is missing");
+	bad("{\"name\": \"a\", \"nics\": [{\"id\": \"x\"}, {\"id\": \"x\"}]}", "nics[0] has the same");
+	bad("{\"name\": \"a\", \"nics\": [{\"id\": \"x\"}], \"disks\": [{\"id\": \"x\", \"type\": \"cdrom\"}]}", "the same id");
+}
+
+static void test_complete_is_chosen_once(void)
+{
+	json_t *spec = good("{\"name\": \"a\", \"disks\": [{\"path\": \"/x\", \"format\": \"raw\"},"
+			    "{\"path\": \"/y\", \"format\": \"raw\", \"bus\": \"scsi\"}], \"nics\": [{}]}");
+	json_t *before, *nic;
+
+	CHECK_INT(vm_spec_complete(spec, NULL), 1);
+	CHECK(vm_spec_find(spec, "disks", "vda") && vm_spec_find(spec, "disks", "sda"));
+	nic = vm_spec_find(spec, "nics", "net0");
+	CHECK_INT(strncmp(json_string_value(json_object_get(nic, "mac")), "52:54:00:", 9), 0);
+	CHECK_INT(json_integer_value(json_object_get(vm_spec_find(spec, "disks", "vda"), "port")), 1);
+	CHECK_INT(json_integer_value(json_object_get(spec, "scsi-port")), 2);
+	CHECK_INT(json_integer_value(json_object_get(nic, "port")), 3);
+	before = json_deep_copy(spec);
+	CHECK_INT(vm_spec_complete(spec, NULL), 0);
+	CHECK(json_equal(before, spec));
+	CHECK_INT(vm_spec_check(spec, NULL), 0);
+	json_decref(before);
+	json_decref(spec);
+}
+
+static void test_no_free_port(void)
+{
+	json_t *spec = good("{\"name\": \"a\", \"machine\": {\"ports\": 1}, \"nics\": [{}, {}]}");
+	struct qmp_error err = {0};
+
+	CHECK(vm_spec_complete(spec, &err) < 0);
+	CHECK_CONTAINS(err.message, "no free PCI port: the machine has 1");
+	json_decref(spec);
+}
+
+static void set(json_t *spec, const char *path, const char *text, const char *why)
+{
+	struct qmp_error err = {0};
+	int r = vm_spec_set(spec, path, text, &err);
+
+	if (r == 0)
+		r = vm_spec_check(spec, &err);
+	if (why)
+		CHECK_CONTAINS(err.message, why);
+	else if (r < 0)
+		check_fail(__FILE__, __LINE__, path, "set", err.message);
+}
+
+static void test_set(void)
+{
+	json_t *spec = good("{\"name\": \"a\", \"disks\": [{\"id\": \"vda\", \"path\": \"/x\", \"format\": \"raw\"}]}");
+
+	set(spec, "cpu.count", "4", NULL);
+	set(spec, "disks[vda].throttle.iops-total", "100", NULL);
+	set(spec, "disks[0].serial", "17", NULL);
+	CHECK_STR(json_string_value(json_object_get(vm_spec_find(spec, "disks", "vda"), "serial")), "17");
+	set(spec, "disks[vda].serial", NULL, NULL);
+	CHECK(!json_object_get(vm_spec_find(spec, "disks", "vda"), "serial"));
+	set(spec, "disks[vdz].serial", "x", "nothing is there named \"vdz\"");
+	set(spec, "cpu.coutn", "4", "did you mean \"count\"");
+	set(spec, "", "4", "is no path");
+	set(spec, "cpu.count", "many", "must be an integer");
+	json_decref(spec);
+}
+
+static void test_effective_has_every_default(void)
+{
+	json_t *spec = good("{\"name\": \"a\", \"disks\": [{\"type\": \"cdrom\"}]}"), *e = vm_spec_effective(spec);
+	json_t *cd = json_array_get(json_object_get(e, "disks"), 0);
+
+	CHECK_STR(json_string_value(json_object_get(json_object_get(e, "machine"), "type")), "q35");
+	CHECK_STR(json_string_value(json_object_get(cd, "bus")), "sata");
+	CHECK_INT(json_array_size(json_object_get(e, "consoles")), 1);
+	CHECK(!json_object_get(spec, "machine"));
+	json_decref(e);
+	json_decref(spec);
+}
+
+int main(void)
+{
+	RUN(test_errors_have_path_and_line);
+	RUN(test_values);
+	RUN(test_disks_and_nics);
+	RUN(test_complete_is_chosen_once);
+	RUN(test_no_free_port);
+	RUN(test_set);
+	RUN(test_effective_has_every_default);
+	return 0;
+}
