@@ -145,7 +145,8 @@ static void on_offline_done(void *data, json_t *result, const struct qmp_error *
 	else
 		r->result = json_incref(result);
 	r->ended = true;
-	uv_stop(r->cli->loop);
+	if (r->looping) /* a stop that no loop takes would end the next one at once */
+		uv_stop(r->cli->loop);
 }
 
 static int call_here(struct cli *cli, struct guest *g, const char *operation, json_t *args, json_t **ret)
@@ -156,6 +157,7 @@ static int call_here(struct cli *cli, struct guest *g, const char *operation, js
 	if (!op)
 		return qmp_error_set(&cli->error, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", g->vm->name);
 	op_run(g, op, args, on_offline_done, &r);
+	r.looping = true;
 	if (!r.ended)
 		uv_run(cli->loop, UV_RUN_DEFAULT);
 	if (r.result) {
