@@ -22,7 +22,7 @@ struct request {
 	json_t *args;
 	json_t *result;
 	struct qmp_error error;
-	bool ended;
+	bool ended, looping;
 	bool sent;    /* negotiated: the operation has gone out */
 	bool hung_up; /* the connection ended before the answer */
 	int *open; /* how many are under way; the loop ends at 0 */
