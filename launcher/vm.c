@@ -58,6 +58,7 @@ static void replace(json_t **slot, json_t *value_consume)
 static int read_spec(struct vm *vm, struct qmp_error *err)
 {
 	_cleanup_free_ char *file = qmp_asprintf("%s.json", vm->name), *text = NULL;
+	json_t *spec;
 	size_t len;
 	int r = file ? vm_file_read(vm->conf_dir, file, &text, &len, NULL) : -ENOMEM;
 
@@ -66,7 +67,10 @@ static int read_spec(struct vm *vm, struct qmp_error *err)
 				     vm->dirs->conf, file);
 	if (r < 0)
 		return qmp_error_errno(err, r, "reading %s/vms/%s", vm->dirs->conf, file);
-	return vm_spec_parse(text, len, file, &vm->spec, err);
+	r = vm_spec_parse(text, len, file, &spec, err);
+	if (r == 0)
+		replace(&vm->spec, spec);
+	return r;
 }
 
 static void on_retry(uv_timer_t *t);
@@ -96,16 +100,19 @@ int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const
 		r = vm->run_dir = vm_dir_open(dirs->run, name, true, err);
 	if (r >= 0)
 		r = vm_lock(vm->run_dir, "lock", &vm->lock_fd, err);
+	/* Once more under the lock: what was read before may have been edited until then. */
+	if (r == 0)
+		r = read_spec(vm, err);
 	if (r < 0) {
 		qmp_error_wrap(err, "the VM %s", name);
 		json_decref(vm->spec);
 		qmp_cleanup_fd(&vm->conf_dir);
 		qmp_cleanup_fd(&vm->run_dir);
+		qmp_cleanup_fd(&vm->lock_fd);
 		free(vm->name);
 		free(vm);
 		return r;
 	}
-	/* Once more under the lock: what was read before may have been edited until then. */
 	vm->last_end = vm_file_read_json(vm->run_dir, LAST_END);
 	uv_timer_init(loop, &vm->retry);
 	vm->retry.data = vm;
@@ -366,11 +373,11 @@ static void open_console(struct vm *vm, const char *id)
 
 static void open_consoles(struct vm *vm)
 {
-	json_t *console;
-	size_t i;
+	const json_t *list = json_object_get(vm->running, "consoles");
 
-	json_array_foreach(json_object_get(vm->running, "consoles"), i, console)
-		open_console(vm, text_of(console, "id"));
+	/* Each is put at the head: the first of the spec ends up first. */
+	for (size_t i = json_array_size(list); i > 0; i--)
+		open_console(vm, text_of(json_array_get(list, i - 1), "id"));
 }
 
 static void on_cont(void *data, const struct qmp_reply *reply)

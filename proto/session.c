@@ -28,6 +28,8 @@
 #define DEFAULT_GREETING_MS 10000
 #define DEFAULT_QUEUED      4096
 #define READS_PER_TURN      16
+#define EPOCH_CHARS         11
+#define ID_MAX              (EPOCH_CHARS + 24)
 
 struct call {
 	struct call *next;
@@ -372,17 +374,31 @@ static void fail_protocol(struct qmp_session *s, const char *fmt, ...)
 	fail(s, &err);
 }
 
+/*
+ * An id is the epoch in 11 characters of 6 bits, then the serial. Short, since QEMU reads a command byte by byte and
+ * each costs it microseconds.
+ */
+static void write_id(char *to, uint64_t epoch, uint64_t serial)
+{
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+	for (int i = 0; i < EPOCH_CHARS; i++, epoch >>= 6)
+		*to++ = digits[epoch & 63];
+	sprintf(to, "%" PRIu64, serial);
+}
+
 /* The serial of one of our ids; 0 for any other. */
 static uint64_t own_serial(const struct qmp_session *s, const struct qmp_span *id)
 {
-	char prefix[20];
+	char ours[ID_MAX];
 	uint64_t serial = 0;
-	size_t i = 18;
 
-	snprintf(prefix, sizeof prefix, "\"%016" PRIx64 "-", s->epoch);
-	if (!id->text || id->len < 20 || id->len > 38 || memcmp(id->text, prefix, 18) != 0)
+	if (!id->text || id->len < EPOCH_CHARS + 3 || id->len > ID_MAX || *id->text != '"')
 		return 0;
-	for (; i < id->len - 1; i++) {
+	write_id(ours, s->epoch, 0);
+	if (memcmp(id->text + 1, ours, EPOCH_CHARS) != 0)
+		return 0;
+	for (size_t i = 1 + EPOCH_CHARS; i < id->len - 1; i++) {
 		if (id->text[i] < '0' || id->text[i] > '9')
 			return 0;
 		serial = serial * 10 + (uint64_t)(id->text[i] - '0');
@@ -530,7 +546,7 @@ static void take_event(struct qmp_session *s, const char *text, size_t len)
 
 static void take_greeting(struct qmp_session *s, const struct qmp_span *qmp)
 {
-	char text[160];
+	char text[160], id[ID_MAX];
 	json_t *capability;
 	size_t i;
 	int n;
@@ -545,9 +561,10 @@ static void take_greeting(struct qmp_session *s, const struct qmp_span *qmp)
 			s->has_oob = true;
 	s->state = NEGOTIATING;
 	s->negotiation = s->next_serial++;
+	write_id(id, s->epoch, s->negotiation);
 	n = snprintf(text, sizeof text,
-		     "{\"execute\":\"qmp_capabilities\"%s,\"id\":\"%016" PRIx64 "-%" PRIu64 "\"}\r\n",
-		     s->has_oob ? ",\"arguments\":{\"enable\":[\"oob\"]}" : "", s->epoch, s->negotiation);
+		     "{\"execute\":\"qmp_capabilities\"%s,\"id\":\"%s\"}\n",
+		     s->has_oob ? ",\"arguments\":{\"enable\":[\"oob\"]}" : "", id);
 	trace(s, true, text, (size_t)n);
 	if (qmp_wire_add_consume(&s->wire, strdup(text), (size_t)n, NULL, 0) < 0)
 		fail_errno(s, -ENOMEM, "negotiating");
@@ -801,16 +818,16 @@ static char *encode(const struct qmp_session *s, const struct qmp_command *comma
 {
 	_cleanup_free_ char *name = NULL, *arguments = NULL;
 	json_auto_t *name_value = json_string(command->name);
-	char *text;
+	char id[ID_MAX], *text;
 
 	name = name_value ? json_dumps(name_value, JSON_ENCODE_ANY) : NULL;
 	if (command->arguments)
 		arguments = qmp_json_encode(command->arguments, JSON_COMPACT | JSON_ENSURE_ASCII, NULL);
 	if (!name || (command->arguments && !arguments))
 		return NULL;
-	text = qmp_asprintf("{\"%s\":%s%s%s,\"id\":\"%016" PRIx64 "-%" PRIu64 "\"}\r\n",
-			    command->oob ? "exec-oob" : "execute", name, arguments ? ",\"arguments\":" : "",
-			    arguments ? arguments : "", s->epoch, serial);
+	write_id(id, s->epoch, serial);
+	text = qmp_asprintf("{\"%s\":%s%s%s,\"id\":\"%s\"}\n", command->oob ? "exec-oob" : "execute", name,
+			    arguments ? ",\"arguments\":" : "", arguments ? arguments : "", id);
 	if (text)
 		*ret_len = strlen(text);
 	return text;

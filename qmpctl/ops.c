@@ -626,7 +626,7 @@ static const struct op_arg stop_args[] = {
 static const struct op_arg wait_args[] = {
 	{"for", "string", "running, stopped, paused, agent, console or event", true},
 	{"text", "string", "console: what it must say", false},
-	{"console", "string", "console: its id (default: any)", false},
+	{"console", "string", "console: its id (default: the first)", false},
 	{"event", "string", "event: its name", false},
 	{"timeout", "int", "seconds (default: 60)", false},
 	{0},

@@ -94,18 +94,47 @@ json_t *vm_names(struct cli *cli)
 
 /* ---- Life ---- */
 
+/* 1: a keeper has the VM and it is not stopped; 0: nobody has it, or its keeper is about to leave. */
+static int is_started(struct cli *cli)
+{
+	json_auto_t *status = NULL;
+	int r;
+
+	if (!client_is_up(cli, cli->args[0]))
+		return 0;
+	r = client_call(cli, cli->args[0], "qmpctl-status", NULL, &status);
+	cli->error = (struct qmp_error){0};
+	return r == 0 && !streq(text_of(status, "state"), "stopped");
+}
+
+/* A keeper whose VM has just ended still holds the lock for an instant: it is waited for. */
+static int start_when_free(struct cli *cli)
+{
+	struct timespec nap = {0, 20 * 1000 * 1000};
+	int r = 0;
+
+	for (int i = 0; i < 250; i++) {
+		cli->error = (struct qmp_error){0};
+		if (is_started(cli))
+			return qmp_error_set(&cli->error, QMP_ERR_STATE, -EALREADY, "the VM %s is running already",
+					     cli->args[0]);
+		r = client_start(cli, cli->args[0], cli_option(cli, "paused") != NULL);
+		if (r == 0 || cli->error.kind != QMP_ERR_BUSY)
+			return r;
+		nanosleep(&nap, NULL);
+	}
+	return r;
+}
+
 static int run_start(struct cli *cli)
 {
-	if (client_is_up(cli, cli->args[0]))
-		qmp_error_set(&cli->error, QMP_ERR_STATE, -EALREADY, "the VM %s is running already", cli->args[0]);
-	else if (client_start(cli, cli->args[0], cli_option(cli, "paused") != NULL) == 0) {
-		if (cli->json)
-			printf("{\"outcome\": \"done\"}\n");
-		else
-			printf("%s is %s\n", cli->args[0], cli_option(cli, "paused") ? "paused" : "running");
-		return 0;
-	}
-	return cli_fail(cli);
+	if (start_when_free(cli) < 0)
+		return cli_fail(cli);
+	if (cli->json)
+		printf("{\"outcome\": \"done\"}\n");
+	else
+		printf("%s is %s\n", cli->args[0], cli_option(cli, "paused") ? "paused" : "running");
+	return 0;
 }
 
 static int stop_with(struct cli *cli, const char *operation, const char *done)

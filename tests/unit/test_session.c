@@ -174,7 +174,7 @@ static void test_crossing(void)
 	text = heard(&w);
 	strcpy(id, id_in(text, 0));
 	strcpy(foreign, id);
-	foreign[0] = foreign[0] == '0' ? '1' : '0'; /* of another connection */
+	foreign[0] = foreign[0] == 'A' ? 'B' : 'A'; /* of another connection */
 	say(&w, "{\"return\": {}, \"id\": \"%s\"}{\"return\": {}, \"id\": 1}{\"return\": {}, \"id\": \"%s\"}", foreign, id);
 	until(&w, &w.replies, 1);
 	qmp_session_stats(w.s, &stats);
