@@ -215,8 +215,9 @@ static int add_throttle(struct vm_fragment *f, const json_t *disk, const char *f
 			NULL) < 0)
 		return -ENOMEM;
 	return add_consume(f, VM_BLOCKDEV,
-			   json_pack("{s:s, s:s, s:s, s:s}", "driver", "throttle", "node-name", node, "throttle-group",
-				     group, "file", format),
+			   with_raw_consume(json_pack("{s:s, s:s, s:s, s:s}", "driver", "throttle", "node-name", node,
+						      "throttle-group", group, "file", format),
+					    disk, "throttle"),
 			   NULL);
 }
 
@@ -388,6 +389,8 @@ static json_t *user_netdev(const json_t *nic, const char *id)
 	json_decref(rules);
 	if (json_is_true(json_object_get(nic, "restrict")))
 		json_object_set_new(args, "restrict", json_true());
+	copy_member(args, "hostname", nic, "hostname");
+	copy_member(args, "net", nic, "net");
 	return args;
 }
 
@@ -413,26 +416,32 @@ static json_t *netdev(const json_t *nic, const char *id, const struct vm_host *h
 	return json_pack("{s:s, s:s, s:s, s:b}", "type", "tap", "id", id, "fd", fd_name, "vhost", host->vhost_net);
 }
 
+static int add_netdev(struct vm_fragment *f, const json_t *nic, const char *id, const struct vm_host *host)
+{
+	char fd_name[32] = "";
+	json_t *args = netdev(nic, id, host, fd_name, sizeof fd_name);
+
+	return add_consume(f, VM_NETDEV, with_raw_consume(args, nic, "netdev"), *fd_name ? fd_name : NULL);
+}
+
 int vm_fragment_nic(const json_t *spec, const json_t *item, const struct vm_host *host, struct vm_fragment *ret,
 		    struct qmp_error *err)
 {
 	const char *id = text_of(item, "id");
 	struct vm_fragment f = {.item = qmp_asprintf("nics.%s", id)};
-	char dev[32], fd_name[32] = "";
+	bool connected = !streq(text_of(item, "backend"), "none");
 	json_t *device = NULL;
+	char dev[32];
 	int r;
 
 	snprintf(dev, sizeof dev, "%.16s-netdev", id);
-	if (!f.item ||
-	    add_consume(&f, VM_NETDEV,
-			with_raw_consume(netdev(item, dev, host, fd_name, sizeof fd_name), item, "netdev"),
-			NULL) < 0)
+	if (!f.item || (connected && add_netdev(&f, item, dev, host) < 0))
 		return out_of_memory(&f, err);
-	if (*fd_name && !(f.objects[0].fd_name = strdup(fd_name)))
-		return out_of_memory(&f, err);
-	device = json_pack("{s:s, s:s, s:s, s:s}", "driver",
-			   streq(text_of(item, "model"), "e1000e") ? "e1000e" : "virtio-net-pci", "id", id, "netdev", dev,
-			   "mac", text_of(item, "mac"));
+	device = json_pack("{s:s, s:s}", "driver",
+			   streq(text_of(item, "model"), "e1000e") ? "e1000e" : "virtio-net-pci", "id", id);
+	if (connected)
+		json_object_set_new(device, "netdev", json_string(dev));
+	copy_member(device, "mac", item, "mac");
 	copy_member(device, "bootindex", item, "boot-index");
 	r = vm_pci_place(spec, json_integer_value(json_object_get(item, "port")), device, err);
 	if (r < 0) {

@@ -35,13 +35,22 @@ static const struct vm_field firmware_fields[] = {
 	{0},
 };
 
+/* QEMU's own (util/throttle.c, THROTTLE_VALUE_MAX). */
+#define LIMIT_MAX 1000000000000000
+
 static const struct vm_field throttle_fields[] = {
-	{"bps-total", VM_T_INT, "bytes a second", .min = 1, .max = INT64_MAX},
-	{"bps-read", VM_T_INT, "bytes a second", .min = 1, .max = INT64_MAX},
-	{"bps-write", VM_T_INT, "bytes a second", .min = 1, .max = INT64_MAX},
-	{"iops-total", VM_T_INT, "operations a second", .min = 1, .max = INT64_MAX},
-	{"iops-read", VM_T_INT, "operations a second", .min = 1, .max = INT64_MAX},
-	{"iops-write", VM_T_INT, "operations a second", .min = 1, .max = INT64_MAX},
+	{"bps-total", VM_T_INT, "bytes a second", .min = 1, .max = LIMIT_MAX},
+	{"bps-read", VM_T_INT, "bytes a second", .min = 1, .max = LIMIT_MAX},
+	{"bps-write", VM_T_INT, "bytes a second", .min = 1, .max = LIMIT_MAX},
+	{"iops-total", VM_T_INT, "operations a second", .min = 1, .max = LIMIT_MAX},
+	{"iops-read", VM_T_INT, "operations a second", .min = 1, .max = LIMIT_MAX},
+	{"iops-write", VM_T_INT, "operations a second", .min = 1, .max = LIMIT_MAX},
+	{"bps-total-max", VM_T_INT, "bytes a second in a burst", .min = 1, .max = LIMIT_MAX},
+	{"bps-read-max", VM_T_INT, "bytes a second in a burst", .min = 1, .max = LIMIT_MAX},
+	{"bps-write-max", VM_T_INT, "bytes a second in a burst", .min = 1, .max = LIMIT_MAX},
+	{"iops-total-max", VM_T_INT, "operations a second in a burst", .min = 1, .max = LIMIT_MAX},
+	{"iops-read-max", VM_T_INT, "operations a second in a burst", .min = 1, .max = LIMIT_MAX},
+	{"iops-write-max", VM_T_INT, "operations a second in a burst", .min = 1, .max = LIMIT_MAX},
 	{0},
 };
 
@@ -57,6 +66,7 @@ static const struct vm_field backing_fields[] = {
 static const struct vm_field disk_qemu_fields[] = {
 	{"file", VM_T_RAW, "merged into the protocol node"},
 	{"format", VM_T_RAW, "merged into the format node"},
+	{"throttle", VM_T_RAW, "merged into the throttle node"},
 	{"device", VM_T_RAW, "merged into the device"},
 	{0},
 };
@@ -106,9 +116,11 @@ static const struct vm_field nic_fields[] = {
 	{"model", VM_T_CHOICE, "the card", .default_json = "\"virtio\"", .choices = CHOICES("virtio", "e1000e")},
 	{"mac", VM_T_MAC, "made once and kept, in 52:54:00:..."},
 	{"backend", VM_T_CHOICE, "what it is connected to", .default_json = "\"user\"",
-	 .choices = CHOICES("user", "tap", "bridge", "stream", "dgram")},
+	 .choices = CHOICES("user", "tap", "bridge", "stream", "dgram", "none")},
 	{"forwards", VM_T_LIST, "user: ports of the host that lead into the guest", .fields = forward_fields},
 	{"restrict", VM_T_BOOL, "user: the guest reaches nothing outside", .default_json = "false"},
+	{"hostname", VM_T_STRING, "user: the name that the guest is given by DHCP"},
+	{"net", VM_T_STRING, "user: the guest's IPv4 network, as in 10.0.2.0/24"},
 	{"interface", VM_T_STRING, "tap: the interface's name"},
 	{"bridge", VM_T_STRING, "bridge: its name; QEMU's bridge helper makes the tap"},
 	{"socket", VM_T_PATH, "stream: the UNIX socket"},

@@ -5,8 +5,10 @@
 #include "launcher/spec-table.h"
 #include "proto/base.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <stdio.h>
+#include <strings.h>
 #include <sys/random.h>
 
 struct check {
@@ -381,68 +383,278 @@ static const char *text_of(const json_t *object, const char *key)
 	return json_string_value(json_object_get(object, key));
 }
 
+/* Limits that QEMU would refuse (util/throttle.c, throttle_is_valid). */
+static int check_throttle(const struct check *c, const char *path, const json_t *limits)
+{
+	static const char *const kinds[] = {"bps", "iops"}, *const ways[] = {"total", "read", "write"};
+	char key[32], max[32], at[128];
+
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+		for (size_t w = 0; w < ARRAY_SIZE(ways); w++) {
+			const json_t *burst, *base;
+			snprintf(key, sizeof key, "%s-%s", kinds[k], ways[w]);
+			snprintf(max, sizeof max, "%s-%s-max", kinds[k], ways[w]);
+			burst = json_object_get(limits, max);
+			base = json_object_get(limits, key);
+			snprintf(at, sizeof at, "%s.throttle.%s", path, burst ? max : key);
+			if (burst && json_integer_value(burst) < json_integer_value(base))
+				return refuse(c, at, "is lower than %s", key);
+			if (burst && !base)
+				return refuse(c, at, "needs %s beside it", key);
+			snprintf(max, sizeof max, "%s-total", kinds[k]);
+			if (base && w > 0 && json_object_get(limits, max))
+				return refuse(c, at, "%s stands beside it: limit the total, or reading and writing", max);
+		}
+	return 0;
+}
+
+static bool format_has_backing(const char *format)
+{
+	return streq(format, "qcow2") || streq(format, "qcow") || streq(format, "qed") || streq(format, "vmdk");
+}
+
+/* ITEM, and each image below it: one that names a backing image must be of a format that can have one. */
+static int check_backing(const struct check *c, const char *path, const json_t *item)
+{
+	char at[256];
+
+	snprintf(at, sizeof at, "%s", path);
+	for (const json_t *below; (below = json_object_get(item, "backing")); item = below) {
+		size_t n = strlen(at);
+		const char *format = text_of(item, "format");
+		snprintf(at + n, sizeof at - n, ".backing");
+		if (!format)
+			return refuse(c, at, "an empty drive has no backing image");
+		if (!format_has_backing(format))
+			return refuse(c, at, "an image of the format \"%s\" has no backing image", format);
+	}
+	return 0;
+}
+
+/* The ids of QEMU's objects are derived from the spec's: that is how they are found again. */
+static int check_raw(const struct check *c, const char *path, const json_t *item)
+{
+	static const char *const ours[] = {"id", "node-name"};
+	const char *role;
+	json_t *raw;
+	char at[256];
+
+	json_object_foreach(json_object_get(item, "qemu"), role, raw)
+		for (size_t i = 0; i < ARRAY_SIZE(ours); i++) {
+			snprintf(at, sizeof at, "%s.qemu.%s.%s", path, role, ours[i]);
+			if (json_object_get(raw, ours[i]))
+				return refuse(c, at, "is derived from the item's own id and cannot be set");
+		}
+	return 0;
+}
+
+static int check_bus(const struct check *c, const char *path, const json_t *disk)
+{
+	const char *type = text_of(disk, "type"), *bus = text_of(disk, "bus");
+	bool cdrom = type && streq(type, "cdrom"), ide = bus && (streq(bus, "sata") || streq(bus, "ide"));
+
+	if (cdrom && bus && (streq(bus, "virtio") || streq(bus, "nvme")))
+		return refuse(c, path, "a CD-ROM cannot be on the bus \"%s\"; sata, ide or scsi", bus);
+	if (json_is_true(json_object_get(disk, "iothread")) && (cdrom || (bus && !streq(bus, "virtio"))))
+		return refuse(c, path, "only a virtio disk can have an iothread");
+	if (json_is_true(json_object_get(disk, "read-only")) && !cdrom && ide)
+		return refuse(c, path, "a disk on the bus \"%s\" cannot be read-only; use virtio, scsi or nvme", bus);
+	return 0;
+}
+
 static int check_disk(const struct check *c, const char *path, const json_t *disk)
 {
-	const char *type = text_of(disk, "type"), *bus = text_of(disk, "bus"), *cache = text_of(disk, "cache");
-	const char *aio = text_of(disk, "aio");
-	bool cdrom = type && streq(type, "cdrom");
+	const char *type = text_of(disk, "type"), *cache = text_of(disk, "cache"), *aio = text_of(disk, "aio");
+	const char *zeroes = text_of(disk, "detect-zeroes"), *discard = text_of(disk, "discard");
+	int r;
 
-	if (!cdrom && !text_of(disk, "path"))
+	if (!(type && streq(type, "cdrom")) && !text_of(disk, "path"))
 		return refuse(c, path, "\"path\" is missing: a disk needs an image or block device");
 	if (text_of(disk, "path") && !text_of(disk, "format"))
 		return refuse(c, path, "\"format\" is missing; it is never guessed: write \"raw\", \"qcow2\", ...");
-	if (cdrom && bus && (streq(bus, "virtio") || streq(bus, "nvme")))
-		return refuse(c, path, "a CD-ROM cannot be on the bus \"%s\"; sata, ide or scsi", bus);
 	if (aio && streq(aio, "native") && !(cache && (streq(cache, "none") || streq(cache, "directsync"))))
 		return refuse(c, path, "aio \"native\" needs cache \"none\" or \"directsync\"");
-	if (json_is_true(json_object_get(disk, "iothread")) && bus && !streq(bus, "virtio"))
-		return refuse(c, path, "only a virtio disk can have an iothread");
+	if (zeroes && streq(zeroes, "unmap") && discard && streq(discard, "ignore"))
+		return refuse(c, path, "detect-zeroes \"unmap\" needs discard \"unmap\"");
+	if ((r = check_bus(c, path, disk)) < 0 || (r = check_backing(c, path, disk)) < 0 ||
+	    (r = check_raw(c, path, disk)) < 0)
+		return r;
+	return check_throttle(c, path, json_object_get(disk, "throttle"));
+}
+
+/* QEMU parses a forward as one string, "tcp:ADDRESS:PORT-:PORT", and knows IPv4 there alone. */
+static int check_forwards(const struct check *c, const char *path, const json_t *nic)
+{
+	struct in_addr address;
+	json_t *forward;
+	char at[128];
+	size_t i;
+
+	json_array_foreach(json_object_get(nic, "forwards"), i, forward)
+	{
+		const char *host = text_of(forward, "host-address");
+		snprintf(at, sizeof at, "%s.forwards[%zu].host-address", path, i);
+		if (host && inet_pton(AF_INET, host, &address) != 1)
+			return refuse(c, at, "\"%s\" is no IPv4 address such as 127.0.0.1", host);
+	}
 	return 0;
+}
+
+static int check_net(const struct check *c, const char *path, const json_t *nic)
+{
+	const char *net = text_of(nic, "net"), *slash = net ? strchr(net, '/') : NULL;
+	char address[INET_ADDRSTRLEN] = "", at[128];
+	struct in_addr parsed;
+	bool ok;
+
+	if (!net)
+		return 0;
+	snprintf(at, sizeof at, "%s.net", path);
+	if (slash && slash - net < (ptrdiff_t)sizeof address)
+		memcpy(address, net, (size_t)(slash - net));
+	ok = inet_pton(AF_INET, address, &parsed) == 1 && isdigit((unsigned char)slash[1]) && strlen(slash + 1) <= 2 &&
+	     strspn(slash + 1, "0123456789") == strlen(slash + 1) && atoi(slash + 1) <= 32;
+	return ok ? 0 : refuse(c, at, "\"%s\" is no IPv4 network such as 10.0.2.0/24", net);
 }
 
 static int check_nic(const struct check *c, const char *path, const json_t *nic)
 {
 	static const struct {
-		const char *backend, *field;
-	} needs[] = {{"tap", "interface"}, {"bridge", "bridge"}, {"stream", "socket"}, {"dgram", "local"},
-		     {"dgram", "remote"}};
+		const char *field, *backend;
+		bool needed;
+	} fields[] = {{"interface", "tap", true}, {"bridge", "bridge", true}, {"socket", "stream", true},
+		      {"local", "dgram", true},	  {"remote", "dgram", true},  {"forwards", "user", false},
+		      {"hostname", "user", false}, {"net", "user", false}};
 	const char *backend = text_of(nic, "backend");
+	int r;
 
-	for (size_t i = 0; i < ARRAY_SIZE(needs); i++)
-		if (backend && streq(backend, needs[i].backend) && !text_of(nic, needs[i].field))
-			return refuse(c, path, "\"%s\" is missing: the backend \"%s\" needs it", needs[i].field, backend);
+	if (!backend)
+		backend = "user";
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++) {
+		bool there = json_object_get(nic, fields[i].field), its = streq(backend, fields[i].backend);
+		if (fields[i].needed && its && !there)
+			return refuse(c, path, "\"%s\" is missing: the backend \"%s\" needs it", fields[i].field, backend);
+		if (there && !its)
+			return refuse(c, path, "\"%s\" belongs to the backend \"%s\", but this one is \"%s\"",
+				      fields[i].field, fields[i].backend, backend);
+	}
+	if ((r = check_forwards(c, path, nic)) < 0 || (r = check_net(c, path, nic)) < 0)
+		return r;
+	return check_raw(c, path, nic);
+}
+
+/* ---- Rules between items ---- */
+
+static bool same_value(const json_t *a, const json_t *b)
+{
+	if (json_is_string(a) && json_is_string(b))
+		return strcasecmp(json_string_value(a), json_string_value(b)) == 0; /* a MAC's digits */
+	return a && b && json_equal(a, b);
+}
+
+/* No two items of KINDS have the same KEY. */
+static int check_unique(const struct check *c, const json_t *spec, const char *const *kinds, const char *key)
+{
+	char path[64], other[64];
+	json_t *a, *b;
+	size_t i, j;
+
+	for (const char *const *k = kinds; *k; k++)
+		json_array_foreach(json_object_get(spec, *k), i, a)
+			for (const char *const *l = kinds; l <= k; l++)
+				json_array_foreach(json_object_get(spec, *l), j, b)
+				{
+					if (l == k && j >= i)
+						break;
+					if (!same_value(json_object_get(a, key), json_object_get(b, key)))
+						continue;
+					snprintf(path, sizeof path, "%s[%zu].%s", *k, i, key);
+					snprintf(other, sizeof other, "%s[%zu]", *l, j);
+					return refuse(c, path, "%s has the same %s", other, key);
+				}
 	return 0;
 }
 
-static int check_unique(const struct check *c, const json_t *spec, const char *kind, const char *key)
+static bool is_pc(const json_t *spec)
 {
-	const json_t *list = json_object_get(spec, kind);
+	const char *type = text_of(json_object_get(spec, "machine"), "type");
+
+	return type && (streq(type, "pc") || strncmp(type, "pc-i440fx", 9) == 0);
+}
+
+/* As many as vm_pci_ports says for the effective spec. */
+static json_int_t ports_of(const json_t *spec)
+{
+	const json_t *set = json_object_get(json_object_get(spec, "machine"), "ports");
+	json_int_t ports = set ? json_integer_value(set) : 16;
+
+	return is_pc(spec) && ports > 16 ? 16 : ports;
+}
+
+static int check_ports(const struct check *c, const json_t *spec)
+{
+	static const char *const kinds[] = {"disks", "nics"};
+	json_int_t ports = ports_of(spec), scsi = json_integer_value(json_object_get(spec, "scsi-port"));
+	json_t *item;
+	char path[64];
+	size_t i;
+
+	if (scsi > ports)
+		return refuse(c, "scsi-port", "the machine has %lld ports; set machine.ports higher", (long long)ports);
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+		json_array_foreach(json_object_get(spec, kinds[k]), i, item)
+		{
+			json_int_t port = json_integer_value(json_object_get(item, "port"));
+			snprintf(path, sizeof path, "%s[%zu].port", kinds[k], i);
+			if (port > ports)
+				return refuse(c, path, "the machine has %lld ports; set machine.ports higher",
+					      (long long)ports);
+			if (port > 0 && port == scsi)
+				return refuse(c, path, "the SCSI controller has the same port (scsi-port)");
+		}
+	return 0;
+}
+
+static int check_consoles(const struct check *c, const json_t *spec)
+{
+	/* Ids of fds that a start prepares. */
+	static const char *const taken[] = {"qmp", "agent"};
+	json_t *console;
+	char path[64];
+	int serial = 0;
+	size_t i;
+
+	if (!json_object_get(spec, "consoles") &&
+	    (vm_spec_find(spec, "disks", "con0") || vm_spec_find(spec, "nics", "con0")))
+		return refuse(c, "consoles", "a VM that names none has the console con0, and that id is taken");
+	json_array_foreach(json_object_get(spec, "consoles"), i, console)
+	{
+		const char *id = text_of(console, "id"), *type = text_of(console, "type");
+		snprintf(path, sizeof path, "consoles[%zu]", i);
+		for (size_t k = 0; id && k < ARRAY_SIZE(taken); k++)
+			if (streq(id, taken[k]))
+				return refuse(c, path, "the id \"%s\" is used for something else; take another", id);
+		serial += !type || streq(type, "serial");
+		if (serial > 4)
+			return refuse(c, path, "a PC has 4 serial ports at most; use the type \"virtio\"");
+	}
+	return 0;
+}
+
+static int check_boot(const struct check *c, const json_t *spec)
+{
+	const json_t *boot = json_object_get(spec, "boot"), *order = json_object_get(boot, "order");
 	char path[64];
 
-	for (size_t i = 0; i < json_array_size(list); i++)
-		for (size_t j = 0; j < i; j++) {
-			const json_t *a = json_object_get(json_array_get(list, i), key);
-			const json_t *b = json_object_get(json_array_get(list, j), key);
-			if (!a || !b || !json_equal(a, b))
-				continue;
-			snprintf(path, sizeof path, "%s[%zu].%s", kind, i, key);
-			return refuse(c, path, "%s[%zu] has the same", kind, j);
-		}
-	return 0;
-}
-
-static int check_ids_across(const struct check *c, const json_t *spec)
-{
-	const json_t *disks = json_object_get(spec, "disks"), *nics = json_object_get(spec, "nics");
-
-	for (size_t i = 0; i < json_array_size(nics); i++)
-		for (size_t j = 0; j < json_array_size(disks); j++) {
-			const char *a = text_of(json_array_get(nics, i), "id"), *b = text_of(json_array_get(disks, j), "id");
-			char path[64];
-			snprintf(path, sizeof path, "nics[%zu].id", i);
-			if (a && b && streq(a, b))
-				return refuse(c, path, "disks[%zu] has the same id", j);
-		}
+	if ((text_of(boot, "initrd") || text_of(boot, "cmdline")) && !text_of(boot, "kernel"))
+		return refuse(c, "boot", "initrd and cmdline need a kernel");
+	for (size_t i = 0; i < json_array_size(order); i++)
+		for (size_t j = 0; j < i; j++)
+			if (json_equal(json_array_get(order, i), json_array_get(order, j))) {
+				snprintf(path, sizeof path, "boot.order[%zu]", i);
+				return refuse(c, path, "\"%s\" stands there twice",
+					      json_string_value(json_array_get(order, i)));
+			}
 	return 0;
 }
 
@@ -470,15 +682,18 @@ static int check_cpu(const struct check *c, const json_t *spec)
 
 static int check_rules(const struct check *c, const json_t *spec)
 {
+	static const char *const named[] = {"disks", "nics", "consoles", NULL};
+	static const char *const placed[] = {"disks", "nics", NULL}, *const nics[] = {"nics", NULL};
 	static const struct {
-		const char *kind, *key;
-	} unique[] = {{"disks", "id"},	{"nics", "id"},	  {"consoles", "id"},
-		      {"nics", "mac"}, {"disks", "port"}, {"nics", "port"}};
+		const char *const *kinds;
+		const char *key;
+	} unique[] = {{named, "id"}, {nics, "mac"}, {placed, "port"}, {placed, "boot-index"}};
+	static int (*const rules[])(const struct check *, const json_t *) = {check_ports, check_consoles, check_boot,
+									     check_cpu};
 	static const struct {
 		const char *kind;
 		int (*check)(const struct check *, const char *, const json_t *);
 	} items[] = {{"disks", check_disk}, {"nics", check_nic}};
-	const json_t *boot = json_object_get(spec, "boot");
 	char path[64];
 	int r;
 
@@ -493,13 +708,12 @@ static int check_rules(const struct check *c, const json_t *spec)
 		}
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(unique); i++)
-		if ((r = check_unique(c, spec, unique[i].kind, unique[i].key)) < 0)
+		if ((r = check_unique(c, spec, unique[i].kinds, unique[i].key)) < 0)
 			return r;
-	if ((text_of(boot, "initrd") || text_of(boot, "cmdline")) && !text_of(boot, "kernel"))
-		return refuse(c, "boot", "initrd and cmdline need a kernel");
-	if ((r = check_ids_across(c, spec)) < 0)
-		return r;
-	return check_cpu(c, spec);
+	for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
+		if ((r = rules[i](c, spec)) < 0)
+			return r;
+	return 0;
 }
 
 static int check_spec(const struct check *c, const json_t *spec)
@@ -557,8 +771,7 @@ static int fill_defaults(const struct vm_field *table, json_t *object)
 /* A CD-ROM's default bus is what the machine has for it. */
 static void adjust_cdroms(const json_t *spec, json_t *copy)
 {
-	const char *machine = text_of(json_object_get(spec, "machine"), "type");
-	bool pc = machine && (streq(machine, "pc") || strncmp(machine, "pc-i440fx", 9) == 0);
+	bool pc = is_pc(spec);
 	json_t *disk;
 	size_t i;
 
@@ -665,8 +878,7 @@ static bool port_taken(const json_t *spec, json_int_t port)
 
 static int new_port(const json_t *spec, json_t *owner, const char *key, struct qmp_error *err)
 {
-	const json_t *set = json_object_get(json_object_get(spec, "machine"), "ports");
-	json_int_t ports = set ? json_integer_value(set) : 16, port;
+	json_int_t ports = ports_of(spec), port;
 
 	if (json_object_get(owner, key))
 		return 0;

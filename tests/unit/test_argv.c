@@ -84,7 +84,7 @@ static const char everything[] =
 	" {\"path\": \"/dev/sdx\", \"format\": \"raw\", \"bus\": \"scsi\", \"cache\": \"none\", \"aio\": \"native\"},"
 	" {\"path\": \"json:{}\", \"format\": \"raw\", \"bus\": \"nvme\", \"path\": \"/v/json:{}\"},"
 	" {\"type\": \"cdrom\", \"path\": \"/v/x.iso\", \"format\": \"raw\"},"
-	" {\"path\": \"/v/s\", \"format\": \"raw\", \"bus\": \"sata\", \"read-only\": true}],"
+	" {\"path\": \"/v/s\", \"format\": \"raw\", \"bus\": \"sata\"}],"
 	"\"nics\": [{\"backend\": \"tap\", \"interface\": \"tap0\", \"mac\": \"52:54:00:00:00:01\"},"
 	" {\"model\": \"e1000e\", \"mac\": \"52:54:00:00:00:02\","
 	"  \"forwards\": [{\"host-port\": 2222, \"guest-port\": 22}], \"qemu\": {\"device\": {\"rombar\": 0}}}],"

@@ -64,6 +64,57 @@ static void test_disks_and_nics(void)
 	bad("{\"name\": \"a\", \"nics\": [{\"id\": \"x\"}], \"disks\": [{\"id\": \"x\", \"type\": \"cdrom\"}]}", "the same id");
 }
 
+#define DISK(more) "{\"name\": \"a\", \"disks\": [{\"path\": \"/x\", \"format\": \"raw\", " more "}]}"
+#define NIC(more)  "{\"name\": \"a\", \"nics\": [{" more "}]}"
+
+/* What QEMU would refuse at the start, or take for something else, is refused here. */
+static void test_what_qemu_would_refuse(void)
+{
+	bad(DISK("\"bus\": \"sata\", \"read-only\": true"), "cannot be read-only");
+	bad(DISK("\"detect-zeroes\": \"unmap\", \"discard\": \"ignore\""), "needs discard");
+	bad(DISK("\"backing\": {\"path\": \"/b\", \"format\": \"raw\"}"), "disks[0].backing: an image of the format \"raw\"");
+	bad(DISK("\"throttle\": {\"bps-total\": 2, \"bps-read\": 1}"), "bps-total stands beside it");
+	bad(DISK("\"throttle\": {\"bps-read-max\": 1}"), "throttle.bps-read-max: needs bps-read");
+	bad(DISK("\"throttle\": {\"bps-read\": 9, \"bps-read-max\": 1}"), "is lower than bps-read");
+	bad(DISK("\"qemu\": {\"format\": {\"node-name\": \"x\"}}"), "disks[0].qemu.format.node-name: is derived");
+	bad("{\"name\": \"a\", \"disks\": [{\"type\": \"cdrom\", \"iothread\": true}]}", "only a virtio disk");
+	bad(NIC("\"forwards\": [{\"host-port\": 1, \"guest-port\": 1, \"host-address\": \"::1\"}]"), "is no IPv4 address");
+	bad(NIC("\"net\": \"10.0.2.0/33\""), "is no IPv4 network");
+	bad(NIC("\"net\": \"10.0.2.0\""), "is no IPv4 network");
+	bad(NIC("\"bridge\": \"br0\""), "belongs to the backend \"bridge\", but this one is \"user\"");
+	bad("{\"name\": \"a\", \"boot\": {\"order\": [\"disk\", \"disk\"]}}", "boot.order[1]: \"disk\" stands there twice");
+	bad("{\"name\": \"a\", \"consoles\": [{}, {}, {}, {}, {}]}", "consoles[4]: a PC has 4 serial ports");
+	bad("{\"name\": \"a\", \"consoles\": [{\"id\": \"qmp\"}]}", "is used for something else");
+}
+
+static void test_unique_across_kinds(void)
+{
+	bad("{\"name\": \"a\", \"nics\": [{\"mac\": \"52:54:00:00:00:aa\"}, {\"mac\": \"52:54:00:00:00:AA\"}]}",
+	    "nics[1].mac: nics[0] has the same mac");
+	bad("{\"name\": \"a\", \"disks\": [{\"path\": \"/x\", \"format\": \"raw\", \"port\": 2}], \"nics\": [{\"port\": 2}]}",
+	    "nics[0].port: disks[0] has the same port");
+	bad("{\"name\": \"a\", \"scsi-port\": 2, \"nics\": [{\"port\": 2}]}", "the SCSI controller has the same port");
+	bad("{\"name\": \"a\", \"nics\": [{\"port\": 17}]}", "the machine has 16 ports");
+	bad("{\"name\": \"a\", \"machine\": {\"type\": \"pc\", \"ports\": 64}, \"nics\": [{\"port\": 17}]}",
+	    "the machine has 16 ports");
+	bad("{\"name\": \"a\", \"nics\": [{\"id\": \"con0\"}]}", "that id is taken");
+	bad("{\"name\": \"a\", \"nics\": [{\"id\": \"x\"}], \"consoles\": [{\"id\": \"x\"}]}",
+	    "consoles[0].id: nics[0] has the same id");
+}
+
+/* docs/spec.schema.json is what the table says. UPDATE_GOLDEN=1 writes it anew. */
+static void test_schema_is_the_documents(void)
+{
+	const char *file = SOURCE_DIR "/docs/spec.schema.json";
+	json_auto_t *schema = vm_spec_json_schema(), *written = NULL;
+
+	if (getenv("UPDATE_GOLDEN"))
+		CHECK_INT(json_dump_file(schema, file, JSON_INDENT(2)), 0);
+	written = json_load_file(file, 0, NULL);
+	CHECK(written);
+	CHECK(json_equal(schema, written));
+}
+
 static void test_complete_is_chosen_once(void)
 {
 	json_t *spec = good("{\"name\": \"a\", \"disks\": [{\"path\": \"/x\", \"format\": \"raw\"},"
@@ -143,6 +194,9 @@ int main(void)
 	RUN(test_errors_have_path_and_line);
 	RUN(test_values);
 	RUN(test_disks_and_nics);
+	RUN(test_what_qemu_would_refuse);
+	RUN(test_unique_across_kinds);
+	RUN(test_schema_is_the_documents);
 	RUN(test_complete_is_chosen_once);
 	RUN(test_no_free_port);
 	RUN(test_set);
