@@ -79,6 +79,7 @@ struct diff {
 	uint64_t timeout_ms;
 	json_t *plan, *next_start;
 	struct qmp_error *err;
+	bool scsi_planned; /* the controller is in the plan already */
 };
 
 static void later(const struct diff *d, const char *path, json_t *from, json_t *to, const char *why)
@@ -104,7 +105,25 @@ static bool is_cold_only(const json_t *item)
 	return bus && (streq(bus, "sata") || streq(bus, "ide"));
 }
 
-static int add_item(const struct diff *d, const char *kind, json_t *item, const char *path)
+/* The controller comes with the first disk that needs it. */
+static int add_scsi(struct diff *d, const json_t *item)
+{
+	const char *bus = text_of(item, "bus");
+	struct vm_fragment f;
+	int r;
+
+	if (!bus || !streq(bus, "scsi") || json_object_get(d->have, "scsi-port") || d->scsi_planned)
+		return 0;
+	r = vm_fragment_scsi(d->want, d->host, &f, d->err);
+	if (r < 0)
+		return r;
+	r = vm_plan_add(d->plan, &f, d->err);
+	vm_fragment_deinit(&f);
+	d->scsi_planned = true;
+	return r;
+}
+
+static int add_item(struct diff *d, const char *kind, json_t *item, const char *path)
 {
 	struct vm_fragment f;
 	int r;
@@ -113,15 +132,9 @@ static int add_item(const struct diff *d, const char *kind, json_t *item, const 
 		later(d, path, NULL, item, "a disk on the sata or ide bus cannot be hot-plugged");
 		return 0;
 	}
-	if (text_of(item, "bus") && streq(text_of(item, "bus"), "scsi") && !json_object_get(d->have, "scsi-port")) {
-		r = vm_fragment_scsi(d->want, d->host, &f, d->err);
-		if (r < 0)
-			return r;
-		r = vm_plan_add(d->plan, &f, d->err);
-		vm_fragment_deinit(&f);
-		if (r < 0)
-			return r;
-	}
+	r = add_scsi(d, item);
+	if (r < 0)
+		return r;
 	r = build(d, d->want, kind, item, &f);
 	if (r < 0)
 		return r;
@@ -147,6 +160,21 @@ static int remove_item(const struct diff *d, const char *kind, json_t *item, con
 	return r;
 }
 
+/* QEMU keeps a limit that a qom-set does not name, so every one is named: 0 is none. */
+static json_t *all_limits(const json_t *limits)
+{
+	static const char *const names[] = {"bps-total",     "bps-read",     "bps-write",     "iops-total",
+					    "iops-read",     "iops-write",   "bps-total-max", "bps-read-max",
+					    "bps-write-max", "iops-total-max", "iops-read-max", "iops-write-max"};
+	json_t *all = json_object();
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		json_t *value = json_object_get(limits, names[i]);
+		json_object_set_new(all, names[i], value ? json_incref(value) : json_integer(0));
+	}
+	return all;
+}
+
 /* Limits change in place when nothing else differs and there was a throttle before. */
 static int change_item(const struct diff *d, json_t *have, json_t *want, const char *path)
 {
@@ -161,14 +189,14 @@ static int change_item(const struct diff *d, json_t *have, json_t *want, const c
 		later(d, path, have, want, "this cannot change while the VM runs");
 		return 0;
 	}
-	step = json_pack("{s:s, s:{s:s, s:s, s:O}, s:{s:s, s:{s:s, s:s, s:O}}}", "execute", "qom-set", "arguments",
-			 "path", group, "property", "limits", "value", limits, "undo", "execute", "qom-set", "arguments",
-			 "path", group, "property", "limits", "value", before);
+	step = json_pack("{s:s, s:{s:s, s:s, s:o}, s:{s:s, s:{s:s, s:s, s:o}}}", "execute", "qom-set", "arguments",
+			 "path", group, "property", "limits", "value", all_limits(limits), "undo", "execute", "qom-set", "arguments",
+			 "path", group, "property", "limits", "value", all_limits(before));
 	return append_consume(d->plan, step, path, d->err);
 }
 
 /* Removals come first: they free ports. */
-static int diff_items(const struct diff *d, const char *kind, bool removals)
+static int diff_items(struct diff *d, const char *kind, bool removals)
 {
 	const json_t *list = json_object_get(removals ? d->have : d->want, kind);
 	json_t *item;

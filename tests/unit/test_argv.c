@@ -119,6 +119,18 @@ static void test_plug_and_unplug(void)
 	json_decref(full);
 }
 
+/* The controller comes once, with the first of two disks. */
+static void test_two_scsi_disks(void)
+{
+	json_t *have = effective("{" FIXED "}");
+	json_t *want = effective("{" FIXED ", \"disks\": [{\"path\": \"/a\", \"format\": \"raw\", \"bus\": \"scsi\"},"
+				 " {\"path\": \"/b\", \"format\": \"raw\", \"bus\": \"scsi\"}]}");
+
+	plan("two-scsi", have, want);
+	json_decref(have);
+	json_decref(want);
+}
+
 static void test_limits_change_in_place(void)
 {
 	json_t *have = everything_spec(), *want = json_deep_copy(have);
@@ -142,6 +154,7 @@ int main(void)
 	RUN(test_plain);
 	RUN(test_everything);
 	RUN(test_plug_and_unplug);
+	RUN(test_two_scsi_disks);
 	RUN(test_limits_change_in_place);
 	RUN(test_quoting);
 	return 0;
