@@ -2,14 +2,17 @@
  * Cutting a byte stream into JSON objects. Each byte is looked at once; the state between two bytes is
  * (in a string?, behind a backslash?, depth). It does not judge what stands inside: that is decoding.
  */
+#include "proto/framer.h"
 #include "proto/base.h"
-#include "proto/qmp.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 #define FRAMER_FIRST 4096
 /* A buffer larger than this is given back once it is empty. */
 #define FRAMER_KEEP (64 * 1024)
+/* Of what is wrong, how much an error shows. */
+#define EXCERPT 24
 
 struct qmp_framer {
 	char *data;
@@ -18,8 +21,18 @@ struct qmp_framer {
 	size_t scanned; /* up to here the state below is true */
 	size_t len;     /* of what was read */
 	size_t max;
+	uint64_t offset; /* of data[0] in the stream */
 	size_t depth;
 	bool in_string, escaped;
+	bool skipping; /* to the end of the line */
+};
+
+/* What a byte may mean. */
+enum { QUOTE = 1, BACKSLASH = 2, OPEN = 4, CLOSE = 8, RESYNC = 16 };
+
+static const unsigned char meanings[256] = {
+	['"'] = QUOTE, ['\\'] = BACKSLASH, ['{'] = OPEN,  ['['] = OPEN,
+	['}'] = CLOSE, [']'] = CLOSE,      [0xff] = RESYNC,
 };
 
 struct qmp_framer *qmp_framer_new(size_t max_message)
@@ -42,19 +55,18 @@ void qmp_framer_free(struct qmp_framer *f)
 /* Moves what is left to the front. Amortised: only when at least half of the buffer is given away. */
 static void compact(struct qmp_framer *f)
 {
-	if (f->start == f->len) {
-		f->start = f->scanned = f->len = 0;
-		if (f->size > FRAMER_KEEP) {
-			free(f->data);
-			f->data = NULL;
-			f->size = 0;
-		}
-	} else if (f->start >= f->size / 2) {
-		memmove(f->data, f->data + f->start, f->len - f->start);
-		f->scanned -= f->start;
-		f->len -= f->start;
-		f->start = 0;
+	if (f->start < f->len && f->start < f->size / 2)
+		return;
+	if (f->start == f->len && f->size > FRAMER_KEEP) {
+		free(take_ptr(f->data));
+		f->size = 0;
 	}
+	if (f->start > 0 && f->start < f->len)
+		memmove(f->data, f->data + f->start, f->len - f->start);
+	f->offset += f->start;
+	f->scanned -= f->start;
+	f->len -= f->start;
+	f->start = 0;
 }
 
 void *qmp_framer_reserve(struct qmp_framer *f, size_t *ret_size)
@@ -77,10 +89,47 @@ void qmp_framer_commit(struct qmp_framer *f, size_t n)
 	f->len += n;
 }
 
-static void reset_state(struct qmp_framer *f)
+bool qmp_framer_is_inside(const struct qmp_framer *f)
 {
+	return f->depth > 0;
+}
+
+void qmp_excerpt(char *to, size_t size, const char *text, size_t len)
+{
+	char *end = to + size - sizeof "...";
+
+	for (size_t i = 0; i < len; i++) {
+		unsigned char c = (unsigned char)text[i];
+		if (end - to < 4) {
+			strcpy(to, "...");
+			return;
+		}
+		to += c >= ' ' && c < 127 ? sprintf(to, "%c", c) : sprintf(to, "\\x%02x", c);
+	}
+	*to = '\0';
+}
+
+/* Forgets the message that is half read; the next begins where the scan stands. */
+static void start_anew(struct qmp_framer *f)
+{
+	f->start = f->scanned;
 	f->depth = 0;
 	f->in_string = f->escaped = false;
+}
+
+void qmp_framer_skip_line(struct qmp_framer *f)
+{
+	start_anew(f);
+	f->skipping = true;
+}
+
+static void skip(struct qmp_framer *f)
+{
+	while (f->skipping && f->scanned < f->len) {
+		unsigned char c = (unsigned char)f->data[f->scanned++];
+		f->skipping = c != '\n' && c != 0xff;
+	}
+	f->start = f->scanned;
 }
 
 static bool is_space(char c)
@@ -90,67 +139,89 @@ static bool is_space(char c)
 
 static int refuse_byte(const struct qmp_framer *f, struct qmp_error *err)
 {
-	char excerpt[4 * 24 + 1], *to = excerpt;
+	char excerpt[4 * EXCERPT + 4];
+	size_t n = f->len - f->scanned;
 
-	for (size_t i = f->scanned; i < f->len && i < f->scanned + 24; i++) {
-		unsigned char c = (unsigned char)f->data[i];
-		to += c >= ' ' && c < 127 ? sprintf(to, "%c", c) : sprintf(to, "\\x%02x", c);
-	}
-	*to = '\0';
-	return qmp_error_set(err, QMP_ERR_PROTOCOL, -EPROTO, "expected a JSON object, came \"%s\"", excerpt);
+	qmp_excerpt(excerpt, sizeof excerpt, f->data + f->scanned, n < EXCERPT ? n : EXCERPT);
+	return qmp_error_set(err, QMP_ERR_PROTOCOL, -EPROTO, "expected a JSON object at byte %" PRIu64 ", came \"%s\"",
+			     f->offset + f->scanned, excerpt);
 }
 
-/* Takes one byte into the state. 1: it ends a message; 0: go on; negative: the stream is bad. */
-static int step(struct qmp_framer *f, char c, struct qmp_error *err)
+/* To the brace that opens the next message. 1: it is there; 0: nothing more was read; negative: something else is. */
+static int find_start(struct qmp_framer *f, struct qmp_error *err)
 {
-	if (f->in_string) {
-		if (f->escaped)
-			f->escaped = false;
-		else if (c == '\\')
-			f->escaped = true;
-		else if (c == '"')
-			f->in_string = false;
-		return 0;
+	for (; f->scanned < f->len; f->scanned++) {
+		char c = f->data[f->scanned];
+		if (c == '{')
+			break;
+		if (!is_space(c) && (unsigned char)c != 0xff)
+			return refuse_byte(f, err);
 	}
-	if (f->depth == 0 && c != '{')
-		return is_space(c) ? 0 : refuse_byte(f, err);
-	if (c == '"') {
-		f->in_string = true;
-	} else if (c == '{' || c == '[') {
-		if (++f->depth > QMP_JSON_DEPTH)
-			return qmp_error_set(err, QMP_ERR_LIMIT, -EMSGSIZE, "a message nests deeper than %d",
-					     QMP_JSON_DEPTH);
-	} else if (c == '}' || c == ']') {
-		return --f->depth == 0;
+	f->start = f->scanned;
+	return f->scanned < f->len;
+}
+
+/* To the next byte that changes the state, which it returns; NULL: nothing more was read. */
+static const char *find_next(struct qmp_framer *f)
+{
+	const char *p = f->data + f->scanned, *end = f->data + f->len;
+	unsigned char wanted = f->in_string ? QUOTE | BACKSLASH | RESYNC : QUOTE | OPEN | CLOSE | RESYNC;
+
+	if (f->escaped && p < end && (unsigned char)*p != 0xff) {
+		f->escaped = false;
+		p++;
 	}
-	return 0;
+	while (p < end && !(meanings[(unsigned char)*p] & wanted))
+		p++;
+	f->scanned = (size_t)(p - f->data);
+	return p < end ? p : NULL;
+}
+
+static int refuse_size(const struct qmp_framer *f, struct qmp_error *err)
+{
+	if (f->depth > QMP_JSON_DEPTH)
+		return qmp_error_set(err, QMP_ERR_LIMIT, -EMSGSIZE, "a message nests deeper than %d", QMP_JSON_DEPTH);
+	return qmp_error_set(err, QMP_ERR_LIMIT, -EMSGSIZE, "a message is longer than %zu bytes", f->max);
+}
+
+/* Takes one byte that means something into the state. */
+static void step(struct qmp_framer *f, unsigned char meaning)
+{
+	f->scanned++;
+	if (meaning == RESYNC)
+		start_anew(f);
+	else if (meaning == QUOTE)
+		f->in_string = !f->in_string;
+	else if (meaning == BACKSLASH)
+		f->escaped = true;
+	else if (meaning == OPEN)
+		f->depth++;
+	else
+		f->depth--;
 }
 
 int qmp_framer_next(struct qmp_framer *f, const char **ret_text, size_t *ret_len, struct qmp_error *err)
 {
-	while (f->scanned < f->len) {
-		char c = f->data[f->scanned];
-		int r;
+	if (f->skipping)
+		skip(f);
+	for (;;) {
+		const char *p;
+		int r = 1;
 
-		if ((unsigned char)c == 0xff) {
-			reset_state(f);
-			f->start = ++f->scanned;
-			continue;
-		}
-		r = step(f, c, err);
-		if (r < 0)
+		if (f->depth == 0 && (r = find_start(f, err)) <= 0)
 			return r;
-		f->scanned++;
-		if (r == 1) {
-			*ret_text = f->data + f->start;
-			*ret_len = f->scanned - f->start;
-			f->start = f->scanned;
-			return 1;
-		}
-		if (f->depth == 0)
-			f->start = f->scanned;
+		p = find_next(f);
+		if (p)
+			step(f, meanings[(unsigned char)*p]);
+		if (f->depth > QMP_JSON_DEPTH || f->scanned - f->start > f->max)
+			return refuse_size(f, err);
+		if (!p)
+			return 0;
+		if (f->depth > 0 || f->start == f->scanned)
+			continue;
+		*ret_text = f->data + f->start;
+		*ret_len = f->scanned - f->start;
+		f->start = f->scanned;
+		return 1;
 	}
-	if (f->len - f->start > f->max)
-		return qmp_error_set(err, QMP_ERR_LIMIT, -EMSGSIZE, "a message is longer than %zu bytes", f->max);
-	return 0;
 }

@@ -2,90 +2,77 @@
  * The server side of one connection: what QEMU's monitor says to a client.
  *
  * The way it goes well: greeting out -> qmp_capabilities in -> ready -> commands in, replies and events out.
- * It ends by end of file, a system call's error, or a client that does not read (max_output); each is heard in
- * on_close, from the loop.
+ * It ends by end of file, a system call's error, no negotiation in time, or a client that does not read; each
+ * is heard in on_close, from the loop. What is no command is answered with an error, as QEMU does; after bytes
+ * that are no JSON object the rest of their line is dropped.
  */
 #include "proto/base.h"
+#include "proto/framer.h"
+#include "proto/greeting.h"
+#include "proto/link.h"
 #include "proto/qmp.h"
-#include "proto/wire.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <sys/socket.h>
 
 #define DEFAULT_OUTPUT ((size_t)16 << 20)
-#define READS_PER_TURN 16
+#define READS_PER_TURN 64
+#define DESC_MAX       320
 
 struct qmp_peer {
-	uv_poll_t poll;
-	uv_timer_t timer; /* the end is told from here; the negotiation's deadline */
-	int open_handles;
-	int fd;
-	int poll_events;
-	bool ready, paused, dead, failed;
+	struct qmp_link link;
+	bool ready, paused, failed;
+	bool offers_oob, has_oob;
 	struct qmp_peer_options opts;
+	size_t max_output;
+	uint64_t deadline; /* of the negotiation */
 	struct qmp_framer *framer;
-	struct qmp_wire wire;
 	int fds[QMP_COMMAND_FDS]; /* that came and wait for their command */
 	size_t n_fds;
 	struct qmp_error error;
 };
 
-static void on_poll(uv_poll_t *handle, int status, int events);
-
-static void poll_for(struct qmp_peer *p)
+/* Neither freed (any callback may have done so) nor ended. */
+static bool is_alive(const struct qmp_peer *p)
 {
-	int events = (p->paused ? 0 : UV_READABLE) | (p->wire.head ? UV_WRITABLE : 0) | UV_DISCONNECT;
-
-	if (p->dead || p->failed || events == p->poll_events)
-		return;
-	p->poll_events = events;
-	uv_poll_start(&p->poll, events, on_poll);
-}
-
-static void on_timer(uv_timer_t *t)
-{
-	struct qmp_peer *p = t->data;
-
-	if (!p->failed) {
-		p->failed = true;
-		qmp_error_set(&p->error, QMP_ERR_TIMEOUT, -ETIMEDOUT, "the client did not negotiate in time");
-	}
-	uv_poll_stop(&p->poll);
-	if (p->opts.on_close)
-		p->opts.on_close(p->opts.data, p, &p->error);
+	return p->link.fd >= 0 && !p->failed;
 }
 
 static void fail(struct qmp_peer *p, enum qmp_error_kind kind, int code, const char *why)
 {
-	if (p->dead || p->failed)
+	if (!is_alive(p))
 		return;
 	p->failed = true;
 	qmp_error_set(&p->error, kind, code, "%s", why);
-	uv_poll_stop(&p->poll);
-	uv_timer_start(&p->timer, on_timer, 0, 0);
+	qmp_link_stop(&p->link);
+	qmp_link_wake_at(&p->link, 0);
 }
 
+/* ---- What goes out ---- */
+
+/*
+ * Takes over TEXT, the message's line. One message may exceed the limit by itself, if nothing else waits: a
+ * client that reads gets every reply, however large.
+ */
 static void send_consume(struct qmp_peer *p, char *text, size_t len)
 {
-	size_t limit = p->opts.max_output ? p->opts.max_output : DEFAULT_OUTPUT;
-	int r;
+	size_t waiting = p->link.wire.bytes;
 
-	if (!text || p->dead || p->failed) {
-		free(text);
+	if (!text || !is_alive(p)) {
+		free(text); /* and if it is alive, it must not wait for this in vain */
+		fail(p, QMP_ERR_HOST, -ENOMEM, "no memory for a message to the client");
 		return;
 	}
-	if (p->wire.bytes + len > limit) {
+	if (waiting > 0 && waiting + len > p->max_output) {
 		free(text);
 		fail(p, QMP_ERR_LIMIT, -ENOBUFS, "the client does not read what it is sent");
 		return;
 	}
-	r = qmp_wire_add_consume(&p->wire, text, len, NULL, 0);
-	if (r >= 0)
-		r = qmp_wire_flush(&p->wire, p->fd);
-	if (r < 0)
-		fail(p, QMP_ERR_CLOSED, r, "writing to the client failed");
+	if (qmp_link_add_consume(&p->link, text, len, NULL, 0) < 0)
+		fail(p, QMP_ERR_HOST, -ENOMEM, "no memory for a message to the client");
 	else
-		poll_for(p);
+		qmp_link_flush(&p->link);
 }
 
 /* {"KEY": RAW, "id": ID} */
@@ -93,16 +80,24 @@ static void send_member(struct qmp_peer *p, const char *key, const char *raw, si
 {
 	_cleanup_free_ char *id_text = id ? qmp_json_encode(id, JSON_COMPACT | JSON_ENSURE_ASCII, NULL) : NULL;
 	size_t size = len + strlen(key) + (id_text ? strlen(id_text) : 0) + 32;
-	char *text = malloc(size);
-	int n;
+	char *text = id && !id_text ? NULL : malloc(size);
+	size_t n = 0;
 
-	if (!text)
-		return;
-	n = snprintf(text, size, "{\"%s\": ", key);
-	memcpy(text + n, raw, len);
-	n += (int)len;
-	n += snprintf(text + n, size - (size_t)n, id_text ? ", \"id\": %s}\r\n" : "%s}\r\n", id_text ? id_text : "");
-	send_consume(p, text, (size_t)n);
+	if (text) {
+		n = (size_t)snprintf(text, size, "{\"%s\": ", key);
+		memcpy(text + n, raw, len);
+		n += len;
+		n += (size_t)snprintf(text + n, size - n, "%s%s}\r\n", id_text ? ", \"id\": " : "",
+				      id_text ? id_text : "");
+	}
+	send_consume(p, text, n);
+}
+
+/* VALUE for the wire; {} if it is NULL. */
+static char *encode(const json_t *value, size_t *ret_len)
+{
+	*ret_len = 2;
+	return value ? qmp_json_encode(value, JSON_COMPACT | JSON_ENSURE_ASCII, ret_len) : strdup("{}");
 }
 
 void qmp_peer_return_raw(struct qmp_peer *p, json_t *id, const char *raw, size_t len)
@@ -117,34 +112,39 @@ void qmp_peer_error_raw(struct qmp_peer *p, json_t *id, const char *raw, size_t 
 
 void qmp_peer_return(struct qmp_peer *p, json_t *id, const json_t *value)
 {
-	_cleanup_free_ char *text = NULL;
-	size_t len = 2;
+	size_t len;
+	_cleanup_free_ char *text = encode(value, &len);
 
-	if (value) {
-		text = qmp_json_encode(value, JSON_COMPACT | JSON_ENSURE_ASCII, &len);
-		if (!text)
-			return;
-	}
-	qmp_peer_return_raw(p, id, text ? text : "{}", len);
+	if (text)
+		qmp_peer_return_raw(p, id, text, len);
+	else
+		qmp_peer_error(p, id, "GenericError", "the reply cannot be encoded");
 }
 
 void qmp_peer_error(struct qmp_peer *p, json_t *id, const char *error_class, const char *desc)
 {
-	json_auto_t *error = json_pack("{s:s, s:s}", "class", error_class, "desc", desc);
-	_cleanup_free_ char *text = error ? json_dumps(error, JSON_COMPACT | JSON_ENSURE_ASCII) : NULL;
+	json_auto_t *text = json_string(desc); /* NULL where it is not UTF-8 */
+	json_auto_t *error = json_pack("{s:s, s:O}", "class", error_class, "desc", text ? text : json_null());
+	size_t len;
+	_cleanup_free_ char *raw = error ? encode(error, &len) : NULL;
 
-	if (text)
-		qmp_peer_error_raw(p, id, text, strlen(text));
+	if (raw)
+		qmp_peer_error_raw(p, id, raw, len);
+	else
+		fail(p, QMP_ERR_HOST, -ENOMEM, "no memory for a message to the client");
 }
 
 void qmp_peer_send_raw(struct qmp_peer *p, const char *raw, size_t len)
 {
 	char *text;
 
-	if (!p->ready || p->dead || p->failed || !(text = malloc(len + 2)))
+	if (!p->ready || !is_alive(p))
 		return;
-	memcpy(text, raw, len);
-	memcpy(text + len, "\r\n", 2);
+	text = malloc(len + 2);
+	if (text) {
+		memcpy(text, raw, len);
+		memcpy(text + len, "\r\n", 2);
+	}
 	send_consume(p, text, len + 2);
 }
 
@@ -158,102 +158,154 @@ static void drop_fds(struct qmp_peer *p)
 	p->n_fds = 0;
 }
 
-/* The errors of QEMU's qmp_dispatch_check_obj, in its words. */
-static const char *check_members(const json_t *message, char *place, size_t size)
+static void refuse(struct qmp_peer *p, json_t *id, const char *fmt, ...) _printf_(3, 4);
+static void refuse(struct qmp_peer *p, json_t *id, const char *fmt, ...)
+{
+	char desc[DESC_MAX];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(desc, sizeof desc, fmt, ap);
+	va_end(ap);
+	qmp_peer_error(p, id, "GenericError", desc);
+}
+
+/* One member of a command. False: it was answered with an error, in the words of QEMU's qmp_dispatch_check_obj. */
+static bool check_member(struct qmp_peer *p, json_t *id, const char *key, const json_t *value)
+{
+	if (streq(key, "execute") || (p->has_oob && streq(key, "exec-oob"))) {
+		if (json_is_string(value))
+			return true;
+		refuse(p, id, "QMP input member '%s' must be a string", key);
+	} else if (streq(key, "arguments")) {
+		if (json_is_object(value))
+			return true;
+		refuse(p, id, "QMP input member 'arguments' must be an object");
+	} else {
+		if (streq(key, "id"))
+			return true;
+		refuse(p, id, "QMP input member '%.100s' is unexpected", key);
+	}
+	return false;
+}
+
+static bool check_command(struct qmp_peer *p, json_t *id, json_t *message)
 {
 	const char *key;
 	json_t *value;
 
-	json_object_foreach((json_t *)message, key, value)
-	{
-		if (streq(key, "execute") || streq(key, "exec-oob")) {
-			if (!json_is_string(value)) {
-				snprintf(place, size, "QMP input member '%s' must be a string", key);
-				return place;
-			}
-		} else if (streq(key, "arguments")) {
-			if (!json_is_object(value))
-				return "QMP input member 'arguments' must be an object";
-		} else if (!streq(key, "id")) {
-			snprintf(place, size, "QMP input member '%s' is unexpected", key);
-			return place;
+	json_object_foreach(message, key, value)
+		if (!check_member(p, id, key, value))
+			return false;
+	if (json_object_get(message, "execute") && json_object_get(message, "exec-oob")) {
+		refuse(p, id, "QMP input member 'exec-oob' clashes with 'execute'");
+		return false;
+	}
+	if (!json_object_get(message, "execute") && !json_object_get(message, "exec-oob")) {
+		refuse(p, id, "QMP input lacks member 'execute'");
+		return false;
+	}
+	return true;
+}
+
+/* The arguments of qmp_capabilities. False: it was answered with an error. */
+static bool check_enable(struct qmp_peer *p, json_t *id, json_t *arguments, bool *ret_oob)
+{
+	json_t *enable = json_object_get(arguments, "enable"), *entry;
+	const char *key;
+	size_t i;
+
+	json_object_foreach(arguments, key, entry) {
+		if (!streq(key, "enable")) {
+			refuse(p, id, "Parameter '%.100s' is unexpected", key);
+			return false;
 		}
 	}
-	if (json_object_get(message, "execute") && json_object_get(message, "exec-oob"))
-		return "QMP input member 'exec-oob' clashes with 'execute'";
-	if (!json_object_get(message, "execute") && !json_object_get(message, "exec-oob"))
-		return "QMP input lacks member 'execute'";
-	return NULL;
+	if (enable && !json_is_array(enable)) {
+		refuse(p, id, "Invalid parameter type for 'enable', expected: array");
+		return false;
+	}
+	json_array_foreach(enable, i, entry) {
+		if (!json_is_string(entry)) {
+			refuse(p, id, "Invalid parameter type for 'enable[%zu]', expected: string", i);
+			return false;
+		}
+		if (!p->offers_oob || !streq(json_string_value(entry), "oob")) {
+			refuse(p, id, "Parameter 'enable' does not accept value '%.100s'", json_string_value(entry));
+			return false;
+		}
+	}
+	*ret_oob = json_array_size(enable) > 0;
+	return true;
+}
+
+static void negotiate(struct qmp_peer *p, const struct qmp_peer_command *command)
+{
+	if (p->ready) {
+		qmp_peer_error(p, command->id, "CommandNotFound",
+			       "Capabilities negotiation is already complete, command ignored");
+		return;
+	}
+	if (!check_enable(p, command->id, command->arguments, &p->has_oob))
+		return;
+	p->ready = true;
+	qmp_peer_return(p, command->id, NULL);
 }
 
 static void take_command(struct qmp_peer *p, const struct qmp_peer_command *command)
 {
-	char desc[200];
-
-	if (streq(command->name, "qmp_capabilities")) {
-		if (p->ready) {
-			qmp_peer_error(p, command->id, "CommandNotFound",
-				       "Capabilities negotiation is already complete, command ignored");
-			return;
-		}
-		p->ready = true;
-		uv_timer_stop(&p->timer);
-		qmp_peer_return(p, command->id, NULL);
-	} else if (!p->ready) {
-		snprintf(desc, sizeof desc, "Expecting capabilities negotiation with 'qmp_capabilities'");
-		qmp_peer_error(p, command->id, "CommandNotFound", desc);
-	} else {
+	if (streq(command->name, "qmp_capabilities"))
+		negotiate(p, command);
+	else if (!p->ready)
+		qmp_peer_error(p, command->id, "CommandNotFound",
+			       "Expecting capabilities negotiation with 'qmp_capabilities'");
+	else
 		p->opts.on_command(p->opts.data, p, command);
-	}
 }
 
 static void take_message(struct qmp_peer *p, const char *text, size_t len)
 {
 	struct qmp_error err = {0};
 	json_auto_t *message = qmp_json_decode(text, len, &err);
-	json_auto_t *none = NULL;
-	struct qmp_peer_command command = {0};
-	char desc[256];
-	const char *wrong;
+	json_auto_t *none = json_object();
+	struct qmp_peer_command command = {.fds = p->fds, .n_fds = p->n_fds};
 
 	if (!message) {
-		snprintf(desc, sizeof desc, "JSON parse error, %.200s", err.message);
-		qmp_peer_error(p, NULL, "GenericError", desc);
+		refuse(p, NULL, "JSON parse error, %.250s", err.message);
 		return;
 	}
 	command.id = json_object_get(message, "id");
-	wrong = check_members(message, desc, sizeof desc);
-	if (wrong) {
-		qmp_peer_error(p, command.id, "GenericError", wrong);
+	if (!check_command(p, command.id, message))
 		return;
-	}
 	command.oob = json_object_get(message, "exec-oob") != NULL;
 	command.name = json_string_value(json_object_get(message, command.oob ? "exec-oob" : "execute"));
 	command.arguments = json_object_get(message, "arguments");
 	if (!command.arguments)
-		command.arguments = none = json_object();
-	command.fds = p->fds;
-	command.n_fds = p->n_fds;
+		command.arguments = none;
 	take_command(p, &command);
-	drop_fds(p);
 }
 
 static void take_messages(struct qmp_peer *p)
 {
-	struct qmp_error err = {0};
-	const char *text;
-	size_t len;
-	int r = 0;
+	while (is_alive(p) && !p->paused) {
+		struct qmp_error err = {0};
+		const char *text;
+		size_t len;
+		int r = qmp_framer_next(p->framer, &text, &len, &err);
 
-	while (!p->dead && !p->failed && !p->paused && (r = qmp_framer_next(p->framer, &text, &len, &err)) == 1)
-		take_message(p, text, len);
-	if (r < 0 && !p->dead && !p->failed) {
-		char desc[256];
-		snprintf(desc, sizeof desc, "JSON parse error, %.200s", err.message);
-		qmp_peer_error(p, NULL, "GenericError", desc);
-		fail(p, QMP_ERR_PROTOCOL, r, desc);
+		if (r == 0)
+			return;
+		if (r == 1) {
+			take_message(p, text, len);
+		} else {
+			refuse(p, NULL, "JSON parse error, %.250s", err.message);
+			qmp_framer_skip_line(p->framer);
+		}
+		drop_fds(p);
 	}
 }
+
+/* ---- Reading ---- */
 
 static void take_rights(struct qmp_peer *p, struct msghdr *msg)
 {
@@ -273,98 +325,138 @@ static void take_rights(struct qmp_peer *p, struct msghdr *msg)
 	}
 }
 
+/*
+ * How much to read so that fds stay with their command: the kernel joins the bytes that were sent before
+ * them to the same read, so what brings fds is read byte by byte, as QEMU reads everything.
+ */
+static ssize_t peek(int fd, void *place, size_t size)
+{
+	struct iovec iov = {place, size};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+	ssize_t n = recvmsg(fd, &msg, MSG_PEEK | MSG_DONTWAIT);
+
+	return n > 0 && (msg.msg_flags & MSG_CTRUNC) ? 1 : n;
+}
+
 static ssize_t receive(struct qmp_peer *p, void *place, size_t size)
 {
 	union {
 		char space[CMSG_SPACE(sizeof(int) * QMP_COMMAND_FDS)];
 		struct cmsghdr align;
 	} control;
-	struct iovec iov = {place, size};
+	ssize_t n = peek(p->link.fd, place, size);
+	struct iovec iov = {place, n > 0 ? (size_t)n : 0};
 	struct msghdr msg = {
 		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
-	ssize_t n = recvmsg(p->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 
+	if (n <= 0)
+		return n;
+	n = recvmsg(p->link.fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
 	if (n > 0)
 		take_rights(p, &msg);
 	return n;
 }
 
-static void read_some(struct qmp_peer *p)
+/* Reads once. False: there was nothing (more) to read. */
+static bool read_once(struct qmp_peer *p)
 {
-	for (int i = 0; i < READS_PER_TURN && !p->dead && !p->failed && !p->paused; i++) {
-		size_t size;
-		void *place = qmp_framer_reserve(p->framer, &size);
-		ssize_t n = place ? receive(p, place, size) : -1;
+	size_t size;
+	void *place = qmp_framer_reserve(p->framer, &size);
+	ssize_t n = place ? receive(p, place, size) : -1;
 
-		if (!place) {
-			fail(p, QMP_ERR_HOST, -ENOMEM, "out of memory");
-		} else if (n == 0) {
-			fail(p, QMP_ERR_CLOSED, -ECONNRESET, "the client left");
-		} else if (n > 0) {
-			qmp_framer_commit(p->framer, (size_t)n);
-			take_messages(p);
-			if ((size_t)n < size)
-				return;
-		} else if (errno == EAGAIN) {
-			return;
-		} else if (errno != EINTR) {
-			fail(p, QMP_ERR_CLOSED, -errno, "reading from the client failed");
-		}
-	}
-}
-
-static void on_poll(uv_poll_t *handle, int status, int events)
-{
-	struct qmp_peer *p = handle->data;
-	int r = 1;
-
-	if (status < 0) {
-		fail(p, QMP_ERR_CLOSED, status, "polling the client failed");
-		return;
-	}
-	if (events & UV_READABLE)
-		read_some(p);
-	if (!p->dead && !p->failed && p->wire.head)
-		r = qmp_wire_flush(&p->wire, p->fd);
-	if (r < 0)
-		fail(p, QMP_ERR_CLOSED, r, "writing to the client failed");
-	else if ((events & UV_DISCONNECT) && p->paused && !p->dead)
+	if (!place) {
+		fail(p, QMP_ERR_HOST, -ENOMEM, "no memory to read from the client");
+	} else if (n == 0) {
 		fail(p, QMP_ERR_CLOSED, -ECONNRESET, "the client left");
-	poll_for(p);
-}
-
-void qmp_peer_pause(struct qmp_peer *p)
-{
-	p->paused = true;
-	poll_for(p);
-}
-
-void qmp_peer_resume(struct qmp_peer *p)
-{
-	if (!p->paused)
-		return;
-	p->paused = false;
-	take_messages(p);
-	if (!p->dead)
-		poll_for(p);
-}
-
-/* ---- Life ---- */
-
-static int send_greeting(struct qmp_peer *p)
-{
-	json_auto_t *message = json_pack("{s:O}", "QMP", p->opts.greeting);
-	size_t len;
-	char *text = message ? qmp_json_encode(message, JSON_COMPACT, &len) : NULL;
-	char *line = text ? realloc(text, len + 3) : NULL;
-
-	if (!line) {
-		free(text);
-		return -ENOMEM;
+	} else if (n > 0) {
+		qmp_framer_commit(p->framer, (size_t)n);
+		take_messages(p);
+		return true;
+	} else if (errno != EAGAIN && errno != EINTR) {
+		fail(p, QMP_ERR_CLOSED, -errno, "reading from the client failed");
 	}
-	memcpy(line + len, "\r\n", 3);
-	send_consume(p, line, len + 2);
-	return 0;
+	return n < 0 && errno == EINTR;
+}
+
+/* ---- What the link tells ---- */
+
+static struct qmp_peer *peer_of(struct qmp_link *l)
+{
+	return container_of(l, struct qmp_peer, link);
+}
+
+static void on_readable(struct qmp_link *l)
+{
+	struct qmp_peer *p = peer_of(l);
+
+	for (int i = 0; i < READS_PER_TURN && is_alive(p) && !p->paused; i++)
+		if (!read_once(p))
+			break;
+}
+
+static void on_hung_up(struct qmp_link *l)
+{
+	fail(peer_of(l), QMP_ERR_CLOSED, -ECONNRESET, "the client left");
+}
+
+static void on_write_failed(struct qmp_link *l, int code)
+{
+	fail(peer_of(l), QMP_ERR_CLOSED, code, "writing to the client failed");
+}
+
+static void on_tick(struct qmp_link *l)
+{
+	struct qmp_peer *p = peer_of(l);
+
+	take_messages(p); /* that came while it was paused */
+	if (p->ready || !is_alive(p))
+		return;
+	if (qmp_now_ms() >= p->deadline)
+		fail(p, QMP_ERR_TIMEOUT, -ETIMEDOUT, "the client did not negotiate in time");
+	else
+		qmp_link_wake_at(l, p->deadline);
+}
+
+static void on_settle(struct qmp_link *l)
+{
+	struct qmp_peer *p = peer_of(l);
+	void (*on_close)(void *, struct qmp_peer *, const struct qmp_error *) = p->opts.on_close;
+
+	if (!p->failed || !on_close)
+		return;
+	p->opts.on_close = NULL;
+	on_close(p->opts.data, p, &p->error);
+}
+
+static void peer_free(struct qmp_peer *p)
+{
+	qmp_framer_free(p->framer);
+	free(p);
+}
+
+static void on_gone(struct qmp_link *l)
+{
+	peer_free(peer_of(l));
+}
+
+static const struct qmp_link_ops link_ops = {
+	.readable = on_readable,
+	.hung_up = on_hung_up,
+	.write_failed = on_write_failed,
+	.tick = on_tick,
+	.settle = on_settle,
+	.gone = on_gone,
+};
+
+/* ---- The public operations ---- */
+
+static void send_greeting(struct qmp_peer *p, json_t *greeting)
+{
+	size_t len;
+	_cleanup_free_ char *text = encode(greeting, &len);
+	char *line = text ? qmp_asprintf("{\"QMP\": %s}\r\n", text) : NULL;
+
+	send_consume(p, line, line ? strlen(line) : 0);
 }
 
 int qmp_peer_new(uv_loop_t *loop, int fd_consume, const struct qmp_peer_options *opts, struct qmp_peer **ret,
@@ -376,49 +468,29 @@ int qmp_peer_new(uv_loop_t *loop, int fd_consume, const struct qmp_peer_options 
 	if (!p)
 		return qmp_error_errno(err, -ENOMEM, "taking a client");
 	p->opts = *opts;
-	p->fd = fd_consume;
-	qmp_wire_init(&p->wire);
+	p->opts.greeting = NULL; /* borrowed for this call alone */
+	p->max_output = opts->max_output ? opts->max_output : DEFAULT_OUTPUT;
+	p->offers_oob = qmp_greeting_offers_oob(opts->greeting);
 	p->framer = qmp_framer_new(opts->max_message);
-	r = p->framer ? uv_poll_init(loop, &p->poll, p->fd) : -ENOMEM;
+	r = p->framer ? qmp_link_init(&p->link, loop, fd_consume, &link_ops) : -ENOMEM;
 	if (r < 0) {
-		qmp_framer_free(p->framer);
-		free(p);
+		peer_free(p);
 		return qmp_error_errno(err, r, "taking a client");
 	}
-	uv_timer_init(loop, &p->timer);
-	p->open_handles = 2;
-	p->poll.data = p->timer.data = p;
+	p->deadline = qmp_deadline_in(opts->negotiation_timeout_ms ? opts->negotiation_timeout_ms : UINT64_MAX);
 	if (opts->negotiation_timeout_ms)
-		uv_timer_start(&p->timer, on_timer, opts->negotiation_timeout_ms, 0);
-	poll_for(p);
-	(void)send_greeting(p);
-	p->opts.greeting = NULL; /* borrowed for this call alone */
+		qmp_link_wake_at(&p->link, p->deadline);
+	send_greeting(p, opts->greeting);
 	*ret = p;
 	return 0;
 }
 
-static void on_handle_closed(uv_handle_t *h)
-{
-	struct qmp_peer *p = h->data;
-
-	if (--p->open_handles > 0)
-		return;
-	qmp_framer_free(p->framer);
-	free(p);
-}
-
 void qmp_peer_free(struct qmp_peer *p)
 {
-	if (!p || p->dead)
+	if (!p || p->link.fd < 0)
 		return;
-	p->dead = true;
 	drop_fds(p);
-	qmp_wire_deinit(&p->wire);
-	uv_poll_stop(&p->poll);
-	uv_close((uv_handle_t *)&p->poll, on_handle_closed);
-	uv_close((uv_handle_t *)&p->timer, on_handle_closed);
-	(void)close(p->fd);
-	p->fd = -1;
+	qmp_link_close(&p->link);
 }
 
 void *qmp_peer_data(const struct qmp_peer *p)
@@ -426,7 +498,26 @@ void *qmp_peer_data(const struct qmp_peer *p)
 	return p->opts.data;
 }
 
+void qmp_peer_pause(struct qmp_peer *p)
+{
+	p->paused = true;
+	if (is_alive(p))
+		qmp_link_set_reading(&p->link, false);
+}
+
+/* What was read already is taken from the loop, not in here: a handler that answers at once may call this. */
+void qmp_peer_resume(struct qmp_peer *p)
+{
+	if (!p->paused)
+		return;
+	p->paused = false;
+	if (!is_alive(p))
+		return;
+	qmp_link_set_reading(&p->link, true);
+	qmp_link_wake_at(&p->link, 0);
+}
+
 bool qmp_peer_is_ready(const struct qmp_peer *p)
 {
-	return p->ready && !p->dead && !p->failed;
+	return p->ready && is_alive(p);
 }

@@ -2,7 +2,6 @@
 #include "proto/base.h"
 #include "proto/qmp.h"
 
-#include <fcntl.h>
 #include <sys/socket.h>
 
 #define WIRE_BATCH 16
@@ -11,9 +10,22 @@ struct qmp_wire_chunk {
 	struct qmp_wire_chunk *next;
 	char *text;
 	size_t len, sent;
+	int *fds; /* NULL once they are sent */
 	size_t n_fds;
-	int fds[]; /* duplicates; closed once they are sent */
 };
+
+/* The ancillary data of one sendmsg, aligned as the kernel wants it. */
+union control {
+	char space[CMSG_SPACE(sizeof(int) * QMP_COMMAND_FDS)];
+	struct cmsghdr align;
+};
+
+void qmp_fds_free(int *fds, size_t n_fds)
+{
+	for (size_t i = 0; i < n_fds; i++)
+		(void)close(fds[i]);
+	free(fds);
+}
 
 void qmp_wire_init(struct qmp_wire *w)
 {
@@ -22,10 +34,9 @@ void qmp_wire_init(struct qmp_wire *w)
 	w->bytes = 0;
 }
 
-static void close_fds(struct qmp_wire_chunk *c)
+static void drop_fds(struct qmp_wire_chunk *c)
 {
-	for (size_t i = 0; i < c->n_fds; i++)
-		(void)close(c->fds[i]);
+	qmp_fds_free(take_ptr(c->fds), c->n_fds);
 	c->n_fds = 0;
 }
 
@@ -36,7 +47,7 @@ static void pop(struct qmp_wire *w)
 	w->head = c->next;
 	if (!w->head)
 		w->tail = &w->head;
-	close_fds(c);
+	drop_fds(c);
 	free(c->text);
 	free(c);
 }
@@ -48,27 +59,16 @@ void qmp_wire_deinit(struct qmp_wire *w)
 	w->bytes = 0;
 }
 
-int qmp_wire_add_consume(struct qmp_wire *w, char *text, size_t len, const int *fds, size_t n_fds)
+int qmp_wire_add_consume(struct qmp_wire *w, char *text, size_t len, int *fds, size_t n_fds)
 {
-	struct qmp_wire_chunk *c = malloc(sizeof *c + n_fds * sizeof(int));
-	int r;
+	struct qmp_wire_chunk *c = malloc(sizeof *c);
 
 	if (!c) {
 		free(text);
+		qmp_fds_free(fds, n_fds);
 		return -ENOMEM;
 	}
-	*c = (struct qmp_wire_chunk){.text = text, .len = len};
-	while (c->n_fds < n_fds) {
-		int fd = fcntl(fds[c->n_fds], F_DUPFD_CLOEXEC, 0);
-		if (fd < 0) {
-			r = -errno;
-			close_fds(c);
-			free(text);
-			free(c);
-			return r;
-		}
-		c->fds[c->n_fds++] = fd;
-	}
+	*c = (struct qmp_wire_chunk){.text = text, .len = len, .fds = fds, .n_fds = n_fds};
 	*w->tail = c;
 	w->tail = &c->next;
 	w->bytes += len;
@@ -88,6 +88,23 @@ static size_t gather(const struct qmp_wire *w, struct iovec *iov)
 	return n;
 }
 
+static void attach_fds(struct msghdr *msg, union control *control, const struct qmp_wire_chunk *c)
+{
+	size_t size = sizeof(int) * c->n_fds;
+	struct cmsghdr *cmsg;
+
+	if (c->n_fds == 0)
+		return;
+	memset(control, 0, sizeof *control);
+	msg->msg_control = control;
+	msg->msg_controllen = CMSG_SPACE(size);
+	cmsg = CMSG_FIRSTHDR(msg);
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(size);
+	memcpy(CMSG_DATA(cmsg), c->fds, size);
+}
+
 static void advance(struct qmp_wire *w, size_t n)
 {
 	w->bytes -= n;
@@ -95,36 +112,21 @@ static void advance(struct qmp_wire *w, size_t n)
 		n -= w->head->len - w->head->sent;
 		pop(w);
 	}
-	if (w->head) {
+	if (w->head && n > 0) {
 		w->head->sent += n;
-		if (w->head->sent > 0)
-			close_fds(w->head); /* they went with the first byte */
+		drop_fds(w->head); /* they went with the first byte */
 	}
 }
 
 int qmp_wire_flush(struct qmp_wire *w, int fd)
 {
 	while (w->head) {
-		union {
-			char space[CMSG_SPACE(sizeof(int) * QMP_COMMAND_FDS)];
-			struct cmsghdr align;
-		} control;
+		union control control;
 		struct iovec iov[WIRE_BATCH];
 		struct msghdr msg = {.msg_iov = iov, .msg_iovlen = gather(w, iov)};
-		size_t n_fds = w->head->n_fds;
 		ssize_t n;
 
-		if (n_fds > 0) {
-			struct cmsghdr *cmsg;
-			memset(&control, 0, sizeof control);
-			msg.msg_control = &control;
-			msg.msg_controllen = CMSG_SPACE(sizeof(int) * n_fds);
-			cmsg = CMSG_FIRSTHDR(&msg);
-			cmsg->cmsg_level = SOL_SOCKET;
-			cmsg->cmsg_type = SCM_RIGHTS;
-			cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
-			memcpy(CMSG_DATA(cmsg), w->head->fds, sizeof(int) * n_fds);
-		}
+		attach_fds(&msg, &control, w->head);
 		n = sendmsg(fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
 			continue;

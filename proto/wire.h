@@ -1,6 +1,8 @@
 /*
  * What goes out on a non-blocking stream socket: a queue of messages, each with the fds that go with its
- * first byte. Used by both ends of a connection. Internal.
+ * first byte.
+ *
+ * Owns: the messages and fds that wait. Does not own: the socket, nor when it can be written to (link.h). Internal.
  */
 #pragma once
 
@@ -14,8 +16,12 @@ struct qmp_wire {
 };
 
 void qmp_wire_init(struct qmp_wire *w);
+/* Drops what waits; W is empty then, as after init. */
 void qmp_wire_deinit(struct qmp_wire *w);
-/* Takes over TEXT (malloc'ed). FDS are duplicated. 0 or negative errno (TEXT is freed then, too). */
-int qmp_wire_add_consume(struct qmp_wire *w, char *text, size_t len, const int *fds, size_t n_fds);
+/* Takes over TEXT and FDS (malloc'ed, the fds open), also when it fails: 0 or -ENOMEM. */
+int qmp_wire_add_consume(struct qmp_wire *w, char *text, size_t len, int *fds, size_t n_fds);
 /* Sends what FD takes now. 1: everything is out; 0: the socket is full; negative errno. */
 int qmp_wire_flush(struct qmp_wire *w, int fd);
+
+/* Closes FDS and frees the array. */
+void qmp_fds_free(int *fds, size_t n_fds);

@@ -1,0 +1,137 @@
+#include "proto/link.h"
+#include "proto/base.h"
+
+uint64_t qmp_now_ms(void)
+{
+	return uv_hrtime() / 1000000;
+}
+
+uint64_t qmp_deadline_in(uint64_t ms)
+{
+	uint64_t now = qmp_now_ms();
+
+	return ms > UINT64_MAX - now ? UINT64_MAX : now + ms;
+}
+
+static void settle(struct qmp_link *l)
+{
+	if (l->fd >= 0)
+		l->ops->settle(l);
+}
+
+static void on_poll(uv_poll_t *handle, int status, int events)
+{
+	struct qmp_link *l = handle->data;
+
+	if (status < 0) {
+		/* libuv makes EBADF of every POLLERR, and stops polling: the other side left with bytes unread. */
+		l->events = 0;
+		l->ops->hung_up(l);
+	} else if (l->reading && (events & (UV_READABLE | UV_DISCONNECT))) {
+		l->ops->readable(l);
+	} else if (events & UV_DISCONNECT) {
+		l->ops->hung_up(l);
+	}
+	if (l->fd >= 0 && l->wire.head)
+		qmp_link_flush(l);
+	settle(l);
+}
+
+/* Polls for what is of interest now. */
+static void update(struct qmp_link *l)
+{
+	int events = (l->reading ? UV_READABLE : UV_DISCONNECT) | (l->wire.head ? UV_WRITABLE : 0);
+
+	if (l->fd < 0 || l->stopped || l->events == events)
+		return;
+	l->events = events;
+	uv_poll_start(&l->poll, events, on_poll);
+}
+
+int qmp_link_init(struct qmp_link *l, uv_loop_t *loop, int fd_consume, const struct qmp_link_ops *ops)
+{
+	int r = uv_poll_init(loop, &l->poll, fd_consume);
+
+	if (r < 0)
+		return r;
+	uv_timer_init(loop, &l->timer);
+	l->poll.data = l->timer.data = l;
+	l->open_handles = 2;
+	l->fd = fd_consume;
+	l->due = UINT64_MAX;
+	l->ops = ops;
+	l->reading = true;
+	qmp_wire_init(&l->wire);
+	update(l);
+	return 0;
+}
+
+void qmp_link_set_reading(struct qmp_link *l, bool reading)
+{
+	l->reading = reading;
+	update(l);
+}
+
+int qmp_link_add_consume(struct qmp_link *l, char *text, size_t len, int *fds, size_t n_fds)
+{
+	return qmp_wire_add_consume(&l->wire, text, len, fds, n_fds);
+}
+
+void qmp_link_flush(struct qmp_link *l)
+{
+	int r = l->stopped ? 0 : qmp_wire_flush(&l->wire, l->fd);
+
+	if (r < 0)
+		l->ops->write_failed(l, r);
+	else
+		update(l);
+}
+
+static void on_timer(uv_timer_t *t)
+{
+	struct qmp_link *l = t->data;
+
+	l->due = UINT64_MAX;
+	l->ops->tick(l);
+	settle(l);
+}
+
+void qmp_link_wake_at(struct qmp_link *l, uint64_t due)
+{
+	uint64_t now;
+
+	if (l->fd < 0 || due >= l->due)
+		return;
+	l->due = due;
+	now = qmp_now_ms();
+	uv_update_time(l->timer.loop); /* a timer counts from the loop's clock, which may be old */
+	uv_timer_start(&l->timer, on_timer, due > now ? due - now : 0, 0);
+}
+
+void qmp_link_stop(struct qmp_link *l)
+{
+	if (l->fd < 0)
+		return;
+	l->stopped = true;
+	l->events = 0;
+	uv_poll_stop(&l->poll);
+}
+
+static void on_handle_closed(uv_handle_t *h)
+{
+	struct qmp_link *l = h->data;
+
+	if (--l->open_handles == 0)
+		l->ops->gone(l);
+}
+
+void qmp_link_close(struct qmp_link *l)
+{
+	if (l->fd < 0)
+		return;
+	qmp_link_stop(l);
+	qmp_wire_deinit(&l->wire);
+	uv_close((uv_handle_t *)&l->poll, on_handle_closed);
+	uv_close((uv_handle_t *)&l->timer, on_handle_closed);
+	(void)close(take_fd(&l->fd));
+}
