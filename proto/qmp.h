@@ -2,7 +2,7 @@
  * libqmpproto: the QEMU Machine Protocol over connected UNIX sockets, on libuv and jansson.
  *
  * Owns: bytes <-> QMP. Errors, JSON without loss, framing, the client session (ids, slots, events,
- * deadlines), the server side of one connection.
+ * deadlines), the server side of one connection, look-ups in query-qmp-schema.
  * Does not own: sockets' paths, processes, what any command means. It prints nothing.
  *
  * Conventions: functions that can fail return 0 or a negative errno and fill a caller-owned
@@ -121,8 +121,12 @@ QMP_API int qmp_framer_next(struct qmp_framer *f, const char **ret_text, size_t 
 /*
  *   connected -> greeting -> negotiating -> ready -> closed
  *
- * At most QMP_IN_FLIGHT in-band commands are in flight to QEMU, the rest are queued. Every id carries
- * 64 random bits of this connection: a reply meant for an earlier client is dropped and counted.
+ * At most QMP_IN_FLIGHT in-band commands are in flight to QEMU, the rest are queued; as many out-of-band ones
+ * beside them, which overtake those queued. Commands of a kind go out in the order of execute.
+ *
+ * Crossing: when a client dies with a command running, QEMU sends that reply to the next client. So every id
+ * carries 64 random bits of this connection, and a reply with any other is dropped and counted; so is an error
+ * without an id until the session is ready. Later it means that QEMU lost track of the stream: that closes it.
  */
 #define QMP_IN_FLIGHT    8
 #define QMP_COMMAND_FDS  16
@@ -142,7 +146,8 @@ struct qmp_event {
 /* How a command ended. Everything is valid during the callback alone. */
 struct qmp_reply {
 	int status;              /* 0, or negative errno: -EREMOTEIO when QEMU answered with an error,
-				    -ETIMEDOUT, -ECANCELED, -ECONNRESET (end of file), -EPROTO */
+				    -ETIMEDOUT, -ECANCELED, -ECONNRESET (end of file), -EPROTO, -EMSGSIZE,
+				    -EOPNOTSUPP (out of band, queued before that was known) */
 	json_t *value;           /* "return", on status 0 and unless the command asked for raw */
 	const char *raw;         /* on status 0: "return" as QEMU wrote it, and for -EREMOTEIO "error" */
 	size_t raw_len;
@@ -222,7 +227,8 @@ QMP_API void qmp_set_trace(qmp_trace_cb cb, void *data);
 
 /*
  * Speaks to one client as QEMU's monitor does: greeting, negotiation, errors in QEMU's words. A client
- * that does not read is cut off when more than max_output bytes wait for it.
+ * that does not read is cut off when more than max_output bytes would wait for it (a single message may be
+ * larger). What is no JSON object is answered with an error, and the rest of its line dropped.
  */
 struct qmp_peer;
 
@@ -230,7 +236,7 @@ struct qmp_peer_command {
 	const char *name;
 	json_t *arguments;       /* an object, never NULL; borrowed */
 	json_t *id;              /* or NULL; borrowed: incref it to answer later */
-	bool oob;
+	bool oob;                /* only where the client enabled it */
 	int *fds;                /* passed with it; the handler takes what it wants (sets it to -1) */
 	size_t n_fds;
 };
@@ -264,6 +270,31 @@ QMP_API void qmp_peer_error_raw(struct qmp_peer *p, json_t *id, const char *raw,
 /* A whole message (an event). Nothing is sent before negotiation. */
 QMP_API void qmp_peer_send_raw(struct qmp_peer *p, const char *raw, size_t len);
 QMP_API bool qmp_peer_is_ready(const struct qmp_peer *p);
+
+/* ---- query-qmp-schema --------------------------------------------------------------------- */
+
+/*
+ * What this QEMU takes. Type names are masked in it, so every look-up walks from a command or an event.
+ */
+struct qmp_schema;
+/* REPLY: what query-qmp-schema returned, an array; borrowed for this call. */
+QMP_API int qmp_schema_new(const json_t *reply, struct qmp_schema **ret, struct qmp_error *err);
+QMP_API void qmp_schema_free(struct qmp_schema *s);
+/*
+ * "blockdev-mirror", "blockdev-mirror/copy-mode", "blockdev-add/driver=qcow2/discard-no-unref",
+ * "migrate-set-capabilities/capabilities/capability=multifd": a command or event, then members; member=VALUE
+ * asks whether an enum has VALUE, and goes on into that branch of a union or beside it. Arrays and alternates
+ * are walked through.
+ */
+QMP_API bool qmp_schema_has(const struct qmp_schema *s, const char *path);
+/*
+ * [{"name","type","optional","choices"?}] of a command's arguments, sorted by name, without a union's
+ * branches; NULL: no such command. New.
+ */
+QMP_API json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *command);
+/* All names of commands (or events), sorted. New. */
+QMP_API json_t *qmp_schema_commands(const struct qmp_schema *s);
+QMP_API json_t *qmp_schema_events(const struct qmp_schema *s);
 
 #ifdef __cplusplus
 }
