@@ -124,8 +124,8 @@ static int refuse(const struct check *c, const char *path, const char *fmt, ...)
 	va_end(ap);
 	if (c->text)
 		return qmp_error_set(c->err, QMP_ERR_USAGE, -EINVAL, "%s:%d: %s: %s", c->source, line_of(c, path),
-				     path, what);
-	return qmp_error_set(c->err, QMP_ERR_USAGE, -EINVAL, "%s: %s", path, what);
+				     *path ? path : "the spec", what);
+	return qmp_error_set(c->err, QMP_ERR_USAGE, -EINVAL, "%s: %s", *path ? path : "the spec", what);
 }
 
 /* ---- Single values ---- */

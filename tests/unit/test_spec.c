@@ -1,6 +1,10 @@
+#include "launcher/files.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 #include "tests/unit/check.h"
+
+#include <dirent.h>
+#include <fcntl.h>
 
 static json_t *good(const char *text)
 {
@@ -189,6 +193,74 @@ static void test_effective_has_every_default(void)
 	json_decref(spec);
 }
 
+/* ---- spec-cases/: good/NAME.json is accepted, bad/NAME.json is refused with the message in NAME.error ---- */
+
+#define CASES SOURCE_DIR "/tests/unit/spec-cases/"
+
+/* What is accepted stays acceptable: completed, with every default, and written and read again. */
+static void accept_case(const char *name, const char *text, size_t len)
+{
+	struct qmp_error err = {0};
+	json_auto_t *spec = NULL, *effective = NULL, *again = NULL;
+	_cleanup_free_ char *written = NULL;
+	size_t n;
+
+	if (vm_spec_parse(text, len, name, &spec, &err) < 0 || vm_spec_complete(spec, &err) < 0 ||
+	    vm_spec_check(spec, &err) < 0)
+		check_fail(__FILE__, __LINE__, name, "accepted", err.message);
+	effective = vm_spec_effective(spec);
+	if (vm_spec_check(effective, &err) < 0)
+		check_fail(__FILE__, __LINE__, name, "its effective spec accepted", err.message);
+	written = qmp_json_encode(spec, JSON_INDENT(2), &n);
+	CHECK_INT(vm_spec_parse(written, n, name, &again, &err), 0);
+	CHECK(json_equal(spec, again));
+}
+
+static void refuse_case(int dir, const char *name, const char *text, size_t len)
+{
+	struct qmp_error err = {0};
+	json_t *spec = NULL;
+	_cleanup_free_ char *file = qmp_asprintf("%.*s.error", (int)(strlen(name) - 5), name), *want = NULL;
+
+	CHECK(vm_spec_parse(text, len, name, &spec, &err) < 0);
+	CHECK(!spec);
+	CHECK_INT(err.kind, QMP_ERR_USAGE);
+	if (getenv("UPDATE_GOLDEN"))
+		CHECK_INT(vm_file_write(dir, file, err.message, strlen(err.message), NULL), 0);
+	CHECK_INT(vm_file_read(dir, file, &want, &len, NULL), 0);
+	CHECK_STR(err.message, want);
+}
+
+static int run_cases(const char *path, bool accept)
+{
+	_cleanup_fd_ int dir = open(path, O_RDONLY | O_DIRECTORY);
+	DIR *entries = opendir(path);
+	struct dirent *e;
+	int n = 0;
+
+	CHECK(dir >= 0 && entries);
+	while ((e = readdir(entries))) {
+		_cleanup_free_ char *text = NULL;
+		size_t len, name_len = strlen(e->d_name);
+		if (name_len < 6 || !streq(e->d_name + name_len - 5, ".json"))
+			continue;
+		CHECK_INT(vm_file_read(dir, e->d_name, &text, &len, NULL), 0);
+		if (accept)
+			accept_case(e->d_name, text, len);
+		else
+			refuse_case(dir, e->d_name, text, len);
+		n++;
+	}
+	closedir(entries);
+	return n;
+}
+
+static void test_cases(void)
+{
+	CHECK(run_cases(CASES "good", true) >= 9);
+	CHECK(run_cases(CASES "bad", false) >= 20);
+}
+
 int main(void)
 {
 	RUN(test_errors_have_path_and_line);
@@ -201,5 +273,6 @@ int main(void)
 	RUN(test_no_free_port);
 	RUN(test_set);
 	RUN(test_effective_has_every_default);
+	RUN(test_cases);
 	return 0;
 }
