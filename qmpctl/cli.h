@@ -75,6 +75,8 @@ int client_events(struct cli *cli, char *const *names, int n);
 void client_call_all(struct cli *cli, char *const *names, int n, const char *operation, json_t **results);
 
 /* create.c */
+/* The spec in the file PATH, checked; new. */
+int cli_read_spec(struct cli *cli, const char *path, json_t **ret);
 json_t *parse_disk_words(struct cli *cli, const char *name, const char *text);
 json_t *parse_nic_words(struct cli *cli, const char *text);
 /* The names of all VMs, sorted; new array of strings. */

@@ -200,7 +200,7 @@ static int set_path(struct cli *cli, json_t *spec, const char *path, const char 
 	return set_text(cli, spec, path, whole);
 }
 
-static int read_spec_file(struct cli *cli, const char *path, json_t **ret)
+int cli_read_spec(struct cli *cli, const char *path, json_t **ret)
 {
 	_cleanup_fd_ int cwd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	_cleanup_free_ char *text = NULL;
@@ -315,7 +315,7 @@ static int run_create(struct cli *cli)
 			      "there is a VM named %s already; delete it first, or choose another name", name);
 		return cli_fail(cli);
 	}
-	if (file ? read_spec_file(cli, file, &spec) < 0 : !(spec = json_object()))
+	if (file ? cli_read_spec(cli, file, &spec) < 0 : !(spec = json_object()))
 		return cli_fail(cli);
 	json_object_set_new(spec, "name", json_string(name));
 	if (build_spec(cli, spec, name) < 0 || decide_formats(cli, spec) < 0 || vm_spec_check(spec, &cli->error) < 0 ||

@@ -627,22 +627,12 @@ static int run_set(struct cli *cli)
 	return change(cli, "qmpctl-set", "values", json_incref(values));
 }
 
-static int read_spec(struct cli *cli, const char *path, json_t **ret)
-{
-	_cleanup_fd_ int cwd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_free_ char *text = NULL;
-	size_t len;
-	int r = vm_file_read(cwd, path, &text, &len, &cli->error);
-
-	return r < 0 ? r : vm_spec_parse(text, len, path, ret, &cli->error);
-}
-
 static int run_apply(struct cli *cli)
 {
 	json_t *spec;
 	char *words[2];
 
-	if (read_spec(cli, cli->args[0], &spec) < 0)
+	if (cli_read_spec(cli, cli->args[0], &spec) < 0)
 		return cli_fail(cli);
 	words[0] = strdup(text_of(spec, "name"));
 	words[1] = NULL;
@@ -689,7 +679,7 @@ static int run_edit(struct cli *cli)
 	}
 	r = edit_file(cli, path);
 	if (r == 0)
-		r = read_spec(cli, path, &spec);
+		r = cli_read_spec(cli, path, &spec);
 	if (r < 0) {
 		fprintf(stderr, "what you wrote is kept in %s; \"qmpctl apply\" takes it once it is right\n", path);
 		return cli_fail(cli);
