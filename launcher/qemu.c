@@ -4,6 +4,7 @@
 #define UP_MS    30000
 #define DRAIN_MS 1000
 #define GONE_MS  200 /* the socket of a QEMU that ends closes before its exit is known */
+#define PULSE_MS 2000 /* a QEMU that hangs is noticed within two turns */
 
 struct vm_qemu {
 	uv_loop_t *loop;
@@ -11,13 +12,16 @@ struct vm_qemu {
 	struct vm_child *child;
 	struct qmp_session *session;
 	uv_timer_t drain; /* the process is gone, its last words may not be read yet; or the socket, and not yet the process */
+	uv_timer_t pulse;
 	bool exited, up;
+	bool asked, silent; /* a query-status is on its way; for longer than a turn */
 	struct vm_exit how;
 	struct qmp_error lost;
 };
 
 static void finish(struct vm_qemu *q)
 {
+	uv_timer_stop(&q->pulse);
 	uv_timer_stop(&q->drain);
 	q->opts.on_exit(q->opts.data, &q->how);
 }
@@ -53,6 +57,7 @@ static void on_session_close(void *data, const struct qmp_error *why)
 {
 	struct vm_qemu *q = data;
 
+	uv_timer_stop(&q->pulse);
 	q->lost = *why; /* it lies in the session */
 	qmp_session_free(take_ptr(q->session));
 	if (q->exited)
@@ -61,12 +66,49 @@ static void on_session_close(void *data, const struct qmp_error *why)
 		uv_timer_start(&q->drain, on_still_there, GONE_MS, 0);
 }
 
+/* ---- The pulse: without a deadline of its own, because a slot of QEMU's stays taken until it answers ---- */
+
+static void on_pulse_reply(void *data, const struct qmp_reply *reply)
+{
+	struct vm_qemu *q = data;
+	bool was_silent = q->silent;
+
+	if (reply->status < 0)
+		return; /* the session has ended, which is told elsewhere */
+	q->asked = q->silent = false;
+	if (was_silent)
+		q->opts.on_answers(q->opts.data, reply->value);
+}
+
+static void on_pulse(uv_timer_t *t)
+{
+	struct vm_qemu *q = t->data;
+	struct qmp_command c = {.name = "query-status", .timeout_ms = UINT64_MAX};
+
+	if (!q->session || q->exited)
+		return;
+	if (!q->asked) {
+		q->asked = qmp_session_execute(q->session, &c, on_pulse_reply, q, NULL, NULL) == 0;
+	} else if (!q->silent) {
+		q->silent = true;
+		q->opts.on_silent(q->opts.data);
+	}
+}
+
+static void start_pulse(struct vm_qemu *q)
+{
+	q->asked = q->silent = false;
+	if (q->opts.on_silent)
+		uv_timer_start(&q->pulse, on_pulse, PULSE_MS, PULSE_MS);
+}
+
 static void on_status(void *data, const struct qmp_reply *reply)
 {
 	struct vm_qemu *q = data;
 
 	if (reply->status == 0) {
 		q->up = true;
+		start_pulse(q);
 		q->opts.on_up(q->opts.data, reply->value);
 	} else if (reply->status == -ETIMEDOUT) {
 		q->opts.on_lost(q->opts.data, &reply->error);
@@ -76,9 +118,11 @@ static void on_status(void *data, const struct qmp_reply *reply)
 static void on_ready(void *data, json_t *greeting)
 {
 	struct vm_qemu *q = data;
+	/* One that was taken over may be in the middle of a long command; one that was started has a deadline. */
+	struct qmp_command c = {.name = "query-status", .timeout_ms = q->opts.child.argv ? 0 : UINT64_MAX};
 
 	UNUSED(greeting);
-	(void)qmp_session_execute(q->session, &(struct qmp_command){.name = "query-status"}, on_status, q, NULL, NULL);
+	(void)qmp_session_execute(q->session, &c, on_status, q, NULL, NULL);
 }
 
 int vm_qemu_reconnect(struct vm_qemu *q, int qmp_fd, struct qmp_error *err)
@@ -114,7 +158,8 @@ int vm_qemu_new(uv_loop_t *loop, const struct vm_qemu_options *o, struct vm_qemu
 		return r;
 	}
 	uv_timer_init(loop, &q->drain);
-	q->drain.data = q;
+	uv_timer_init(loop, &q->pulse);
+	q->drain.data = q->pulse.data = q;
 	*ret = q;
 	r = vm_qemu_reconnect(q, o->qmp_fd, err);
 	if (r < 0) {
@@ -136,9 +181,16 @@ const struct vm_child *vm_qemu_child(const struct vm_qemu *q)
 	return q->child;
 }
 
-static void on_closed(uv_handle_t *h)
+static void on_drain_closed(uv_handle_t *h)
 {
 	free(h->data);
+}
+
+static void on_pulse_closed(uv_handle_t *h)
+{
+	struct vm_qemu *q = h->data;
+
+	uv_close((uv_handle_t *)&q->drain, on_drain_closed);
 }
 
 void vm_qemu_free(struct vm_qemu *q)
@@ -148,5 +200,5 @@ void vm_qemu_free(struct vm_qemu *q)
 	qmp_session_free(take_ptr(q->session));
 	vm_child_free(take_ptr(q->child));
 	uv_timer_stop(&q->drain);
-	uv_close((uv_handle_t *)&q->drain, on_closed);
+	uv_close((uv_handle_t *)&q->pulse, on_pulse_closed);
 }

@@ -1,6 +1,6 @@
 /*
  * One QEMU process with its QMP session: up when it negotiated and answered query-status, down when its
- * pidfd says so. Used for VMs and for asking a QEMU binary what it can.
+ * pidfd says so, silent while it does not answer. Used for VMs and for asking a QEMU binary what it can.
  */
 #pragma once
 
@@ -15,6 +15,12 @@ struct vm_qemu_options {
 	uint64_t up_timeout_ms;        /* 0: 30,000 */
 	/* STATUS: what query-status returned. */
 	void (*on_up)(void *data, json_t *status);
+	/*
+	 * It is asked for its status every 2 s. SILENT: it has not answered for one such turn; the session stays, and so
+	 * does every command in it. ANSWERS: it has answered again. Both NULL: it is not asked.
+	 */
+	void (*on_silent)(void *data);
+	void (*on_answers)(void *data, json_t *status);
 	/* The session ended although the process lives (or it never came up in time): unresponsive. */
 	void (*on_lost)(void *data, const struct qmp_error *why);
 	/* The process is gone; every event that it sent has been delivered. Last call. */

@@ -38,6 +38,7 @@ static void set_state(struct vm *vm, enum vm_state s)
 	if (vm->state == s)
 		return;
 	vm->state = s;
+	vm->since = (int64_t)time(NULL);
 	if (vm->handlers.on_state)
 		vm->handlers.on_state(vm->handlers.data, vm);
 }
@@ -328,11 +329,29 @@ static void on_lost(void *data, const struct qmp_error *why)
 	uv_timer_start(&vm->retry, on_retry, RETRY_MS, 0);
 }
 
+/* It hangs, or its main loop is busy with a long command: what is under way may still end well, so it is left alone. */
+static void on_silent(void *data)
+{
+	struct vm *vm = data;
+
+	if (vm->state == VM_RUNNING || vm->state == VM_PAUSED)
+		set_state(vm, VM_UNRESPONSIVE);
+}
+
+static void on_answers(void *data, json_t *status)
+{
+	struct vm *vm = data;
+
+	if (vm->state == VM_UNRESPONSIVE)
+		set_state(vm, json_is_true(json_object_get(status, "running")) ? VM_RUNNING : VM_PAUSED);
+}
+
 static void on_retry(uv_timer_t *t)
 {
 	struct vm *vm = t->data;
 	int fd;
 
+	tell_started(vm, NULL); /* taken over, though it has not answered yet */
 	if (!vm->qemu || vm_qemu_session(vm->qemu))
 		return;
 	if (vm_socket_connect(vm->run_dir, "qmp.sock", &fd, NULL) < 0) {
@@ -413,6 +432,8 @@ static void on_up(void *data, json_t *status)
 static void fill_options(struct vm *vm, struct vm_qemu_options *o)
 {
 	o->on_up = on_up;
+	o->on_silent = on_silent;
+	o->on_answers = on_answers;
 	o->on_lost = on_lost;
 	o->on_exit = on_exit_qemu;
 	o->on_event = on_event;
@@ -692,6 +713,8 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 		return r;
 	}
 	vm->state = VM_UNRESPONSIVE; /* until it has answered */
+	vm->since = (int64_t)time(NULL);
+	uv_timer_start(&vm->retry, on_retry, RETRY_MS, 0);
 	open_consoles(vm);
 	return 0;
 }
@@ -710,6 +733,34 @@ struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err)
 		qmp_error_set(err, QMP_ERR_CLOSED, -ENOTCONN, "the VM %s is %s: QEMU does not answer; it is left as it is",
 			      vm->name, vm_state_name(vm->state));
 	return NULL;
+}
+
+/* The letter of its state in /proc, or '?'. */
+static char process_state(pid_t pid)
+{
+	char path[64], text[512], *after;
+	_cleanup_fd_ int fd = -1;
+	ssize_t n;
+
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+	text[n > 0 ? n : 0] = '\0';
+	after = strrchr(text, ')'); /* the name before it may hold anything */
+	return after && after[1] == ' ' ? after[2] : '?';
+}
+
+char *vm_why_unresponsive(const struct vm *vm)
+{
+	char state = vm->qemu ? process_state(vm_child_pid(vm_qemu_child(vm->qemu))) : '?';
+
+	if (state == 'T' || state == 't')
+		return strdup("its process is stopped, by SIGSTOP or by a debugger");
+	if (state == 'D')
+		return strdup("its process waits inside the kernel, mostly for storage");
+	if (vm_session(vm, NULL))
+		return strdup("it is busy with a long command, or it hangs");
+	return strdup("its monitor cannot be reached; this is tried again every 2 s");
 }
 
 int vm_kill(struct vm *vm, int sig)

@@ -45,6 +45,7 @@ struct vm {
 	struct vm_qemu *qemu;
 	struct vm_console *consoles;
 	int64_t started;    /* seconds of the host's clock */
+	int64_t since;      /* when STATE began, likewise; 0: it never changed here */
 	bool wanted_end;    /* we asked QEMU to end */
 	bool start_paused;
 	json_t *shutdown_event;
@@ -70,6 +71,8 @@ int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp
 int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why), void *data, struct qmp_error *err);
 /* The session, or an error that says why there is none. */
 struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err);
+/* Why it is unresponsive, in words: new. */
+char *vm_why_unresponsive(const struct vm *vm);
 /* Replaces the spec on disk (checked already). */
 int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err);
 /* The running spec has changed (a plan ran): kept beside QEMU for who adopts it. */

@@ -59,7 +59,8 @@ static void on_state(void *data, struct vm *vm)
 	struct guest *g = data;
 
 	guest_send_event(g, "QMPCTL_STATE", json_pack("{s:s, s:s}", "name", vm->name, "state", vm_state_name(vm->state)));
-	if (vm->state == VM_STOPPED || vm->state == VM_UNRESPONSIVE)
+	/* One that is merely silent may still carry out what it was told. */
+	if (vm->state == VM_STOPPED || (vm->state == VM_UNRESPONSIVE && !vm_session(vm, NULL)))
 		change_abandon(g);
 	if (vm->state == VM_STOPPED) {
 		json_array_clear(g->pending);

@@ -59,6 +59,11 @@ static void start_status(struct op_call *call)
 		json_object_update_missing(s, vm->host_facts);
 		json_object_set_new(s, "agent", json_boolean(g->agent_open));
 	}
+	if (vm->state == VM_UNRESPONSIVE) {
+		_cleanup_free_ char *why = vm_why_unresponsive(vm);
+		json_object_set_new(s, "unresponsive",
+				    json_pack("{s:I, s:s?}", "since", (json_int_t)vm->since, "why", why));
+	}
 	if (g->running)
 		json_object_set_new(s, "operation", json_string(g->running->op->name));
 	if (vm->last_end)
