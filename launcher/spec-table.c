@@ -146,6 +146,18 @@ static const struct vm_field display_fields[] = {
 	{0},
 };
 
+static const struct vm_field restart_fields[] = {
+	{"policy", VM_T_CHOICE, "when a VM that ended by itself is started again", .default_json = "\"never\"",
+	 .choices = CHOICES("never", "on-failure", "always")},
+	{"delay", VM_T_INT, "seconds before the first start; doubled for each in a row", .default_json = "1", .min = 0,
+	 .max = 86400},
+	{"max-delay", VM_T_INT, "seconds that the delay grows to", .default_json = "60", .min = 0, .max = 86400},
+	{"limit", VM_T_INT, "starts in a row before it gives up; 0: none", .default_json = "10", .min = 0, .max = 1000000},
+	{"healthy-after", VM_T_INT, "seconds after which a VM counts as well again", .default_json = "60", .min = 1,
+	 .max = 86400},
+	{0},
+};
+
 static const struct vm_field watchdog_fields[] = {
 	{"model", VM_T_CHOICE, "the device", .default_json = "\"i6300esb\"", .choices = CHOICES("i6300esb")},
 	{"action", VM_T_CHOICE, "when it fires", .default_json = "\"reset\"",
@@ -180,6 +192,7 @@ const struct vm_field vm_spec_fields[] = {
 	 .choices = CHOICES("pause", "shutdown", "exit-failure", "none")},
 	{"panic-device", VM_T_BOOL, "an ISA pvpanic device, so that it can say so", .default_json = "true"},
 	{"watchdog", VM_T_OBJECT, "a watchdog", .fields = watchdog_fields},
+	{"restart", VM_T_OBJECT, "what the keeper does when the VM ends", .default_json = "{}", .fields = restart_fields},
 	{"scsi-port", VM_T_INT, "PCI port of the SCSI controller; chosen once and kept", .min = 1, .max = 64},
 	{"args", VM_T_STRINGS, "raw arguments, at the end of QEMU's command line"},
 	{0},

@@ -39,6 +39,7 @@ static void set_state(struct vm *vm, enum vm_state s)
 		return;
 	vm->state = s;
 	vm->since = (int64_t)time(NULL);
+	vm->was_up |= s == VM_RUNNING || s == VM_PAUSED;
 	if (vm->handlers.on_state)
 		vm->handlers.on_state(vm->handlers.data, vm);
 }
@@ -581,7 +582,7 @@ static int spawn(struct vm *vm, char *const *argv, struct inherited *in, struct 
 		return r;
 	fill_options(vm, &o);
 	vm->shutdown_event = (json_decref(vm->shutdown_event), NULL);
-	vm->panicked = vm->wanted_end = false;
+	vm->panicked = vm->wanted_end = vm->stop_asked = false;
 	open_consoles(vm);
 	r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
 	if (r < 0)
@@ -665,6 +666,7 @@ int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp
 	vm->start_cb = cb;
 	vm->start_data = data;
 	vm->start_paused = paused;
+	vm->was_up = false;
 	vm->start_error = (struct qmp_error){0};
 	set_state(vm, VM_STARTING);
 	return 0;

@@ -179,6 +179,8 @@ static void pass_on(struct client *c, const struct qmp_peer_command *command)
 		return;
 	if (streq(command->name, "quit"))
 		vm->wanted_end = true;
+	else if (streq(command->name, "system_powerdown"))
+		vm->stop_asked = true;
 	if (!s || qmp_session_execute(s, &out, on_reply, relay, NULL, &err) < 0) {
 		send_error(c, command->id, &err);
 		json_decref(relay->id);

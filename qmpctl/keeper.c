@@ -1,4 +1,5 @@
 #include "qmpctl/keeper.h"
+#include "qmpctl/restart.h"
 #include "proto/base.h"
 
 #include <sys/time.h>
@@ -48,10 +49,16 @@ static void on_idle(uv_timer_t *t)
 	struct keeper *k = t->data;
 
 	for (struct guest *g = k->guests; g; g = g->next)
-		if (g->vm->state != VM_STOPPED || g->running || g->queue || g->restarting)
+		if (g->vm->state != VM_STOPPED || g->running || g->queue || g->restarting ||
+		    restart_is_due(g->restart))
 			return;
 	if (k->on_idle)
 		k->on_idle(k);
+}
+
+void guest_stopped(struct guest *g)
+{
+	uv_timer_start(&g->keeper->idle, on_idle, 0, 0);
 }
 
 static void on_state(void *data, struct vm *vm)
@@ -67,8 +74,10 @@ static void on_state(void *data, struct vm *vm)
 		g->agent_open = false;
 	}
 	tell_calls(g, on_state);
-	if (vm->state == VM_STOPPED)
-		uv_timer_start(&g->keeper->idle, on_idle, 0, 0);
+	if (vm->state == VM_STOPPED) {
+		restart_consider(g->restart);
+		guest_stopped(g);
+	}
 }
 
 static void on_event(void *data, struct vm *vm, const struct qmp_event *event)
@@ -105,6 +114,12 @@ int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **re
 		return qmp_error_errno(err, -ENOMEM, "%s", name);
 	g->keeper = k;
 	g->pending = json_array();
+	g->restart = restart_new(g);
+	if (!g->restart) {
+		json_decref(g->pending);
+		free(g);
+		return qmp_error_errno(err, -ENOMEM, "%s", name);
+	}
 	r = vm_open(k->loop, k->dirs, name, &h, &g->vm, err);
 	if (r == 0 && serve) {
 		r = listener_new(g, "control.sock", false, &g->control, err);
@@ -114,6 +129,7 @@ int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **re
 	if (r < 0) {
 		listener_free(g->control);
 		vm_close(g->vm);
+		restart_free(g->restart);
 		json_decref(g->pending);
 		free(g);
 		return r;
@@ -155,6 +171,7 @@ void keeper_close(struct keeper *k)
 		fail_calls(g);
 		vm_close(g->vm); /* answers what is in flight */
 		clients_free(g);
+		restart_free(g->restart);
 		json_decref(g->pending);
 		free(g);
 	}

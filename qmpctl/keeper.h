@@ -11,6 +11,7 @@
 struct keeper;
 struct guest;
 struct op_call;
+struct restart;
 
 /* RESULT (borrowed) on success, WHY on failure: one of them is NULL. */
 typedef void (*op_done_cb)(void *data, json_t *result, const struct qmp_error *why);
@@ -70,7 +71,8 @@ struct guest {
 	struct op_call *running, *queue, *watching; /* the change that runs; those that wait; those that only look on */
 	struct vm_exec *execs[8]; /* plans under way: one change, and what was pending */
 	json_t *pending; /* [{"item", "waits-for", "since", "rest"}] */
-	bool restarting; /* it stops to start again */
+	bool restarting; /* reboot: it stops to start again */
+	struct restart *restart; /* what its policy does when it ends */
 	bool agent_open;
 };
 
@@ -101,6 +103,8 @@ void keeper_init(struct keeper *k, uv_loop_t *loop, const struct vm_dirs *dirs);
 /* Opens the VM (lock, spec). SERVE: with control.sock. */
 int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err);
 void keeper_close(struct keeper *k);
+/* Nothing of G's runs any more: the keeper may end. */
+void guest_stopped(struct guest *g);
 /* Tells every client of G. */
 void guest_send(struct guest *g, const char *raw, size_t len);
 void guest_send_event(struct guest *g, const char *name, json_t *data_consume);

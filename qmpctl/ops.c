@@ -2,6 +2,7 @@
  * The operations that control.sock has beside QEMU's commands, one entry each in the table at the end.
  */
 #include "qmpctl/keeper.h"
+#include "qmpctl/restart.h"
 #include "images/header.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
@@ -68,6 +69,7 @@ static void start_status(struct op_call *call)
 		json_object_set_new(s, "operation", json_string(g->running->op->name));
 	if (vm->last_end)
 		json_object_set(s, "last-end", vm->last_end);
+	json_object_set_new(s, "restart", restart_status(g->restart));
 	op_return(call, s);
 }
 
@@ -360,6 +362,32 @@ static void start_set(struct op_call *call)
 	change_run(call, edit_set, json_incref(values), json_object());
 }
 
+/* ---- start: of a VM that this keeper holds and that is stopped ---- */
+
+static void on_start_done(void *data, const struct qmp_error *why)
+{
+	struct op_call *call = data;
+
+	if (why)
+		op_fail(call, why);
+	else
+		op_return(call, json_pack("{s:s}", "outcome", "done"));
+}
+
+static void start_start(struct op_call *call)
+{
+	struct guest *g = call->guest;
+	struct qmp_error err = {0};
+
+	if (!g->control) {
+		fail(call, QMP_ERR_STATE, -ENOTCONN, "no keeper holds the VM %s", g->vm->name);
+		return;
+	}
+	(void)restart_cancel(g->restart);
+	if (vm_start(g->vm, op_flag(call, "paused", false), on_start_done, call, &err) < 0)
+		op_fail(call, &err);
+}
+
 /* ---- stop, kill, reboot ---- */
 
 struct stopping {
@@ -443,14 +471,21 @@ static void stop_escalate(struct op_call *call)
 static bool begin_stop(struct op_call *call, bool again)
 {
 	struct stopping *s = calloc(1, sizeof *s);
-	const struct vm *vm = call->guest->vm;
+	struct vm *vm = call->guest->vm;
 
 	call->state = s;
+	if (s && !again && restart_cancel(call->guest->restart)) {
+		guest_stopped(call->guest);
+		op_return(call, json_pack("{s:s, s:s, s:O}", "outcome", "done", "how", "restart cancelled", "last-end",
+					  vm->last_end));
+		return false;
+	}
 	if (!s || vm->state == VM_STOPPED) {
 		fail(call, QMP_ERR_STATE, -EALREADY, "the VM %s is not running", vm->name);
 		return false;
 	}
 	s->again = again;
+	vm->stop_asked |= !again;
 	call->on_state = on_stop_state;
 	return true;
 }
@@ -623,6 +658,7 @@ static const struct op_arg nic_add_args[] = {{"nic", "object", "as in the spec",
 static const struct op_arg remove_args[] = {{"id", "string", "its id", true}, CHANGE_ARGS, {0}};
 static const struct op_arg apply_args[] = {{"spec", "object", "the whole spec", true}, CHANGE_ARGS, {0}};
 static const struct op_arg set_args[] = {{"values", "object", "path: JSON text or null", true}, CHANGE_ARGS, {0}};
+static const struct op_arg start_args[] = {{"paused", "bool", "do not let the guest run yet (default: false)", false}, {0}};
 static const struct op_arg stop_args[] = {
 	{"timeout", "int", "seconds to wait for the guest (default: 60)", false},
 	{"force", "bool", "then quit, SIGTERM, SIGKILL", false},
@@ -649,6 +685,8 @@ const struct op *const all_ops[] = {
 	&(const struct op){"qmpctl-nic-remove", "remove a NIC", remove_args, true, .waits = true, .start = start_nic_remove},
 	&(const struct op){"qmpctl-apply", "make the VM what a spec says", apply_args, true, .waits = true, .start = start_apply},
 	&(const struct op){"qmpctl-set", "change values of the spec", set_args, true, .waits = true, .start = start_set},
+	&(const struct op){"qmpctl-start", "start it, where a keeper holds it and it is stopped", start_args, true, .waits = true,
+			   .start = start_start},
 	&(const struct op){"qmpctl-stop", "power off through the guest", stop_args, true, .waits = true, .start = start_stop},
 	&(const struct op){"qmpctl-kill", "end QEMU now", no_args, true, .urgent = true, .waits = true, .start = start_kill},
 	&(const struct op){"qmpctl-reboot", "power off, then start again", stop_args, true, .waits = true, .start = start_reboot},

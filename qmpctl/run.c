@@ -3,6 +3,7 @@
  */
 #include "qmpctl/cli.h"
 #include "qmpctl/keeper.h"
+#include "qmpctl/restart.h"
 #include "proto/base.h"
 
 #include <signal.h>
@@ -99,7 +100,9 @@ static void stop_all(struct run *r, bool force)
 
 	notify("STOPPING=1");
 	for (struct guest *g = r->keeper.guests; g; g = g->next)
-		if (g->vm->state != VM_STOPPED)
+		if (restart_cancel(g->restart))
+			guest_stopped(g);
+		else if (g->vm->state != VM_STOPPED)
 			op_run(g, op_find(force ? "qmpctl-kill" : "qmpctl-stop"),
 			       force ? json_object_clear(args), args : args, on_stopped, r);
 }

@@ -94,34 +94,43 @@ json_t *vm_names(struct cli *cli)
 
 /* ---- Life ---- */
 
-/* 1: a keeper has the VM and it is not stopped; 0: nobody has it, or its keeper is about to leave. */
-static int is_started(struct cli *cli)
+/* In the keeper that holds the VM, or in a new one. *RET_AGAIN: that keeper was about to leave. */
+static int start_once(struct cli *cli, bool *ret_again)
 {
-	json_auto_t *status = NULL;
+	const char *name = cli->args[0];
+	bool paused = cli_option(cli, "paused") != NULL;
+	json_auto_t *status = NULL, *result = NULL;
 	int r;
 
-	if (!client_is_up(cli, cli->args[0]))
-		return 0;
-	r = client_call(cli, cli->args[0], "qmpctl-status", NULL, &status);
 	cli->error = (struct qmp_error){0};
-	return r == 0 && !streq(text_of(status, "state"), "stopped");
+	if (!client_is_up(cli, name)) {
+		r = client_start(cli, name, paused);
+		*ret_again = r < 0 && cli->error.kind == QMP_ERR_BUSY;
+		return r;
+	}
+	*ret_again = true;
+	r = client_call(cli, name, "qmpctl-status", NULL, &status);
+	if (r == 0 && !streq(text_of(status, "state"), "stopped")) {
+		*ret_again = false;
+		return qmp_error_set(&cli->error, QMP_ERR_STATE, -EALREADY, "the VM %s is running already", name);
+	}
+	if (r == 0)
+		r = client_call(cli, name, "qmpctl-start", json_pack("{s:b}", "paused", paused), &result);
+	*ret_again = r < 0 && (cli->error.kind == QMP_ERR_CLOSED || cli->error.kind == QMP_ERR_STATE);
+	return r;
 }
 
 /* A keeper whose VM has just ended still holds the lock for an instant: it is waited for. */
 static int start_when_free(struct cli *cli)
 {
 	struct timespec nap = {0, 20 * 1000 * 1000};
+	bool again = true;
 	int r = 0;
 
-	for (int i = 0; i < 250; i++) {
-		cli->error = (struct qmp_error){0};
-		if (is_started(cli))
-			return qmp_error_set(&cli->error, QMP_ERR_STATE, -EALREADY, "the VM %s is running already",
-					     cli->args[0]);
-		r = client_start(cli, cli->args[0], cli_option(cli, "paused") != NULL);
-		if (r == 0 || cli->error.kind != QMP_ERR_BUSY)
-			return r;
-		nanosleep(&nap, NULL);
+	for (int i = 0; i < 250 && again; i++) {
+		r = start_once(cli, &again);
+		if (again)
+			nanosleep(&nap, NULL);
 	}
 	return r;
 }
