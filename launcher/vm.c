@@ -75,7 +75,7 @@ static int read_spec(struct vm *vm, struct qmp_error *err)
 	return r;
 }
 
-static void on_retry(uv_timer_t *t);
+static void settle_unseen_end(struct vm *vm);
 
 int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const struct vm_handlers *h, struct vm **ret,
 	    struct qmp_error *err)
@@ -116,6 +116,7 @@ int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const
 		return r;
 	}
 	vm->last_end = vm_file_read_json(vm->run_dir, LAST_END);
+	settle_unseen_end(vm);
 	uv_timer_init(loop, &vm->retry);
 	vm->retry.data = vm;
 	*ret = vm;
@@ -174,12 +175,26 @@ int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err)
 	return r;
 }
 
+/* This run of the host's kernel. */
+static void boot_id(char id[64])
+{
+	_cleanup_fd_ int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd >= 0 ? read(fd, id, 63) : -1;
+
+	id[n > 0 ? n : 0] = '\0';
+	id[strcspn(id, "\n")] = '\0';
+}
+
 int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err)
 {
-	json_auto_t *record = json_pack("{s:O, s:O, s:O, s:I}", "spec", running, "host", vm->host_facts, "argv", vm->argv,
-					"started", (json_int_t)vm->started);
-	int r = record ? vm_file_write_json(vm->run_dir, RUNNING, record, err) : -ENOMEM;
+	char boot[64];
+	json_auto_t *record = NULL;
+	int r;
 
+	boot_id(boot);
+	record = json_pack("{s:O, s:O, s:O, s:I, s:b, s:s}", "spec", running, "host", vm->host_facts, "argv", vm->argv, "started",
+			   (json_int_t)vm->started, "paused", vm->start_paused, "boot", boot);
+	r = record ? vm_file_write_json(vm->run_dir, RUNNING, record, err) : -ENOMEM;
 	if (r == 0 && running != vm->running)
 		replace(&vm->running, json_incref(running));
 	return r;
@@ -240,6 +255,26 @@ static void remove_files(struct vm *vm)
 		_cleanup_free_ char *name = qmp_asprintf("con-%s.sock", text_of(console, "id"));
 		(void)unlinkat(vm->run_dir, name, 0);
 	}
+}
+
+/* A QEMU that ended while no keeper was there to see it has left its files. */
+static void settle_unseen_end(struct vm *vm)
+{
+	json_auto_t *record = NULL;
+	const char *boot;
+	char now[64];
+
+	if (vm_qemu_lives(vm) || faccessat(vm->run_dir, RUNNING, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+		return;
+	record = vm_file_read_json(vm->run_dir, RUNNING);
+	boot = text_of(record, "boot");
+	boot_id(now);
+	replace(&vm->last_end, json_pack("{s:s, s:I}", "reason", boot && !streq(boot, now) ? "host-reboot" : "unseen", "time",
+					 (json_int_t)time(NULL)));
+	(void)vm_file_write_json(vm->run_dir, LAST_END, vm->last_end, NULL);
+	vm->running = json_incref(json_object_get(record, "spec"));
+	remove_files(vm);
+	replace(&vm->running, NULL);
 }
 
 static void tell_started(struct vm *vm, const struct qmp_error *why)
@@ -314,6 +349,8 @@ static void on_event(void *data, const struct qmp_event *event)
 }
 
 /* ---- Lost and found ---- */
+
+static void on_retry(uv_timer_t *t);
 
 static void on_lost(void *data, const struct qmp_error *why)
 {
@@ -404,13 +441,13 @@ static void on_cont(void *data, const struct qmp_reply *reply)
 {
 	struct vm *vm = data;
 
-	if (reply->status < 0) {
+	if (reply->status < 0 && vm->state == VM_STARTING) {
 		vm->start_error = reply->error;
 		if (vm->qemu)
 			vm_child_signal(vm_qemu_child(vm->qemu), SIGKILL);
 		return;
 	}
-	set_state(vm, VM_RUNNING);
+	set_state(vm, reply->status < 0 ? VM_PAUSED : VM_RUNNING);
 	tell_started(vm, NULL);
 }
 
@@ -421,8 +458,8 @@ static void on_up(void *data, json_t *status)
 	bool running = json_is_true(json_object_get(status, "running"));
 
 	replace(&vm->greeting, json_incref(qmp_session_greeting(s)));
-	if (vm->state == VM_STARTING && vm->argv && !vm->start_paused && !running &&
-	    streq(text_of(status, "status"), "prelaunch")) {
+	/* Also where the keeper that started it did not get that far. */
+	if (!vm->start_paused && !running && streq(text_of(status, "status"), "prelaunch")) {
 		(void)qmp_session_execute(s, &(struct qmp_command){.name = "cont"}, on_cont, vm, NULL, NULL);
 		return;
 	}
@@ -707,7 +744,7 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 	vm->started = json_integer_value(json_object_get(record, "started"));
 	vm->start_cb = cb;
 	vm->start_data = data;
-	vm->start_paused = true;
+	vm->start_paused = json_is_true(json_object_get(record, "paused"));
 	fill_options(vm, &o);
 	r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
 	if (r < 0) {

@@ -1,4 +1,5 @@
 """One VM's life: up, down in every way, and what the exit status says about it."""
+import json
 import os
 import signal
 import time
@@ -205,6 +206,32 @@ class Expendable(WorldTest):
         self.w.wait_state("a", "running")
         self.w.ok("stop", "a")
         serial.expect("PWRBTN")
+
+    def test_a_qemu_that_ended_unseen_is_told_and_its_files_are_gone(self):
+        self.w.start_tiny("a")
+        folder = self.w.vm_dir("a")
+        keeper, qemu = self.w.keeper_pid(), self.w.qemu_pid("a")
+        os.kill(keeper, signal.SIGKILL)
+        os.kill(qemu, signal.SIGKILL)
+        self.w.wait_gone([keeper, qemu])
+        status = self.w.status("a")
+        self.assertEqual((status["state"], status["last-end"]["reason"]), ("stopped", "unseen"))
+        for name in ("running.json", "qmp.sock", "qemu.lock"):
+            self.assertNotIn(name, os.listdir(folder))
+
+    def test_a_host_that_was_rebooted_is_told(self):
+        self.w.start_tiny("a")
+        record = os.path.join(self.w.vm_dir("a"), "running.json")
+        with open(record, encoding="utf-8") as f:
+            old = f.read()
+        boot = json.loads(old)["boot"]
+        self.assertRegex(boot, "^[0-9a-f-]{36}$")
+        self.w.ok("kill", "a")
+        self.stopped_clean()
+        with open(record, "w", encoding="utf-8") as f:
+            f.write(old.replace(boot, "00000000-0000-0000-0000-000000000000"))
+        self.assertEqual(self.w.status("a")["last-end"]["reason"], "host-reboot")
+        self.assertFalse(os.path.exists(record))
 
     def test_a_change_goes_on_when_qemu_comes_back(self):
         """A QEMU that is silent is no lost one: what it was told is waited for."""
