@@ -106,7 +106,7 @@ static void test_fd_goes_before_its_netdev(void)
 			CHECK_STR(text_of(json_object_get(next, "arguments"), "fd"), "net0-tap");
 			return;
 		}
-	CHECK(!"a getfd step");
+	check_fail(__FILE__, __LINE__, "the plan", "a getfd step", "none");
 }
 
 static void test_no_difference_no_plan(void)
