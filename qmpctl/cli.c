@@ -6,8 +6,8 @@
 int cli_main(int argc, char **argv);
 
 static const struct cli_option common_options[] = {
-	{"root", "DIR", "keep everything under DIR (or set QMPCTL_ROOT)"},
-	{"output", "FORMAT", "text or json (short: -o)"},
+	{"root", "DIR", "keep everything under DIR (or set QMPCTL_ROOT)", .kind = ARG_FOLDER},
+	{"output", "FORMAT", "text or json (short: -o)", .kind = ARG_CHOICE, .choices = "text|json"},
 	{"help", NULL, "show this (short: -h)"},
 	{0},
 };
@@ -61,9 +61,26 @@ static void print_options(const struct cli_option *o)
 	}
 }
 
+/* " NAME [ID...]"; new. */
+static char *args_text(const struct verb *v)
+{
+	char *text = strdup("");
+
+	for (const struct cli_arg *a = v->args; a->name && text; a++) {
+		_cleanup_free_ char *before = text;
+		/* What is written with brackets of its own keeps them. */
+		bool brackets = a->optional && a->name[0] != '[';
+		text = qmp_asprintf("%s %s%s%s%s", before, brackets ? "[" : "", a->name, a->repeated ? "..." : "",
+				    brackets ? "]" : "");
+	}
+	return text;
+}
+
 static void help_verb(const struct verb *v)
 {
-	printf("Usage: qmpctl %s%s%s [OPTIONS]\n\n%s.\n", v->name, *v->args ? " " : "", v->args, v->summary);
+	_cleanup_free_ char *args = args_text(v);
+
+	printf("Usage: qmpctl %s%s [OPTIONS]\n\n%s.\n", v->name, args, v->summary);
 	if (v->alias)
 		printf("Also: qmpctl %s\n", v->alias);
 	printf("\nOptions:\n");
@@ -88,7 +105,8 @@ static void print_man(void)
 	printf(".TH QMPCTL 1 \"\" \"qmpctl " QMPCTL_VERSION "\" \"User Commands\"\n.SH NAME\nqmpctl \\- virtual machines "
 	       "straight on QEMU\n.SH SYNOPSIS\n.B qmpctl\n\\fIVERB\\fR [\\fIARGUMENTS\\fR] [\\fIOPTIONS\\fR]\n.SH VERBS\n");
 	for (const struct verb *const *v = all_verbs; *v; v++) {
-		printf(".TP\n.B %s\n%s\n%s.\n", (*v)->name, (*v)->args, (*v)->summary);
+		_cleanup_free_ char *args = args_text(*v);
+		printf(".TP\n.B %s\n%s\n%s.\n", (*v)->name, args + (*args == ' '), (*v)->summary);
 		for (const struct cli_option *o = (*v)->options; o && o->name; o++)
 			printf(".RS\n.TP\n\\fB\\-\\-%s\\fR %s\n%s\n.RE\n", o->name, o->metavar ? o->metavar : "", o->summary);
 	}
@@ -260,12 +278,20 @@ int cli_seconds(struct cli *cli, const char *name, int64_t fallback, int64_t *re
 static int check_args(struct cli *cli)
 {
 	const struct verb *v = cli->verb;
+	_cleanup_free_ char *args = args_text(v);
+	int least = 0, most = 0;
+	bool any = false;
 
-	if (cli->n_args < v->min_args)
-		return usage(cli, "%s: an argument is missing; usage: qmpctl %s %s", v->name, v->name, v->args);
-	if (v->max_args >= 0 && cli->n_args > v->max_args)
-		return usage(cli, "%s: \"%s\" is one argument too many; usage: qmpctl %s %s", v->name,
-			     cli->args[v->max_args], v->name, v->args);
+	for (const struct cli_arg *a = v->args; a->name; a++) {
+		least += !a->optional;
+		most++;
+		any |= a->repeated;
+	}
+	if (cli->n_args < least)
+		return usage(cli, "%s: an argument is missing; usage: qmpctl %s%s", v->name, v->name, args);
+	if (!any && cli->n_args > most)
+		return usage(cli, "%s: \"%s\" is one argument too many; usage: qmpctl %s%s", v->name, cli->args[most], v->name,
+			     args);
 	return 0;
 }
 

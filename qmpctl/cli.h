@@ -9,18 +9,45 @@
 
 struct cli;
 
+/* What a word of the command line is, so that it can be completed. */
+enum arg_kind {
+	ARG_TEXT, /* nothing is known of it */
+	ARG_VM,
+	ARG_PATH,
+	ARG_FOLDER,
+	ARG_CHOICE,     /* one of .choices */
+	ARG_DISK,       /* the id of a disk of the VM in the first argument; so are the next two */
+	ARG_NIC,
+	ARG_CONSOLE,
+	ARG_DISK_WORDS, /* words.h */
+	ARG_NIC_WORDS,
+	ARG_FIELD,      /* PATH=VALUE of a spec */
+	ARG_MACHINE,    /* a machine type of QEMU */
+	ARG_QMP_COMMAND,
+};
+
+struct cli_arg {
+	const char *name; /* as usage has it: "NAME"; NULL ends a verb's arguments */
+	enum arg_kind kind;
+	const char *choices;     /* "a|b=|c": what it can be, or what it can be beside its kind; NULL: anything */
+	bool optional, repeated; /* repeated: the last one alone */
+};
+
 struct cli_option {
 	const char *name;    /* without the dashes */
 	const char *metavar; /* NULL: a flag */
 	const char *summary;
+	enum arg_kind kind;  /* of its value */
+	const char *choices;
 };
+
+#define VERB_ARGS_MAX 3
 
 struct verb {
 	const char *name;    /* "disk add" */
 	const char *alias;   /* virsh's name, or NULL */
-	const char *args;    /* "NAME PATH|size=..." */
+	struct cli_arg args[VERB_ARGS_MAX + 1];
 	const char *summary;
-	int min_args, max_args; /* -1: any number */
 	const struct cli_option *options; /* ends with a NULL name; NULL: none but the common ones */
 	int (*run)(struct cli *cli);
 };
@@ -74,10 +101,8 @@ int client_events(struct cli *cli, char *const *names, int n);
 /* One operation on many VMs at once: RESULTS[i] new, or NULL. */
 void client_call_all(struct cli *cli, char *const *names, int n, const char *operation, json_t **results);
 
-/* create.c */
+/* verb.c */
 /* The spec in the file PATH, checked; new. */
 int cli_read_spec(struct cli *cli, const char *path, json_t **ret);
-json_t *parse_disk_words(struct cli *cli, const char *name, const char *text);
-json_t *parse_nic_words(struct cli *cli, const char *text);
 /* The names of all VMs, sorted; new array of strings. */
 json_t *vm_names(struct cli *cli);

@@ -184,12 +184,15 @@ static int run_run(struct cli *cli)
 }
 
 const struct verb verb_run = {
-	"run", NULL, "NAME...", "Start VMs and stay in the foreground until they end", 1, -1,
-	(const struct cli_option[]){
-		{"on-term", "WHAT", "on SIGTERM: shutdown (default), or detach: leave the VMs running"},
+	.name = "run",
+	.args = {{"NAME", .kind = ARG_VM, .repeated = true}},
+	.summary = "Start VMs and stay in the foreground until they end",
+	.options = (const struct cli_option[]){
+		{"on-term", "WHAT", "on SIGTERM: shutdown (default), or detach: leave the VMs running", .kind = ARG_CHOICE,
+		 .choices = "shutdown|detach"},
 		{"paused", NULL, "do not let the guests run yet"},
 		{"report", "FD", "where to tell that the VMs are up (used by start)"},
 		{0},
 	},
-	run_run,
+	.run = run_run,
 };

@@ -1,0 +1,77 @@
+/*
+ * args: QEMU's command line, of a VM that runs or would run.
+ */
+#include "qmpctl/verb.h"
+#include "launcher/argv.h"
+#include "launcher/vm.h"
+#include "proto/base.h"
+
+struct preview {
+	struct cli *cli;
+	struct vm *vm;
+	char **argv;
+};
+
+static void on_caps(void *data, json_t *caps, const struct qmp_error *why)
+{
+	struct preview *p = data;
+
+	uv_stop(p->cli->loop);
+	if (!caps)
+		p->cli->error = *why;
+	else
+		(void)vm_preview_argv(p->vm, caps, &p->argv, &p->cli->error);
+}
+
+/* The command line of a VM that does not run: what start would use. */
+static int preview_args(struct cli *cli)
+{
+	struct preview p = {.cli = cli};
+	struct vm_handlers none = {0};
+	_cleanup_free_ char *text = NULL;
+
+	if (vm_open(cli->loop, &cli->dirs, cli->args[0], &none, &p.vm, &cli->error) < 0)
+		return cli_fail(cli);
+	if (vm_caps_get(cli->loop, &cli->dirs, text_of(p.vm->spec, "qemu-binary"), on_caps, &p, &cli->error) == 0)
+		uv_run(cli->loop, UV_RUN_DEFAULT);
+	vm_close(p.vm);
+	if (!p.argv)
+		return cli_fail(cli);
+	text = vm_argv_quote(p.argv);
+	vm_argv_free(p.argv);
+	puts(text ? text : "");
+	return 0;
+}
+
+static int run_args(struct cli *cli)
+{
+	json_auto_t *result = NULL;
+	json_t *argv, *word;
+	char **words;
+	size_t i;
+
+	if (!client_is_up(cli, cli->args[0]))
+		return preview_args(cli);
+	if (client_call(cli, cli->args[0], "qmpctl-show", NULL, &result) < 0)
+		return cli_fail(cli);
+	argv = json_object_get(result, "argv");
+	if (cli->json) {
+		cli_print_json(argv);
+		return 0;
+	}
+	words = calloc(json_array_size(argv) + 1, sizeof *words);
+	json_array_foreach(argv, i, word)
+		words[i] = (char *)json_string_value(word);
+	_cleanup_free_ char *text = vm_argv_quote(words);
+	puts(text ? text : "");
+	free(words);
+	return 0;
+}
+
+const struct verb verb_args = {
+	.name = "args",
+	.alias = "domxml-to-native",
+	.args = {{"NAME", .kind = ARG_VM}},
+	.summary = "Print QEMU's command line",
+	.run = run_args,
+};

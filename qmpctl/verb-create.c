@@ -1,0 +1,173 @@
+/*
+ * create: a new spec, from options.
+ */
+#include "qmpctl/verb.h"
+#include "qmpctl/keeper.h"
+#include "qmpctl/words.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+
+#include <fcntl.h>
+
+static int set_text(struct cli *cli, json_t *spec, const char *path, const char *text)
+{
+	return text ? vm_spec_set(spec, path, text, &cli->error) : 0;
+}
+
+static int set_path(struct cli *cli, json_t *spec, const char *path, const char *option)
+{
+	const char *given = cli_option(cli, option);
+	_cleanup_free_ char *whole = given ? path_absolute(given) : NULL;
+
+	if (whole && access(whole, R_OK) < 0)
+		return qmp_error_errno(&cli->error, -errno, "--%s %s", option, given);
+	return set_text(cli, spec, path, whole);
+}
+
+static int append(json_t *spec, const char *kind, json_t *item_consume)
+{
+	json_t *list = json_object_get(spec, kind);
+
+	if (!item_consume)
+		return -EINVAL;
+	if (!list) {
+		list = json_array();
+		json_object_set_new(spec, kind, list);
+	}
+	return json_array_append_new(list, item_consume);
+}
+
+static int add_devices(struct cli *cli, json_t *spec, const char *name)
+{
+	const char *text;
+
+	for (int i = 0; (text = cli_option_at(cli, "nic", i)); i++)
+		if (append(spec, "nics", parse_nic_words(cli, text)) < 0)
+			return -EINVAL;
+	for (int i = 0; (text = cli_option_at(cli, "cdrom", i)); i++) {
+		_cleanup_free_ char *path = path_absolute(text);
+		if (access(path, R_OK) < 0)
+			return qmp_error_errno(&cli->error, -errno, "--cdrom %s", text);
+		append(spec, "disks", json_pack("{s:s, s:s, s:s}", "type", "cdrom", "path", path, "format", "raw"));
+	}
+	for (int i = 0; (text = cli_option_at(cli, "disk", i)); i++)
+		if (append(spec, "disks", parse_disk_words(cli, name, text)) < 0)
+			return -EINVAL;
+	return 0;
+}
+
+static int set_pairs(struct cli *cli, json_t *spec)
+{
+	const char *pair;
+
+	for (int i = 0; (pair = cli_option_at(cli, "set", i)); i++) {
+		_cleanup_free_ char *copy = strdup(pair);
+		char *equals = copy ? strchr(copy, '=') : NULL;
+		if (!equals)
+			return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--set %s: PATH=VALUE is wanted", pair);
+		*equals = '\0';
+		if (vm_spec_set(spec, copy, equals + 1, &cli->error) < 0)
+			return -EINVAL;
+	}
+	return 0;
+}
+
+/* All that can be refused is refused before anything is made. */
+static int build_spec(struct cli *cli, json_t *spec, const char *name)
+{
+	int r = set_text(cli, spec, "memory", cli_option(cli, "memory"));
+
+	if (r == 0)
+		r = set_text(cli, spec, "cpu.count", cli_option(cli, "cpus"));
+	if (r == 0)
+		r = set_text(cli, spec, "accel", cli_option(cli, "accel"));
+	if (r == 0)
+		r = set_text(cli, spec, "machine.type", cli_option(cli, "machine"));
+	if (r == 0)
+		r = set_path(cli, spec, "firmware.path", "firmware");
+	if (r == 0)
+		r = set_path(cli, spec, "boot.kernel", "kernel");
+	if (r == 0)
+		r = set_path(cli, spec, "boot.initrd", "initrd");
+	if (r == 0)
+		r = set_text(cli, spec, "boot.cmdline", cli_option(cli, "cmdline"));
+	if (r == 0)
+		r = set_pairs(cli, spec);
+	if (r == 0)
+		r = vm_spec_check(spec, &cli->error);
+	return r < 0 ? r : add_devices(cli, spec, name);
+}
+
+static int decide_formats(struct cli *cli, json_t *spec)
+{
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, "disks"), i, disk)
+		if (disk_decide_format(disk, NULL, &cli->error) < 0)
+			return -EINVAL;
+	return 0;
+}
+
+static int run_create(struct cli *cli)
+{
+	const char *name = cli->args[0], *file = cli_option(cli, "spec");
+	_cleanup_free_ char *entry = qmp_asprintf("%s.json", name);
+	_cleanup_fd_ int dir = -1;
+	json_auto_t *spec = NULL;
+
+	if (!vm_name_valid(name)) {
+		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+			      "\"%s\" is no name for a VM: letters, digits, . _ - (64 at most), a letter or digit first", name);
+		return cli_fail(cli);
+	}
+	dir = vm_dir_open(cli->dirs.conf, "vms", true, &cli->error);
+	if (dir < 0)
+		return cli_fail(cli);
+	if (faccessat(dir, entry, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
+		qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST,
+			      "there is a VM named %s already; delete it first, or choose another name", name);
+		return cli_fail(cli);
+	}
+	if (file ? cli_read_spec(cli, file, &spec) < 0 : !(spec = json_object()))
+		return cli_fail(cli);
+	json_object_set_new(spec, "name", json_string(name));
+	if (build_spec(cli, spec, name) < 0 || decide_formats(cli, spec) < 0 || vm_spec_check(spec, &cli->error) < 0 ||
+	    vm_spec_complete(spec, &cli->error) < 0 || vm_file_write_json(dir, entry, spec, &cli->error) < 0)
+		return cli_fail(cli);
+	if (cli_option(cli, "start") && client_start(cli, name, false) < 0) {
+		qmp_error_wrap(&cli->error, "the VM %s is created, but did not start", name);
+		return cli_fail(cli);
+	}
+	if (cli->json)
+		cli_print_json(spec);
+	else
+		printf("%s is %s\n", name, cli_option(cli, "start") ? "running" : "created");
+	return 0;
+}
+
+const struct verb verb_create = {
+	.name = "create",
+	.alias = "define",
+	.args = {{"NAME"}},
+	.summary = "Define a new VM",
+	.options = (const struct cli_option[]){
+		{"memory", "SIZE", "RAM, as in 1G"},
+		{"cpus", "N", "vCPUs"},
+		{"disk", "WORDS", "size=10G[,format=qcow2] or PATH[,format=...]; any disk field as KEY=VALUE; repeatable",
+		 .kind = ARG_DISK_WORDS},
+		{"nic", "WORDS", "user[,forward=2222:22], bridge=br0, tap=tap0, ...; repeatable", .kind = ARG_NIC_WORDS},
+		{"cdrom", "ISO", "a CD-ROM with this image; repeatable", .kind = ARG_PATH},
+		{"kernel", "FILE", "a kernel that QEMU loads itself", .kind = ARG_PATH},
+		{"initrd", "FILE", "its initial RAM disk", .kind = ARG_PATH},
+		{"cmdline", "TEXT", "its command line"},
+		{"accel", "NAME", "auto, kvm or tcg", .kind = ARG_CHOICE, .choices = "auto|kvm|tcg"},
+		{"machine", "TYPE", "q35, pc, or a versioned name", .kind = ARG_MACHINE},
+		{"firmware", "FILE", "another firmware than QEMU's", .kind = ARG_PATH},
+		{"spec", "FILE", "begin with this spec", .kind = ARG_PATH},
+		{"set", "PATH=VALUE", "any value of the spec; repeatable", .kind = ARG_FIELD},
+		{"start", NULL, "start it, too"},
+		{0},
+	},
+	.run = run_create,
+};

@@ -1,0 +1,33 @@
+/*
+ * image create.
+ */
+#include "qmpctl/verb.h"
+#include "qmpctl/words.h"
+#include "proto/base.h"
+
+static int run_image_create(struct cli *cli)
+{
+	const char *format = cli_option(cli, "format");
+	_cleanup_free_ char *path = path_absolute(cli->args[0]);
+
+	if (image_create(cli, path, format ? format : "qcow2", cli->args[1]) < 0)
+		return cli_fail(cli);
+	if (cli->json) {
+		json_auto_t *result = json_pack("{s:s, s:s}", "path", path, "format", format ? format : "qcow2");
+		cli_print_json(result);
+	} else {
+		printf("%s\n", path);
+	}
+	return 0;
+}
+
+const struct verb verb_image_create = {
+	.name = "image create",
+	.args = {{"PATH", .kind = ARG_PATH}, {"SIZE"}},
+	.summary = "Make an empty image",
+	.options = (const struct cli_option[]){
+		{"format", "FORMAT", "qcow2 (default), raw, ...", .kind = ARG_CHOICE, .choices = "qcow2|raw"},
+		{0},
+	},
+	.run = run_image_create,
+};

@@ -1,0 +1,68 @@
+/*
+ * wait: for a state of the VM, for its agent, for what its console says, for an event.
+ */
+#include "qmpctl/verb.h"
+#include "proto/base.h"
+
+#include <time.h>
+
+/* Waiting for "running" begins before there is a keeper: until then, look again. */
+static int await_keeper(struct cli *cli, const char *what, int64_t timeout)
+{
+	struct timespec nap = {0, 50 * 1000 * 1000};
+	time_t end = time(NULL) + (time_t)timeout;
+
+	while (!client_is_up(cli, cli->args[0])) {
+		if (streq(what, "stopped"))
+			return 1;
+		if (time(NULL) >= end)
+			return qmp_error_set(&cli->error, QMP_ERR_TIMEOUT, -ETIMEDOUT, "%s: it did not start within %lld s",
+					     cli->args[0], (long long)timeout);
+		nanosleep(&nap, NULL);
+	}
+	return 0;
+}
+
+static int run_wait(struct cli *cli)
+{
+	static const char *const kinds[] = {"running", "stopped", "paused", "agent", "console", "event", NULL};
+	const char *const *known;
+	const char *what = cli_option(cli, "for"), *equals = what ? strchr(what, '=') : NULL;
+	json_auto_t *result = NULL;
+	_cleanup_free_ char *word = what ? strndup(what, equals ? (size_t)(equals - what) : strlen(what)) : NULL;
+	json_t *args;
+	int64_t timeout;
+	int r;
+
+	for (known = kinds; word && *known && !streq(*known, word); known++)
+		;
+	if (!word || !*known || ((streq(word, "console") || streq(word, "event")) && !(equals && equals[1])))
+		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+			      "wait: --for %s: one of running, stopped, paused, agent, console=TEXT, event=NAME",
+			      what ? what : "is missing");
+	if (cli->error.kind || cli_seconds(cli, "timeout", 60, &timeout) < 0)
+		return cli_fail(cli);
+	r = await_keeper(cli, word, timeout);
+	if (r != 0)
+		return r < 0 ? cli_fail(cli) : 0;
+	args = json_pack("{s:s, s:I}", "for", word, "timeout", (json_int_t)timeout);
+	if (equals)
+		json_object_set_new(args, streq(word, "event") ? "event" : "text", json_string(equals + 1));
+	r = client_call(cli, cli->args[0], "qmpctl-wait", args, &result);
+	if (r < 0 && streq(word, "stopped") && cli->error.kind == QMP_ERR_CLOSED)
+		return 0; /* the keeper ended with its VM */
+	return r < 0 ? cli_fail(cli) : 0;
+}
+
+const struct verb verb_wait = {
+	.name = "wait",
+	.args = {{"NAME", .kind = ARG_VM}},
+	.summary = "Wait for something",
+	.options = (const struct cli_option[]){
+		{"for", "WHAT", "running, stopped, paused, agent, console=TEXT or event=NAME", .kind = ARG_CHOICE,
+		 .choices = "running|stopped|paused|agent|console=|event="},
+		{"timeout", "SECONDS", "how long (60)"},
+		{0},
+	},
+	.run = run_wait,
+};

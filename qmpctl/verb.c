@@ -1,0 +1,241 @@
+/*
+ * What several verbs do alike.
+ */
+#include "qmpctl/verb.h"
+#include "qmpctl/keeper.h"
+#include "launcher/spec.h"
+#include "launcher/vm.h"
+#include "proto/base.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <time.h>
+
+/* ---- Calling, and saying what came ---- */
+
+int verb_call(struct cli *cli, const char *operation, json_t *args_consume, json_t **ret)
+{
+	if (client_call(cli, cli->args[0], operation, args_consume, ret) < 0)
+		return cli_fail(cli);
+	if (cli->json)
+		cli_print_json(*ret);
+	return -1;
+}
+
+int verb_print_outcome(struct cli *cli, const json_t *result, const char *what)
+{
+	const char *outcome = text_of(result, "outcome");
+	json_t *entry;
+	size_t i;
+
+	if (cli->json)
+		return streq(outcome, "pending") ? EXIT_PENDING : 0;
+	json_array_foreach(json_object_get(result, "next-start"), i, entry)
+		fprintf(stderr, "waits for the next start: %s (%s)\n", text_of(entry, "path"), text_of(entry, "why"));
+	if (text_of(result, "format-note"))
+		fprintf(stderr, "format: %s\n", text_of(result, "format-note"));
+	if (streq(outcome, "dry-run")) {
+		cli_print_json(json_object_get(result, "plan"));
+	} else if (streq(outcome, "pending")) {
+		fprintf(stderr, "qmpctl: pending: %s\n", text_of(result, "why"));
+		return EXIT_PENDING;
+	} else if (what) {
+		printf("%s\n", what);
+	}
+	return 0;
+}
+
+/* ---- Names ---- */
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+json_t *vm_names(struct cli *cli)
+{
+	int fd = vm_dir_open(cli->dirs.conf, "vms", false, NULL);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	json_t *list = json_array();
+	struct dirent *entry;
+	char **names = NULL;
+	size_t n = 0;
+
+	while (dir && (entry = readdir(dir))) {
+		size_t len = strlen(entry->d_name);
+		char **more;
+		if (len < 6 || !streq(entry->d_name + len - 5, ".json") || entry->d_name[0] == '.')
+			continue;
+		more = realloc(names, (n + 1) * sizeof *names);
+		if (!more)
+			break;
+		names = more;
+		names[n++] = strndup(entry->d_name, len - 5);
+	}
+	if (dir)
+		closedir(dir);
+	if (n > 0)
+		qsort(names, n, sizeof *names, compare_names);
+	for (size_t i = 0; i < n; i++) {
+		json_array_append_new(list, json_string(names[i]));
+		free(names[i]);
+	}
+	free(names);
+	return list;
+}
+
+/* ---- Specs ---- */
+
+int cli_read_spec(struct cli *cli, const char *path, json_t **ret)
+{
+	_cleanup_fd_ int cwd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	int r = vm_file_read(cwd, path, &text, &len, &cli->error);
+
+	return r < 0 ? r : vm_spec_parse(text, len, path, ret, &cli->error);
+}
+
+/* ---- Changing ---- */
+
+const struct cli_option change_options[] = {
+	{"live", NULL, "change the running VM alone"},
+	{"config", NULL, "change its spec alone"},
+	{"dry-run", NULL, "print the plan, change nothing"},
+	{"timeout", "SECONDS", "how long to wait for the guest (30)"},
+	{0},
+};
+
+/* --live, --config, --dry-run, --timeout. */
+static json_t *change_args(struct cli *cli, json_t *args)
+{
+	int64_t timeout;
+
+	if (cli_seconds(cli, "timeout", 30, &timeout) < 0) {
+		json_decref(args);
+		return NULL;
+	}
+	json_object_set_new(args, "timeout", json_integer(timeout));
+	if (cli_option(cli, "live") && !cli_option(cli, "config"))
+		json_object_set_new(args, "config", json_false());
+	if (cli_option(cli, "config") && !cli_option(cli, "live"))
+		json_object_set_new(args, "live", json_false());
+	if (cli_option(cli, "dry-run"))
+		json_object_set_new(args, "dry-run", json_true());
+	return args;
+}
+
+int verb_change(struct cli *cli, const char *operation, const char *key, json_t *value_consume)
+{
+	json_t *args = value_consume ? change_args(cli, json_pack("{s:o}", key, value_consume)) : NULL;
+	json_auto_t *result = NULL;
+	int r;
+
+	if (!args)
+		return cli_fail(cli);
+	r = verb_call(cli, operation, args, &result);
+	return r >= 0 ? r : verb_print_outcome(cli, result, text_of(result, "id"));
+}
+
+/* ---- Listing what a spec has ---- */
+
+static const json_t *find(const json_t *spec, const char *kind, const char *id)
+{
+	return spec ? vm_spec_find(spec, kind, id) : NULL;
+}
+
+int verb_list_items(struct cli *cli, const char *kind, const char *const *columns)
+{
+	json_auto_t *result = NULL, *list = json_array();
+	const json_t *spec, *running;
+	json_t *item;
+	size_t i;
+
+	if (client_call(cli, cli->args[0], "qmpctl-show", NULL, &result) < 0)
+		return cli_fail(cli);
+	spec = json_object_get(result, "spec");
+	running = json_object_get(result, "running");
+	json_array_foreach(json_object_get(spec, kind), i, item)
+	{
+		const json_t *live = find(running, kind, text_of(item, "id"));
+		json_t *row = json_copy((json_t *)(live ? live : item));
+		json_object_set_new(row, "live", json_boolean(live != NULL));
+		json_object_set_new(row, "config", json_true());
+		json_array_append_new(list, row);
+	}
+	json_array_foreach(json_object_get(running, kind), i, item)
+		if (!find(spec, kind, text_of(item, "id"))) {
+			json_t *row = json_copy(item);
+			json_object_set_new(row, "live", json_true());
+			json_object_set_new(row, "config", json_false());
+			json_array_append_new(list, row);
+		}
+	if (cli->json) {
+		cli_print_json(list);
+		return 0;
+	}
+	printf("%s%-10s %-12s", cli_bold(), "ID", "WHERE");
+	for (const char *const *c = columns; *c; c++)
+		printf(" %-18s", *c);
+	printf("%s\n", cli_plain());
+	json_array_foreach(list, i, item)
+	{
+		bool live = json_is_true(json_object_get(item, "live")), config = json_is_true(json_object_get(item, "config"));
+		printf("%-10s %-12s", text_of(item, "id"), live && config ? "live,config" : live ? "live" : "config");
+		for (const char *const *c = columns; *c; c++)
+			printf(" %-18s", text_of(item, *c) ? text_of(item, *c) : "-");
+		putchar('\n');
+	}
+	return 0;
+}
+
+/* ---- VMs that are stopped ---- */
+
+/* Whether the keeper of cli->args[0] says that the VM is stopped: then it is about to leave. */
+static bool keeper_leaves(struct cli *cli)
+{
+	json_auto_t *status = NULL;
+	struct qmp_error kept = cli->error;
+	bool stopped = client_call(cli, cli->args[0], "qmpctl-status", NULL, &status) == 0 &&
+		       streq(json_string_value(json_object_get(status, "state")), "stopped");
+
+	cli->error = kept;
+	return stopped;
+}
+
+int verb_open_stopped(struct cli *cli, struct vm **ret)
+{
+	struct vm_handlers none = {0};
+	struct timespec nap = {0, 20 * 1000 * 1000};
+	int r = vm_open(cli->loop, &cli->dirs, cli->args[0], &none, ret, &cli->error);
+
+	for (int i = 0; r == -EBUSY && i < 100 && keeper_leaves(cli); i++) {
+		nanosleep(&nap, NULL);
+		cli->error = (struct qmp_error){0};
+		r = vm_open(cli->loop, &cli->dirs, cli->args[0], &none, ret, &cli->error);
+	}
+	if (r == -EBUSY) {
+		cli->error = (struct qmp_error){0};
+		return qmp_error_set(&cli->error, QMP_ERR_STATE, r, "the VM %s is running (or another verb works on it); stop it first",
+				     cli->args[0]);
+	}
+	if (r == 0 && vm_qemu_lives(*ret)) {
+		vm_close(*ret);
+		return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "the VM %s is running; stop it first", cli->args[0]);
+	}
+	return r;
+}
+
+void verb_empty_run_dir(struct vm *vm)
+{
+	int fd = dup(vm->run_dir);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)))
+		if (!streq(entry->d_name, ".") && !streq(entry->d_name, ".."))
+			(void)unlinkat(vm->run_dir, entry->d_name, 0);
+	if (dir)
+		closedir(dir);
+}
+

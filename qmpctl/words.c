@@ -1,0 +1,182 @@
+/*
+ * Words that describe a disk or a NIC, and the images that they ask for.
+ */
+#include "qmpctl/words.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+
+/* ---- Images ---- */
+
+static int run_qemu_img(struct cli *cli, char *const *argv)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		execvp(argv[0], argv);
+		_exit(127);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) < 0)
+		return qmp_error_errno(&cli->error, -errno, "running qemu-img");
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
+		return qmp_error_set(&cli->error, QMP_ERR_HOST, -ENOENT,
+				     "there is no qemu-img; install it (Debian: qemu-utils)");
+	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+		return qmp_error_set(&cli->error, QMP_ERR_HOST, -EIO, "qemu-img could not make the image; it said why above");
+	return 0;
+}
+
+int image_create(struct cli *cli, const char *path, const char *format, const char *size)
+{
+	json_auto_t *value = json_string(size);
+	_cleanup_free_ char *bytes_text = NULL;
+	uint64_t bytes;
+
+	if (vm_size_parse(value, &bytes) < 0 || bytes == 0)
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "size=%s is no size; a number with K, M, G or T, as in 10G", size);
+	if (access(path, F_OK) == 0)
+		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", path);
+	bytes_text = qmp_asprintf("%llu", (unsigned long long)bytes);
+	return run_qemu_img(cli, (char *[]){"qemu-img", "create", "-q", "-f", (char *)format, (char *)path, bytes_text,
+					    NULL});
+}
+
+char *path_absolute(const char *path)
+{
+	_cleanup_free_ char *cwd = getcwd(NULL, 0);
+
+	return *path == '/' || !cwd ? strdup(path) : qmp_asprintf("%s/%s", cwd, path);
+}
+
+/* STATEDIR/images/NAME-N.FORMAT, the first that is free. */
+static char *new_image_path(struct cli *cli, const char *vm, const char *format)
+{
+	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.state, "images", true, &cli->error);
+
+	for (int i = 1; dir >= 0; i++) {
+		_cleanup_free_ char *name = qmp_asprintf("%s-%d.%s", vm, i, format);
+		if (faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+			return qmp_asprintf("%s/images/%s", cli->dirs.state, name);
+	}
+	return NULL;
+}
+
+/* ---- Words: "PATH,format=qcow2,cache=none", "size=10G", or the JSON object itself ---- */
+
+/* {"name": "x", KIND: [{}]}: lets the spec's own table judge a single item. */
+static json_t *scratch(const char *kind)
+{
+	return json_pack("{s:s, s:[{}]}", "name", "x", kind);
+}
+
+static int set_word(struct cli *cli, json_t *spec, const char *kind, const char *key, const char *value)
+{
+	_cleanup_free_ char *path = qmp_asprintf("%s[0].%s", kind, key);
+
+	return vm_spec_set(spec, path, value, &cli->error);
+}
+
+static json_t *item_of(const json_t *spec, const char *kind)
+{
+	return json_incref(json_array_get(json_object_get(spec, kind), 0));
+}
+
+static json_t *parse_json_item(struct cli *cli, const char *text)
+{
+	json_t *item = qmp_json_decode(text, strlen(text), &cli->error);
+
+	if (cli->error.kind)
+		cli->error.kind = QMP_ERR_USAGE;
+	return item;
+}
+
+json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
+{
+	_cleanup_free_ char *copy = strdup(text), *size = NULL, *path = NULL;
+	json_auto_t *spec = scratch("disks"), *item = NULL;
+	const char *format;
+
+	if (*text == '{')
+		return parse_json_item(cli, text);
+	for (char *save = NULL, *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+		char *equals = strchr(word, '=');
+		if (equals)
+			*equals = '\0';
+		if (!equals || *word == '/' || *word == '.')
+			path = (free(path), equals ? (*equals = '=', path_absolute(word)) : path_absolute(word));
+		else if (streq(word, "size"))
+			size = (free(size), strdup(equals + 1));
+		else if (streq(word, "path"))
+			path = (free(path), path_absolute(equals + 1));
+		else if (set_word(cli, spec, "disks", word, equals + 1) < 0)
+			return NULL;
+	}
+	item = item_of(spec, "disks");
+	format = json_string_value(json_object_get(item, "format"));
+	if (size && !format) {
+		format = "qcow2";
+		json_object_set_new(item, "format", json_string(format));
+	}
+	if (size) {
+		if (!path)
+			path = new_image_path(cli, name, format);
+		if (!path || image_create(cli, path, format, size) < 0)
+			return NULL;
+	}
+	if (path)
+		json_object_set_new(item, "path", json_string(path));
+	return take_ptr(item);
+}
+
+/* "2222:22" or "udp:5353:53" */
+static int add_forward(struct cli *cli, json_t *item, const char *text)
+{
+	json_t *list = json_object_get(item, "forwards");
+	const char *protocol = strncmp(text, "udp:", 4) == 0 ? "udp" : "tcp";
+	int host, guest, n = 0;
+
+	if (strncmp(text, "udp:", 4) == 0 || strncmp(text, "tcp:", 4) == 0)
+		text += 4;
+	if (sscanf(text, "%d:%d%n", &host, &guest, &n) != 2 || text[n])
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "forward=%s is no forward; [tcp:|udp:]HOSTPORT:GUESTPORT, as in 2222:22", text);
+	if (!list) {
+		list = json_array();
+		json_object_set_new(item, "forwards", list);
+	}
+	return json_array_append_new(list, json_pack("{s:s, s:i, s:i}", "protocol", protocol, "host-port", host,
+						     "guest-port", guest));
+}
+
+json_t *parse_nic_words(struct cli *cli, const char *text)
+{
+	_cleanup_free_ char *copy = strdup(text);
+	json_auto_t *spec = scratch("nics"), *item = NULL;
+
+	if (*text == '{')
+		return parse_json_item(cli, text);
+	item = item_of(spec, "nics");
+	for (char *save = NULL, *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+		char *equals = strchr(word, '=');
+		int r;
+		if (equals)
+			*equals = '\0';
+		if (!equals)
+			r = set_word(cli, spec, "nics", "backend", word);
+		else if (streq(word, "forward"))
+			r = add_forward(cli, item, equals + 1);
+		else {
+			if (streq(word, "bridge") || streq(word, "tap"))
+				set_word(cli, spec, "nics", "backend", word);
+			r = set_word(cli, spec, "nics", streq(word, "tap") ? "interface" : word, equals + 1);
+		}
+		if (r < 0)
+			return NULL;
+	}
+	return take_ptr(item);
+}
+

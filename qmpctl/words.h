@@ -1,0 +1,17 @@
+/*
+ * The words of the command line that describe a disk or a NIC: "PATH,format=qcow2,cache=none", "size=10G",
+ * "user,forward=2222:22", or the JSON object itself, as it stands in the spec.
+ */
+#pragma once
+
+#include "qmpctl/cli.h"
+
+/*
+ * The item; new. NULL: cli->error says why. An image that "size=" asks for is made, in STATEDIR/images where no path is given.
+ */
+json_t *parse_disk_words(struct cli *cli, const char *name, const char *text);
+json_t *parse_nic_words(struct cli *cli, const char *text);
+/* An empty image, never over something that is there. SIZE as in "10G". */
+int image_create(struct cli *cli, const char *path, const char *format, const char *size);
+/* PATH from the root on; new. */
+char *path_absolute(const char *path);
