@@ -1,0 +1,433 @@
+/*
+ * Stands in for qemu-system-x86_64: takes its command line, serves QMP on the listening socket that it inherits (or on
+ * the connected one, where it is only asked what it can), and misbehaves as its script says (script.h). It has no guest
+ * and emulates nothing, so a thousand of them fit on one machine.
+ *
+ * As QEMU it serves one client a socket, greets it, wants qmp_capabilities first, tells events once that is done, ends
+ * with SHUTDOWN on SIGTERM and quit, and sends the reply to a client that has left to nobody. Unlike QEMU it waits for a
+ * client that does not read.
+ */
+#include "tests/fake/machine.h"
+#include "tests/fake/script.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHARDEVS_MAX 16
+#define MESSAGE_MAX  (1 << 20)
+
+struct chardev {
+	char id[40];
+	int listener; /* -1: it came connected */
+	int conn;     /* -1: nobody */
+};
+
+static struct script script;
+static struct machine machine;
+static struct chardev chardevs[CHARDEVS_MAX];
+static size_t n_chardevs;
+static struct chardev *monitor;
+static bool negotiated, silent;
+static char *input;
+static size_t input_len, input_size;
+static struct timespec started;
+
+/* ---- Out ---- */
+
+static void hang_up(struct chardev *c)
+{
+	if (c->conn >= 0)
+		(void)close(c->conn);
+	c->conn = -1;
+	if (c == monitor) {
+		negotiated = false;
+		input_len = 0;
+	}
+}
+
+static void send_text(const char *text, size_t len)
+{
+	while (len > 0 && monitor->conn >= 0) {
+		ssize_t n = send(monitor->conn, text, len, MSG_NOSIGNAL);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0) {
+			hang_up(monitor);
+			return;
+		}
+		text += n;
+		len -= (size_t)n;
+	}
+}
+
+static void send_consume(json_t *message)
+{
+	char *text = json_dumps(message, JSON_ENSURE_ASCII);
+	size_t len = strlen(text);
+
+	text = realloc(text, len + 3);
+	memcpy(text + len, "\r\n", 3);
+	send_text(text, len + 2);
+	free(text);
+	json_decref(message);
+}
+
+static void send_event(const char *name, json_t *data_consume)
+{
+	struct timespec now;
+	json_t *event;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	event = json_pack("{s:{s:I, s:I}, s:s}", "timestamp", "seconds", (json_int_t)now.tv_sec, "microseconds",
+			  (json_int_t)now.tv_nsec / 1000, "event", name);
+	if (data_consume)
+		json_object_set_new(event, "data", data_consume);
+	if (negotiated)
+		send_consume(event);
+	else
+		json_decref(event);
+}
+
+static void send_error(const char *class, const char *desc, json_t *id)
+{
+	send_consume(json_pack("{s:{s:s, s:s}, s:O*}", "error", "class", class, "desc", desc, "id", id));
+}
+
+static void greet(void)
+{
+	static const char greeting[] =
+		"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 2, \"major\": 7}, \"package\": \"fake_qemu\"}, "
+		"\"capabilities\": [\"oob\"]}}\r\n";
+
+	silent |= script_has(script.silent, "greeting");
+	if (!silent)
+		send_text(greeting, sizeof greeting - 1);
+}
+
+/* ---- In ---- */
+
+static void negotiate(json_t *id)
+{
+	send_consume(json_pack("{s:{}, s:O*}", "return", "id", id));
+	negotiated = true;
+	for (long i = 0; i < script.flood; i++)
+		send_event("RTC_CHANGE", json_pack("{s:I}", "offset", (json_int_t)i));
+}
+
+static void answer(const char *command, json_t *arguments, json_t *id)
+{
+	const char *class;
+	char desc[200];
+	json_t *value;
+
+	if (script_has(script.refuse, command)) {
+		send_error("GenericError", "refused, as the script says", id);
+		return;
+	}
+	value = machine_run(&machine, command, arguments, &class, desc);
+	if (script_has(script.wrong_id, command))
+		send_consume(json_pack("{s:{s:s}, s:s}", "return", "for", "somebody else", "id", "1"));
+	if (value)
+		send_consume(json_pack("{s:o, s:O*}", "return", value, "id", id));
+	else
+		send_error(class, desc, id);
+	if (machine.ends)
+		exit(0);
+	machine_settle(&machine);
+}
+
+/* What the script has for this command, before it is run. True: it is not run. */
+static bool misbehaves(const char *command)
+{
+	static const char garbage[] = "}{ \xfe\x80 this is no QMP\r\n";
+
+	if (script.slow > 0)
+		nanosleep(&(struct timespec){script.slow / 1000, script.slow % 1000 * 1000000}, NULL);
+	if (script_has(script.exit_at, command))
+		script_end(&script);
+	if (script_has(script.silent, command))
+		silent = true;
+	else if (script_has(script.garbage, command))
+		send_text(garbage, sizeof garbage - 1);
+	else if (script_has(script.close, command))
+		hang_up(monitor);
+	else
+		return false;
+	return true;
+}
+
+static void take_message(json_t *message)
+{
+	json_t *id = json_object_get(message, "id"), *arguments = json_object_get(message, "arguments");
+	const char *command = json_string_value(json_object_get(message, "execute"));
+	json_t *none = json_object();
+
+	if (!command)
+		command = json_string_value(json_object_get(message, "exec-oob"));
+	if (!command)
+		send_error("GenericError", "QMP input lacks member 'execute'", id);
+	else if (misbehaves(command))
+		;
+	else if (strcmp(command, "qmp_capabilities") == 0 && !negotiated)
+		negotiate(id);
+	else if (strcmp(command, "qmp_capabilities") == 0)
+		send_error("CommandNotFound", "Capabilities negotiation is already complete, command ignored", id);
+	else if (!negotiated)
+		send_error("CommandNotFound", "Expecting capabilities negotiation with 'qmp_capabilities'", id);
+	else
+		answer(command, arguments ? arguments : none, id);
+	json_decref(none);
+}
+
+/* Cuts what was read into messages. What is half a message stays. */
+static void take_input(void)
+{
+	while (input_len > 0 && monitor->conn >= 0 && !silent) {
+		json_error_t why;
+		json_t *message = json_loadb(input, input_len, JSON_DISABLE_EOF_CHECK, &why);
+		size_t used = message ? (size_t)why.position : 0;
+
+		if (!message && json_error_code(&why) == json_error_premature_end_of_input)
+			return;
+		if (message)
+			take_message(message);
+		else
+			send_error("GenericError", "JSON parse error", NULL);
+		json_decref(message);
+		if (monitor->conn < 0)
+			return; /* the input went with it */
+		used = message ? used : input_len;
+		memmove(input, input + used, input_len - used);
+		input_len -= used;
+		while (input_len > 0 && strchr(" \t\r\n", input[0]) && input[0]) {
+			memmove(input, input + 1, input_len - 1);
+			input_len--;
+		}
+	}
+}
+
+static void drop_fds(struct msghdr *msg)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		size_t n = c->cmsg_type == SCM_RIGHTS ? (c->cmsg_len - CMSG_LEN(0)) / sizeof(int) : 0;
+		for (size_t i = 0; i < n; i++) {
+			int fd;
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof fd, sizeof fd);
+			(void)close(fd);
+		}
+	}
+}
+
+static void read_monitor(void)
+{
+	union {
+		char space[CMSG_SPACE(sizeof(int) * 16)];
+		struct cmsghdr align;
+	} control;
+	struct iovec iov;
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+	ssize_t n;
+
+	if (input_len == input_size) {
+		input_size = input_size ? 2 * input_size : 2048;
+		input = input_size <= MESSAGE_MAX ? realloc(input, input_size) : NULL;
+		if (!input)
+			exit(1);
+	}
+	iov = (struct iovec){input + input_len, input_size - input_len};
+	n = recvmsg(monitor->conn, &msg, MSG_CMSG_CLOEXEC);
+	if (n <= 0) {
+		hang_up(monitor);
+		return;
+	}
+	drop_fds(&msg);
+	input_len += (size_t)n;
+	take_input();
+}
+
+/* A console, or the agent's port: nobody is at its other end. */
+static void read_chardev(struct chardev *c)
+{
+	char bytes[512];
+
+	if (read(c->conn, bytes, sizeof bytes) <= 0)
+		hang_up(c);
+}
+
+static void accept_client(struct chardev *c)
+{
+	c->conn = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC);
+	if (c == monitor && c->conn >= 0)
+		greet();
+}
+
+/* ---- The command line ---- */
+
+/* The value of KEY in "socket,id=qmp,fd=3,server=on". False: it has none. */
+static bool find_key(const char *text, const char *key, char *value, size_t size)
+{
+	size_t len = strlen(key);
+
+	for (const char *p = text; p; p = strchr(p, ',')) {
+		p += *p == ',';
+		if (strncmp(p, key, len) != 0 || p[len] != '=')
+			continue;
+		snprintf(value, size, "%.*s", (int)strcspn(p + len + 1, ","), p + len + 1);
+		return true;
+	}
+	return false;
+}
+
+static void take_chardev(const char *value)
+{
+	struct chardev *c = &chardevs[n_chardevs];
+	char fd[16], server[8] = "";
+
+	if (n_chardevs == CHARDEVS_MAX || !find_key(value, "id", c->id, sizeof c->id) ||
+	    !find_key(value, "fd", fd, sizeof fd)) {
+		fprintf(stderr, "fake_qemu: -chardev %s: not understood\n", value);
+		exit(1);
+	}
+	find_key(value, "server", server, sizeof server);
+	c->listener = c->conn = -1;
+	*(strcmp(server, "on") == 0 ? &c->listener : &c->conn) = (int)strtol(fd, NULL, 10);
+	n_chardevs++;
+}
+
+static void take_monitor(const char *value)
+{
+	char id[40];
+
+	for (size_t i = 0; i < n_chardevs && find_key(value, "chardev", id, sizeof id); i++)
+		if (strcmp(chardevs[i].id, id) == 0)
+			monitor = &chardevs[i];
+}
+
+static void take_command_line(char **argv)
+{
+	for (argv++; *argv; argv++) {
+		const char *value = argv[1] ? argv[1] : "";
+		if (strcmp(*argv, "-S") == 0)
+			machine.status = "prelaunch";
+		else if (strcmp(*argv, "-chardev") == 0)
+			take_chardev(value);
+		else if (strcmp(*argv, "-mon") == 0)
+			take_monitor(value);
+		else if (strcmp(*argv, "-name") == 0)
+			machine.name = strncmp(value, "guest=", 6) == 0 ? value + 6 : value;
+		else if (strcmp(*argv, "-uuid") == 0)
+			machine.uuid = value;
+		else
+			(void)machine_take_option(&machine, *argv, value);
+	}
+	if (!monitor) {
+		fprintf(stderr, "fake_qemu: no -mon with a -chardev socket that has an fd\n");
+		exit(1);
+	}
+}
+
+static void take_script(void)
+{
+	struct script all;
+
+	script_read(&all);
+	if (monitor->listener < 0 && !all.probe)
+		all = (struct script){.exit_after = -1, .exit_at = "", .silent = "", .garbage = "", .wrong_id = "",
+				      .refuse = "", .close = ""};
+	script = all;
+	machine.unplugs = !script.no_unplug;
+	machine.powers_down = !script.no_powerdown;
+	machine.quits = !script.no_quit;
+	if (script.no_listen)
+		script_end(&script);
+}
+
+/* ---- The loop ---- */
+
+/* Milliseconds until the script ends us; -1: never. */
+static int time_left(void)
+{
+	struct timespec now;
+	long passed;
+
+	if (script.exit_after < 0)
+		return -1;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	passed = (now.tv_sec - started.tv_sec) * 1000 + (now.tv_nsec - started.tv_nsec) / 1000000;
+	return passed < script.exit_after ? (int)(script.exit_after - passed) : 0;
+}
+
+static int watch_sigterm(void)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	return signalfd(-1, &set, SFD_CLOEXEC);
+}
+
+static void take_sigterm(int fd)
+{
+	struct signalfd_siginfo info;
+
+	if (read(fd, &info, sizeof info) < 0 || !machine.quits)
+		return;
+	machine_end(&machine, "host-signal", false);
+	exit(0);
+}
+
+static void turn(int signals)
+{
+	struct pollfd p[CHARDEVS_MAX + 1];
+	int left = time_left();
+
+	p[0] = (struct pollfd){signals, POLLIN, 0};
+	for (size_t i = 0; i < n_chardevs; i++) {
+		struct chardev *c = &chardevs[i];
+		p[i + 1] = (struct pollfd){silent ? -1 : c->conn >= 0 ? c->conn : c->listener, POLLIN, 0};
+	}
+	if (left == 0)
+		script_end(&script);
+	if (poll(p, (nfds_t)n_chardevs + 1, left) <= 0)
+		return;
+	if (p[0].revents)
+		take_sigterm(signals);
+	for (size_t i = 0; i < n_chardevs; i++) {
+		struct chardev *c = &chardevs[i];
+		if (!p[i + 1].revents)
+			continue;
+		if (c->conn < 0)
+			accept_client(c);
+		else if (c == monitor)
+			read_monitor();
+		else
+			read_chardev(c);
+	}
+	if (monitor->listener < 0 && monitor->conn < 0)
+		exit(0); /* who asked has gone */
+}
+
+int main(int argc, char **argv)
+{
+	int signals = watch_sigterm();
+
+	(void)argc;
+	clock_gettime(CLOCK_MONOTONIC, &started);
+	machine_init(&machine);
+	machine.event = send_event;
+	take_command_line(argv);
+	take_script();
+	if (monitor->conn >= 0)
+		greet();
+	for (;;)
+		turn(signals);
+}

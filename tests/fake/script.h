@@ -1,0 +1,41 @@
+/*
+ * How the fake is to misbehave: words, separated by white space, in $FAKE_QEMU and in a file "fake-qemu" of its
+ * working directory (a VM's run directory, so each VM can have its own; the file's words count after the environment's).
+ *
+ *   exit-after=MS        ends MS after its start
+ *   exit-at=COMMAND      ends when the command comes, without an answer
+ *   exit-status=N        how it then ends (1); signal=N: by that signal
+ *   stderr=TEXT          says TEXT first ("_" for a space)
+ *   no-listen            ends at once, as for a bad option
+ *   silent=COMMAND       hangs for good when the command comes: connections are accepted no more, nothing is answered
+ *   silent=greeting      the same when the first client comes
+ *   slow=MS              blocks that long before each reply, as a busy main loop does
+ *   garbage=COMMAND      answers with bytes that are no JSON
+ *   wrong-id=COMMAND     answers with an id of somebody else first, then with the right one
+ *   refuse=COMMAND       answers with GenericError
+ *   close=COMMAND        ends the connection, and goes on listening
+ *   flood=N              sends N events after the negotiation
+ *   no-unplug            the guest never lets go of a device; a reset makes it
+ *   no-powerdown         the guest ignores the power button
+ *   no-quit              quit and SIGTERM do nothing
+ *   probe                all of this holds as well when it is only asked what it can
+ *
+ * COMMAND may be a list with commas. An unknown word ends the program with status 64: a test's typing error shows.
+ */
+#pragma once
+
+#include <stdbool.h>
+
+struct script {
+	long exit_after, slow, flood; /* -1: not asked for */
+	int exit_status, signal;
+	const char *exit_at, *silent, *garbage, *wrong_id, *refuse, *close; /* lists; "": none */
+	const char *stderr_text;
+	bool no_listen, no_unplug, no_powerdown, no_quit, probe;
+};
+
+void script_read(struct script *s);
+/* Whether COMMAND stands in LIST. */
+bool script_has(const char *list, const char *command);
+/* Ends the process in the way that is asked for. */
+_Noreturn void script_end(const struct script *s);
