@@ -42,6 +42,11 @@ void vm_fragments_deinit(struct vm_fragments *f)
 	*f = (struct vm_fragments){0};
 }
 
+const char *vm_object_id(const struct vm_object *o)
+{
+	return text_of(o->args, o->kind == VM_BLOCKDEV ? "node-name" : "id");
+}
+
 /* Appends; NULL args means that making them ran out of memory. */
 static int add_consume(struct vm_fragment *f, enum vm_object_kind kind, json_t *args, const char *fd_name)
 {
@@ -91,6 +96,16 @@ int64_t vm_pci_ports(const json_t *spec)
 	int64_t ports = json_integer_value(json_object_get(json_object_get(spec, "machine"), "ports"));
 
 	return is_pc(spec) && ports > PC_PORTS ? PC_PORTS : ports;
+}
+
+bool vm_pci_is_flat(const json_t *spec)
+{
+	return is_pc(spec);
+}
+
+int64_t vm_pci_port_of_slot(int64_t slot)
+{
+	return slot - PC_FIRST_SLOT + 1;
 }
 
 int vm_pci_place(const json_t *spec, int64_t port, json_t *device, struct qmp_error *err)

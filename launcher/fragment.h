@@ -29,6 +29,8 @@ struct vm_fragment {
 };
 
 void vm_fragment_deinit(struct vm_fragment *f);
+/* Its id in QEMU; borrowed. */
+const char *vm_object_id(const struct vm_object *o);
 
 /* ITEM is an effective item (every default filled) of SPEC, an effective spec. */
 int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_host *host,
@@ -48,5 +50,8 @@ int vm_fragments_all(const json_t *spec, const struct vm_host *host, struct vm_f
 
 /* Where the PCI port PORT (1 ...) of SPEC's machine is: sets "bus" and "addr" (as it needs them) in DEVICE. */
 int vm_pci_place(const json_t *spec, int64_t port, json_t *device, struct qmp_error *err);
-/* The ports that a machine of this spec has. */
+/* The ports that a machine of this spec has: root ports "port-N" on q35, slots of bus 0 on pc (which is flat). */
 int64_t vm_pci_ports(const json_t *spec);
+bool vm_pci_is_flat(const json_t *spec);
+/* On pc: the port that SLOT of bus 0 is; may be none of those that there are. */
+int64_t vm_pci_port_of_slot(int64_t slot);

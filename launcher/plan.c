@@ -4,13 +4,15 @@
 
 #include <stdio.h>
 
+#define UNDO_MS 5000 /* the guest has hardly seen a device that is undone */
+
 static const struct {
-	const char *add, *del, *del_key, *id_key;
+	const char *add, *del, *key;
 } commands[] = {
-	[VM_OBJECT] = {"object-add", "object-del", "id", "id"},
-	[VM_BLOCKDEV] = {"blockdev-add", "blockdev-del", "node-name", "node-name"},
-	[VM_NETDEV] = {"netdev_add", "netdev_del", "id", "id"},
-	[VM_DEVICE] = {"device_add", "device_del", "id", "id"},
+	[VM_OBJECT] = {"object-add", "object-del", "id"},
+	[VM_BLOCKDEV] = {"blockdev-add", "blockdev-del", "node-name"},
+	[VM_NETDEV] = {"netdev_add", "netdev_del", "id"},
+	[VM_DEVICE] = {"device_add", "device_del", "id"},
 };
 
 static const char *text_of(const json_t *object, const char *key)
@@ -21,9 +23,9 @@ static const char *text_of(const json_t *object, const char *key)
 /* {"execute": *_del, "arguments": ..., "wait"?} for an object. */
 static json_t *del_step(const struct vm_object *o, uint64_t timeout_ms)
 {
-	const char *id = text_of(o->args, commands[o->kind].id_key);
+	const char *id = vm_object_id(o);
 	json_t *step = json_pack("{s:s, s:{s:s}}", "execute", commands[o->kind].del, "arguments",
-				 commands[o->kind].del_key, id);
+				 commands[o->kind].key, id);
 
 	if (step && o->kind == VM_DEVICE)
 		json_object_set_new(step, "wait",
@@ -32,11 +34,22 @@ static json_t *del_step(const struct vm_object *o, uint64_t timeout_ms)
 	return step;
 }
 
+/* {"execute": *_add, "arguments": ...}. */
+static json_t *add_step(const struct vm_object *o)
+{
+	return json_pack("{s:s, s:O}", "execute", commands[o->kind].add, "arguments", o->args);
+}
+
 static int append_consume(json_t *plan, json_t *step, const char *item, struct qmp_error *err)
 {
 	if (!step || json_object_set_new(step, "item", json_string(item)) < 0 || json_array_append_new(plan, step) < 0)
 		return qmp_error_errno(err, -ENOMEM, "making a plan");
 	return 0;
+}
+
+static json_t *getfd_step(const char *name)
+{
+	return json_pack("{s:s, s:{s:s}, s:s}", "execute", "getfd", "arguments", "fdname", name, "fd", name);
 }
 
 int vm_plan_add(json_t *plan, const struct vm_fragment *fragment, struct qmp_error *err)
@@ -47,13 +60,14 @@ int vm_plan_add(json_t *plan, const struct vm_fragment *fragment, struct qmp_err
 		const struct vm_object *o = &fragment->objects[i];
 		json_t *step;
 		if (o->fd_name) {
-			step = json_pack("{s:s, s:{s:s}, s:s, s:{s:s, s:{s:s}}}", "execute", "getfd", "arguments",
-					 "fdname", o->fd_name, "fd", o->fd_name, "undo", "execute", "closefd",
-					 "arguments", "fdname", o->fd_name);
+			step = getfd_step(o->fd_name);
+			json_object_set_new(step, "undo",
+					    json_pack("{s:s, s:{s:s}, s:b}", "execute", "closefd", "arguments", "fdname",
+						      o->fd_name, "optional", 1));
 			r = append_consume(plan, step, fragment->item, err);
 		}
-		step = json_pack("{s:s, s:O, s:o}", "execute", commands[o->kind].add, "arguments", o->args, "undo",
-				 del_step(o, 5000));
+		step = add_step(o);
+		json_object_set_new(step, "undo", del_step(o, UNDO_MS));
 		if (r == 0)
 			r = append_consume(plan, step, fragment->item, err);
 		else
@@ -66,9 +80,57 @@ int vm_plan_remove(json_t *plan, const struct vm_fragment *fragment, uint64_t ti
 {
 	int r = 0;
 
-	for (size_t i = fragment->n_objects; i > 0 && r == 0; i--)
-		r = append_consume(plan, del_step(&fragment->objects[i - 1], timeout_ms), fragment->item, err);
+	for (size_t i = fragment->n_objects; i > 0 && r == 0; i--) {
+		const struct vm_object *o = &fragment->objects[i - 1];
+		json_t *step = del_step(o, timeout_ms), *undo = add_step(o);
+		if (o->fd_name)
+			json_object_set_new(undo, "fd", json_string(o->fd_name));
+		json_object_set_new(step, "undo", undo);
+		r = append_consume(plan, step, fragment->item, err);
+	}
 	return r;
+}
+
+json_t *vm_plan_undo(const json_t *plan)
+{
+	json_t *all = json_array();
+	int r = all ? 0 : -ENOMEM;
+
+	for (size_t i = json_array_size(plan); i > 0 && r == 0; i--) {
+		const json_t *step = json_array_get(plan, i - 1);
+		json_t *undo = json_copy(json_object_get(step, "undo"));
+		const char *item = text_of(step, "item"), *fd = text_of(undo, "fd");
+		if (!undo)
+			continue;
+		if (fd)
+			r = append_consume(all, getfd_step(fd), item, NULL);
+		json_object_del(undo, "fd");
+		if (r == 0)
+			r = append_consume(all, undo, item, NULL);
+		else
+			json_decref(undo);
+	}
+	if (r < 0) {
+		json_decref(all);
+		return NULL;
+	}
+	return all;
+}
+
+bool vm_step_object(const json_t *step, enum vm_object_kind *ret_kind, const char **ret_id, bool *ret_adds)
+{
+	const char *command = text_of(step, "execute");
+
+	for (size_t k = 0; command && k < ARRAY_SIZE(commands); k++) {
+		bool adds = streq(command, commands[k].add);
+		if (!adds && !streq(command, commands[k].del))
+			continue;
+		*ret_kind = (enum vm_object_kind)k;
+		*ret_id = text_of(json_object_get(step, "arguments"), commands[k].key);
+		*ret_adds = adds;
+		return true;
+	}
+	return false;
 }
 
 /* ---- The difference ---- */

@@ -4,10 +4,12 @@
  *   {"item": "disks.vda",                     what of the spec the step serves
  *    "execute": "blockdev-add", "arguments": {...},
  *    "fd": "net0-tap",                        (getfd: the name of the fd to pass)
- *    "undo": {"execute": ..., "arguments": ...},      (absent: nothing to undo)
+ *    "undo": {"execute": ..., "arguments": ..., "wait"?, "fd"?},      (absent: nothing to undo)
+ *    "optional": true,                        (that it is refused does not matter)
  *    "wait": {"event": "DEVICE_DELETED", "match": {"device": "vda"}, "timeout": 30000}}
  *
- * Steps of one item depend on each other in order; steps of different items do not. Pure.
+ * Steps of one item depend on each other in order; steps of different items do not. What a plan added is undone by
+ * removing it, and what it removed by adding it again. Pure.
  */
 #pragma once
 
@@ -16,6 +18,10 @@
 /* Adds to PLAN the steps that add (in order) or remove (in reverse, with the wait) FRAGMENT. */
 int vm_plan_add(json_t *plan, const struct vm_fragment *fragment, struct qmp_error *err);
 int vm_plan_remove(json_t *plan, const struct vm_fragment *fragment, uint64_t timeout_ms, struct qmp_error *err);
+/* The plan that undoes all of PLAN, the last step first. New; NULL: no memory. */
+json_t *vm_plan_undo(const json_t *plan);
+/* Whether STEP adds or removes (RET_ADDS) an object, and which: its id is borrowed. */
+bool vm_step_object(const json_t *step, enum vm_object_kind *ret_kind, const char **ret_id, bool *ret_adds);
 
 /*
  * What turns a running HAVE into WANT (both effective). Appends steps to PLAN (array) and, to NEXT_START (array

@@ -1,0 +1,332 @@
+/*
+ * Asking, the way it goes well:   execute() of every question ... on_answer() of each ... decode -> done
+ * One is refused or the session ends:  the others are waited for, then done with the first reason. A port's bus that is not
+ * there is no failure.
+ */
+#include "launcher/inventory.h"
+#include "proto/base.h"
+
+#include <stdio.h>
+
+#define QUESTIONS 6 /* before those of the ports */
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+/* ---- Questions ---- */
+
+static json_t *list_of(const char *path)
+{
+	return json_pack("{s:s, s:{s:s}}", "execute", "qom-list", "arguments", "path", path);
+}
+
+json_t *vm_inventory_questions(const json_t *spec)
+{
+	int64_t ports = vm_pci_is_flat(spec) ? 0 : vm_pci_ports(spec);
+	json_t *list = json_pack("[{s:s, s:{s:b}}, o, o, {s:s}, {s:s, s:{s:s}}, {s:s}]", "execute",
+				 "query-named-block-nodes", "arguments", "flat", 1, list_of("/objects"),
+				 list_of("/machine/peripheral"), "execute", "query-chardev", "execute",
+				 "human-monitor-command", "arguments", "command-line", "info network", "execute",
+				 "query-pci");
+
+	for (int64_t port = 1; list && port <= ports; port++) {
+		char path[80];
+		snprintf(path, sizeof path, "/machine/peripheral/port-%lld/port-%lld", (long long)port, (long long)port);
+		json_array_append_new(list, list_of(path));
+	}
+	return list;
+}
+
+/* ---- Answers ---- */
+
+/* {KEY's value: the entry, or its TYPE member} of a list of objects. */
+static json_t *by_key(const json_t *list, const char *key, const char *type)
+{
+	json_t *map = json_is_array(list) ? json_object() : NULL, *entry;
+	size_t i;
+
+	json_array_foreach(list, i, entry)
+	{
+		const char *id = text_of(entry, key);
+		if (map && id)
+			json_object_set(map, id, type ? json_object_get(entry, type) : entry);
+	}
+	return map;
+}
+
+/*
+ * "net0: index=0,type=nic,..." and, of what it is connected to, " \ net0-netdev: index=0,type=user,...". What follows may be
+ * anything, a path with newlines in it among others; so a line counts only where it begins as QEMU's do.
+ */
+static void take_netdev_line(json_t *map, const char *line, size_t len)
+{
+	static const char begin[] = ": index=", indent[] = " \\ ";
+	const char *colon;
+
+	if (len >= 3 && memcmp(line, indent, 3) == 0)
+		line += 3, len -= 3;
+	colon = memmem(line, len, begin, sizeof begin - 1);
+	if (!colon || memchr(line, ' ', (size_t)(colon - line)))
+		return;
+	if (memmem(colon, len - (size_t)(colon - line), ",type=nic,", 10))
+		return;
+	json_object_setn_new(map, line, (size_t)(colon - line), json_true());
+}
+
+static json_t *netdevs_of(const char *text)
+{
+	json_t *map = text ? json_object() : NULL;
+
+	while (map && text && *text) {
+		size_t len = strcspn(text, "\r\n");
+		take_netdev_line(map, text, len);
+		text += len;
+		text += strspn(text, "\r\n");
+	}
+	return map;
+}
+
+static void take_port(json_t *ports, int64_t port, json_t *what)
+{
+	char key[24];
+
+	snprintf(key, sizeof key, "%lld", (long long)port);
+	json_object_set(ports, key, what);
+}
+
+/* On q35: what hangs on each root port's bus. */
+static void take_buses(struct vm_inventory *inv, const json_t *answers)
+{
+	for (int64_t port = 1; port <= inv->n_ports; port++) {
+		const json_t *bus = json_array_get(answers, (size_t)port - 1 + QUESTIONS);
+		json_t *property;
+		size_t i;
+		if (!json_is_array(bus)) {
+			json_auto_t *unknown = json_string("?");
+			take_port(inv->ports, port, unknown);
+		}
+		json_array_foreach(bus, i, property)
+			if (strncmp(text_of(property, "name") ? text_of(property, "name") : "", "child[", 6) == 0)
+				take_port(inv->ports, port, json_object_get(property, "type"));
+	}
+}
+
+/* On pc: bus 0, whose slots are the ports. */
+static void take_slots(struct vm_inventory *inv, const json_t *buses)
+{
+	const json_t *devices = json_object_get(json_array_get(buses, 0), "devices");
+	json_t *device;
+	size_t i;
+
+	json_array_foreach(devices, i, device)
+	{
+		int64_t port = vm_pci_port_of_slot(json_integer_value(json_object_get(device, "slot")));
+		if (port >= 1 && port <= inv->n_ports)
+			take_port(inv->ports, port, json_object_get(device, "qdev_id"));
+	}
+}
+
+void vm_inventory_free(struct vm_inventory *i)
+{
+	if (!i)
+		return;
+	json_decref(i->nodes);
+	json_decref(i->objects);
+	json_decref(i->devices);
+	json_decref(i->chardevs);
+	json_decref(i->netdevs);
+	json_decref(i->ports);
+	free(i);
+}
+
+struct vm_inventory *vm_inventory_decode(const json_t *spec, const json_t *answers, struct qmp_error *err)
+{
+	struct vm_inventory *inv = calloc(1, sizeof *inv);
+
+	if (!inv) {
+		qmp_error_errno(err, -ENOMEM, "asking QEMU what it has");
+		return NULL;
+	}
+	inv->n_ports = vm_pci_ports(spec);
+	inv->nodes = by_key(json_array_get(answers, 0), "node-name", NULL);
+	inv->objects = by_key(json_array_get(answers, 1), "name", "type");
+	inv->devices = by_key(json_array_get(answers, 2), "name", "type");
+	inv->chardevs = by_key(json_array_get(answers, 3), "label", NULL);
+	inv->netdevs = netdevs_of(json_string_value(json_array_get(answers, 4)));
+	inv->ports = json_object();
+	if (!inv->nodes || !inv->objects || !inv->devices || !inv->chardevs || !inv->netdevs || !inv->ports) {
+		vm_inventory_free(inv);
+		qmp_error_set(err, QMP_ERR_PROTOCOL, -EPROTO, "asking QEMU what it has: it does not answer as QEMU does");
+		return NULL;
+	}
+	json_object_del(inv->objects, "type"); /* every QOM object has that property */
+	json_object_del(inv->devices, "type");
+	if (vm_pci_is_flat(spec))
+		take_slots(inv, json_array_get(answers, 5));
+	else
+		take_buses(inv, answers);
+	return inv;
+}
+
+/* ---- Asking ---- */
+
+struct asking {
+	json_t *spec, *answers;
+	size_t open;
+	struct qmp_error error;
+	vm_inventory_cb cb;
+	void *data;
+};
+
+struct question {
+	struct asking *asking;
+	size_t index;
+};
+
+static void asked(struct asking *a)
+{
+	struct vm_inventory *inv = NULL;
+
+	if (a->error.kind == QMP_ERR_NONE)
+		inv = vm_inventory_decode(a->spec, a->answers, &a->error);
+	a->cb(a->data, inv, inv ? NULL : &a->error);
+	json_decref(a->spec);
+	json_decref(a->answers);
+	free(a);
+}
+
+static void on_answer(void *data, const struct qmp_reply *reply)
+{
+	struct question *q = data;
+	struct asking *a = q->asking;
+
+	if (reply->status == 0)
+		json_array_set(a->answers, q->index, reply->value);
+	else if (a->error.kind == QMP_ERR_NONE && (q->index < QUESTIONS || reply->status != -EREMOTEIO))
+		a->error = reply->error;
+	free(q);
+	if (--a->open == 0)
+		asked(a);
+}
+
+static int ask(struct asking *a, struct qmp_session *session, const json_t *question, struct qmp_error *err)
+{
+	struct question *q = malloc(sizeof *q);
+	struct qmp_command c = {.name = text_of(question, "execute"), .arguments = json_object_get(question, "arguments")};
+	int r;
+
+	if (!q)
+		return qmp_error_errno(err, -ENOMEM, "asking QEMU what it has");
+	*q = (struct question){a, json_array_size(a->answers)};
+	json_array_append_new(a->answers, json_null());
+	r = qmp_session_execute(session, &c, on_answer, q, NULL, err);
+	if (r < 0)
+		free(q);
+	else
+		a->open++;
+	return r;
+}
+
+int vm_inventory_ask(struct qmp_session *session, const json_t *spec, vm_inventory_cb cb, void *data,
+		     struct qmp_error *err)
+{
+	json_auto_t *questions = vm_inventory_questions(spec);
+	struct asking *a = questions ? calloc(1, sizeof *a) : NULL;
+	json_t *question;
+	size_t i;
+	int r = 0;
+
+	if (!a)
+		return qmp_error_errno(err, -ENOMEM, "asking QEMU what it has");
+	*a = (struct asking){.spec = json_incref((json_t *)spec), .answers = json_array(), .cb = cb, .data = data};
+	json_array_foreach(questions, i, question)
+		if (r == 0)
+			r = ask(a, session, question, &a->error);
+	if (a->open > 0)
+		return 0; /* a question that could not be sent is told with the answers to the others */
+	if (err)
+		*err = a->error;
+	json_decref(a->spec);
+	json_decref(a->answers);
+	free(a);
+	return r;
+}
+
+/* ---- What it says ---- */
+
+bool vm_inventory_has(const struct vm_inventory *i, enum vm_object_kind kind, const char *id)
+{
+	const json_t *const maps[] = {
+		[VM_OBJECT] = i->objects, [VM_BLOCKDEV] = i->nodes, [VM_NETDEV] = i->netdevs, [VM_DEVICE] = i->devices};
+
+	return id && json_object_get(maps[kind], id);
+}
+
+enum vm_presence vm_inventory_presence(const struct vm_inventory *inv, const struct vm_fragment *f)
+{
+	size_t there = 0;
+
+	for (size_t i = 0; i < f->n_objects; i++)
+		there += vm_inventory_has(inv, f->objects[i].kind, vm_object_id(&f->objects[i]));
+	return there == 0 ? VM_ABSENT : there < f->n_objects ? VM_PARTIAL : VM_PRESENT;
+}
+
+/* 1: its effect is there; 0: it is not; -1: QEMU cannot be asked. */
+static int is_done(const struct vm_inventory *inv, const json_t *step)
+{
+	enum vm_object_kind kind;
+	const char *id;
+	bool adds;
+
+	if (!vm_step_object(step, &kind, &id, &adds))
+		return -1;
+	return vm_inventory_has(inv, kind, id) == adds;
+}
+
+/* Whether the netdev that takes the fd NAME comes after step FROM of PLAN and is still to be made. */
+static bool fd_is_needed(const struct vm_inventory *inv, const json_t *plan, size_t from, const char *name)
+{
+	for (size_t i = from; i < json_array_size(plan); i++) {
+		const json_t *step = json_array_get(plan, i);
+		const char *fd = text_of(json_object_get(step, "arguments"), "fd");
+		if (fd && streq(fd, name))
+			return is_done(inv, step) == 0;
+	}
+	return false;
+}
+
+json_t *vm_inventory_left(const struct vm_inventory *inv, const json_t *plan)
+{
+	json_t *left = json_array(), *step;
+	size_t i;
+
+	json_array_foreach(plan, i, step)
+	{
+		const char *fd = text_of(step, "fd");
+		if (fd ? fd_is_needed(inv, plan, i + 1, fd) : is_done(inv, step) != 1)
+			json_array_append(left, step);
+	}
+	return left;
+}
+
+json_t *vm_inventory_undo(const struct vm_inventory *inv, const json_t *plan)
+{
+	json_auto_t *all = vm_plan_undo(plan);
+
+	return vm_inventory_left(inv, all);
+}
+
+bool vm_inventory_port_is_free(const struct vm_inventory *i, int64_t port)
+{
+	char key[24];
+
+	snprintf(key, sizeof key, "%lld", (long long)port);
+	return port >= 1 && port <= i->n_ports && !json_object_get(i->ports, key);
+}
+
+int64_t vm_inventory_free_ports(const struct vm_inventory *i)
+{
+	return i->n_ports - (int64_t)json_object_size(i->ports);
+}

@@ -1,0 +1,61 @@
+/*
+ * What QEMU has of what a spec describes: asked of it, never remembered.
+ *
+ * One inventory is one round of questions, all of them on their way at once. Every object that a fragment makes has
+ * an id of the item's, so whether a step of a plan happened is known from the ids alone, whoever sent it.
+ *
+ * How each kind is found, on QEMU 7.2 and 10.0 alike:
+ *   block nodes   query-named-block-nodes (flat: a long chain is 160 kB and not 3.7 MB)
+ *   objects       qom-list /objects
+ *   devices       qom-list /machine/peripheral: those with an id. One that is being unplugged is still there.
+ *   chardevs      query-chardev
+ *   netdevs       no query-* lists them; "info network" of the human monitor does, used or not, one a line
+ *   PCI ports     q35: qom-list of each root port's bus. query-pci shows nothing behind a port before the firmware has
+ *                 numbered the buses, so it would call every port of a VM at -S free. pc: query-pci, bus 0 itself.
+ */
+#pragma once
+
+#include "launcher/plan.h"
+
+struct vm_inventory {
+	/* Objects, by id. Of a node: what query-named-block-nodes says of it; of the others: their QOM type, or true. */
+	json_t *nodes, *objects, *devices, *chardevs, *netdevs;
+	json_t *ports; /* those taken, by number ("3"): the QOM type or id of what is there, "?" where it cannot be told */
+	int64_t n_ports;
+};
+
+void vm_inventory_free(struct vm_inventory *i);
+
+/* ---- Asking ---- */
+
+/* INVENTORY is new, taken over; NULL with WHY on failure. Once, from the loop. */
+typedef void (*vm_inventory_cb)(void *data, struct vm_inventory *inventory, const struct qmp_error *why);
+
+/* SPEC, effective, is that of the running machine: it says which ports there are. */
+int vm_inventory_ask(struct qmp_session *session, const json_t *spec, vm_inventory_cb cb, void *data,
+		     struct qmp_error *err);
+
+/* The same in two halves, pure: the questions of a machine, [{"execute", "arguments"}], and QEMU's answers in their order
+ * (a JSON null where it refused). Both NULL on failure. */
+json_t *vm_inventory_questions(const json_t *spec);
+struct vm_inventory *vm_inventory_decode(const json_t *spec, const json_t *answers, struct qmp_error *err);
+
+/* ---- Answers ---- */
+
+bool vm_inventory_has(const struct vm_inventory *i, enum vm_object_kind kind, const char *id);
+
+enum vm_presence { VM_ABSENT, VM_PARTIAL, VM_PRESENT };
+/* How much of it is there. */
+enum vm_presence vm_inventory_presence(const struct vm_inventory *i, const struct vm_fragment *fragment);
+
+/*
+ * Rolling PLAN forward: its steps that are still to be done, in its order. New. A step that QEMU cannot be asked about (a
+ * limit that is set) is among them; a getfd is where its netdev is.
+ */
+json_t *vm_inventory_left(const struct vm_inventory *i, const json_t *plan);
+/* Rolling it back: the plan that undoes what of PLAN is there (plan.h, vm_plan_undo). New. */
+json_t *vm_inventory_undo(const struct vm_inventory *i, const json_t *plan);
+
+bool vm_inventory_port_is_free(const struct vm_inventory *i, int64_t port);
+/* How many are. */
+int64_t vm_inventory_free_ports(const struct vm_inventory *i);

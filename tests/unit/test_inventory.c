@@ -1,0 +1,244 @@
+/*
+ * What QEMU has, out of replies recorded from 7.2 and 10.0: a VM at -S with a disk on virtio (throttled, with an I/O thread;
+ * its path holds a comma, a newline and what looks like a netdev), one on scsi, two NICs, and two things that another client
+ * made: a netdev that nothing uses, and a device on port 6.
+ */
+#include "launcher/inventory.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+#include "tests/unit/check.h"
+
+static const struct vm_host host = {"kvm", "qemu64", "pc-q35-7.2", false};
+static const char *const recordings[] = {"inventory-7.2-q35.json", "inventory-10.0-q35.json", "inventory-7.2-pc.json",
+					 "inventory-10.0-pc.json"};
+
+struct recording {
+	json_t *all, *spec;
+	struct vm_inventory *inv;
+};
+
+static struct recording load(const char *name)
+{
+	_cleanup_free_ char *path = qmp_asprintf("%s/tests/unit/data/%s", SOURCE_DIR, name);
+	struct recording r = {.all = json_load_file(path, 0, NULL)};
+	struct qmp_error err = {0};
+
+	r.spec = json_object_get(r.all, "spec");
+	r.inv = vm_inventory_decode(r.spec, json_object_get(r.all, "answers"), &err);
+	if (!r.inv)
+		check_fail(__FILE__, __LINE__, name, "an inventory", err.message);
+	return r;
+}
+
+static void unload(struct recording *r)
+{
+	vm_inventory_free(r->inv);
+	json_decref(r->all);
+}
+
+#define EACH(r)                                                                                              \
+	for (size_t i_ = 0; i_ < ARRAY_SIZE(recordings); i_++)                                               \
+		for (struct recording r = load(recordings[i_]); r.all; unload(&r), r.all = NULL)
+
+/* As many answers as questions: what was recorded is what is asked. */
+static void test_questions(void)
+{
+	EACH(r)
+	{
+		json_auto_t *questions = vm_inventory_questions(r.spec);
+		CHECK_INT(json_array_size(questions), json_array_size(json_object_get(r.all, "answers")));
+		CHECK_INT(json_array_size(questions), vm_pci_is_flat(r.spec) ? 6 : 12);
+	}
+}
+
+static void test_all_that_the_spec_says_is_there(void)
+{
+	EACH(r)
+	{
+		struct vm_fragments all;
+		CHECK_INT(vm_fragments_all(r.spec, &host, &all, NULL), 0);
+		for (size_t i = 0; i < all.n; i++)
+			if (vm_inventory_presence(r.inv, &all.list[i]) != VM_PRESENT)
+				check_fail(recordings[i_], __LINE__, all.list[i].item, "present", "not");
+		vm_fragments_deinit(&all);
+		CHECK(json_object_get(r.inv->chardevs, "con-con0"));
+	}
+}
+
+static void test_what_others_made_and_what_nobody_made(void)
+{
+	EACH(r)
+	{
+		CHECK(vm_inventory_has(r.inv, VM_NETDEV, "free-netdev"));
+		CHECK(vm_inventory_has(r.inv, VM_DEVICE, "theirs"));
+		CHECK(!vm_inventory_has(r.inv, VM_NETDEV, "net0")); /* its NIC, not a netdev */
+		CHECK(!vm_inventory_has(r.inv, VM_NETDEV, "zz-netdev"));
+		CHECK(!vm_inventory_has(r.inv, VM_DEVICE, "type"));
+		CHECK(!vm_inventory_has(r.inv, VM_OBJECT, "type"));
+		CHECK(!vm_inventory_has(r.inv, VM_BLOCKDEV, "vda"));
+		CHECK(!vm_inventory_has(r.inv, VM_DEVICE, NULL));
+		CHECK_INT(json_object_size(r.inv->netdevs), 3);
+	}
+}
+
+/* vda, scsi-0, net0 and net1 have theirs from the spec; port 5 is free, 6 is somebody's. */
+static void test_ports(void)
+{
+	EACH(r)
+	{
+		for (int64_t port = 0; port <= 7; port++)
+			CHECK_INT(vm_inventory_port_is_free(r.inv, port), port == 5);
+		CHECK_INT(vm_inventory_free_ports(r.inv), 1);
+	}
+}
+
+static void test_a_port_that_is_not_there_is_not_free(void)
+{
+	struct recording r = load(recordings[0]);
+
+	json_array_set_new(json_object_get(r.all, "answers"), 6 + 4, json_null());
+	vm_inventory_free(r.inv);
+	r.inv = vm_inventory_decode(r.spec, json_object_get(r.all, "answers"), NULL);
+	CHECK(!vm_inventory_port_is_free(r.inv, 5));
+	unload(&r);
+}
+
+static void test_answers_of_the_wrong_kind(void)
+{
+	struct recording r = load(recordings[0]);
+	static const char *const wrong[] = {"[]", "[null, null, null, null, null, null]", "[{}, 1, \"a\", [], [], []]",
+					    "[[1], [{}], [{\"name\": 1}], [[]], 5, [{}]]"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		json_auto_t *answers = json_loads(wrong[i], 0, NULL);
+		struct qmp_error err = {0};
+		CHECK(!vm_inventory_decode(r.spec, answers, &err));
+		CHECK_INT(err.kind, QMP_ERR_PROTOCOL);
+	}
+	unload(&r);
+}
+
+/* ---- Plans against it ---- */
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+/* The commands of a plan, "blockdev-add blockdev-add device_add". */
+static void commands_are(const json_t *plan, const char *want)
+{
+	char text[512] = "";
+	json_t *step;
+	size_t i;
+
+	json_array_foreach(plan, i, step)
+		snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", i ? " " : "", text_of(step, "execute"));
+	CHECK_STR(text, want);
+}
+
+static struct vm_fragment fragment_of(const json_t *spec, const char *kind, const char *id)
+{
+	struct vm_fragment f;
+
+	CHECK_INT((streq(kind, "disks") ? vm_fragment_disk : vm_fragment_nic)(spec, vm_spec_find(spec, kind, id), &host, &f,
+									     NULL),
+		  0);
+	return f;
+}
+
+static void test_left_and_undo_at_every_point(void)
+{
+	struct recording r = load(recordings[0]);
+	struct vm_fragment f = fragment_of(r.spec, "disks", "vda");
+	json_auto_t *add = json_array(), *removal = json_array();
+
+	CHECK_INT(vm_plan_add(add, &f, NULL), 0);
+	CHECK_INT(vm_plan_remove(removal, &f, 1000, NULL), 0);
+	CHECK_INT(json_array_size(add), 6); /* iothread, file, format, group, throttle, device */
+	json_object_clear(r.inv->nodes);
+	json_object_clear(r.inv->objects);
+	json_object_clear(r.inv->devices);
+	for (size_t done = 0; done <= 6; done++) {
+		json_auto_t *left = vm_inventory_left(r.inv, add), *undo = vm_inventory_undo(r.inv, add);
+		json_auto_t *to_remove = vm_inventory_left(r.inv, removal), *add_again = vm_inventory_undo(r.inv, removal);
+		CHECK_INT(json_array_size(left), 6 - done);
+		CHECK_INT(json_array_size(undo), done);
+		CHECK_INT(json_array_size(to_remove), done);
+		CHECK_INT(json_array_size(add_again), 6 - done);
+		for (size_t i = 0; i < json_array_size(undo); i++)
+			CHECK(json_equal(json_object_get(json_array_get(undo, i), "arguments"),
+					 json_object_get(json_array_get(to_remove, i), "arguments")));
+		for (size_t i = 0; i < json_array_size(left); i++)
+			CHECK(json_equal(json_object_get(json_array_get(left, i), "arguments"),
+					 json_object_get(json_array_get(add_again, i), "arguments")));
+		if (done == 6)
+			continue;
+		CHECK_INT(vm_inventory_presence(r.inv, &f), done == 0 ? VM_ABSENT : VM_PARTIAL);
+		json_t *const maps[] = {r.inv->objects, r.inv->nodes, r.inv->netdevs, r.inv->devices};
+		json_object_set_new(maps[f.objects[done].kind], vm_object_id(&f.objects[done]), json_true());
+	}
+	CHECK_INT(vm_inventory_presence(r.inv, &f), VM_PRESENT);
+	vm_fragment_deinit(&f);
+	unload(&r);
+}
+
+/* An fd belongs to its netdev: sent again where that is to be made, and not where it is there. */
+static void test_a_tap(void)
+{
+	struct recording r = load(recordings[0]);
+	json_t *nic = vm_spec_find(r.spec, "nics", "net0");
+	json_auto_t *add = json_array(), *removal = json_array();
+	struct vm_fragment f;
+
+	json_object_set_new(nic, "backend", json_string("tap"));
+	f = fragment_of(r.spec, "nics", "net0");
+	CHECK_INT(vm_plan_add(add, &f, NULL), 0);
+	CHECK_INT(vm_plan_remove(removal, &f, 1000, NULL), 0);
+	json_object_del(r.inv->devices, "net0");
+	{
+		json_auto_t *left = vm_inventory_left(r.inv, add), *undo = vm_inventory_undo(r.inv, add);
+		commands_are(left, "device_add");
+		commands_are(undo, "netdev_del closefd");
+		CHECK(json_is_true(json_object_get(json_array_get(undo, 1), "optional")));
+	}
+	json_object_del(r.inv->netdevs, "net0-netdev");
+	{
+		json_auto_t *left = vm_inventory_left(r.inv, add), *again = vm_inventory_undo(r.inv, removal);
+		commands_are(left, "getfd netdev_add device_add");
+		commands_are(again, "getfd netdev_add device_add");
+		CHECK_STR(text_of(json_array_get(again, 0), "fd"), "net0-tap");
+	}
+	vm_fragment_deinit(&f);
+	unload(&r);
+}
+
+/* What QEMU cannot be asked about is done again. */
+static void test_limits_are_set_again(void)
+{
+	struct recording r = load(recordings[0]);
+	json_auto_t *want = json_deep_copy(r.spec), *plan = json_array(), *later = json_array(), *left = NULL, *undo = NULL;
+
+	json_object_set_new(json_object_get(vm_spec_find(want, "disks", "vda"), "throttle"), "iops-total", json_integer(7));
+	CHECK_INT(vm_diff(r.spec, want, &host, 1000, plan, later, NULL), 0);
+	left = vm_inventory_left(r.inv, plan);
+	undo = vm_inventory_undo(r.inv, plan);
+	commands_are(left, "qom-set");
+	commands_are(undo, "qom-set");
+	CHECK(!json_equal(json_array_get(left, 0), json_array_get(undo, 0)));
+	unload(&r);
+}
+
+int main(void)
+{
+	RUN(test_questions);
+	RUN(test_all_that_the_spec_says_is_there);
+	RUN(test_what_others_made_and_what_nobody_made);
+	RUN(test_ports);
+	RUN(test_a_port_that_is_not_there_is_not_free);
+	RUN(test_answers_of_the_wrong_kind);
+	RUN(test_left_and_undo_at_every_point);
+	RUN(test_a_tap);
+	RUN(test_limits_are_set_again);
+	return 0;
+}
