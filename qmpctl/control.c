@@ -18,6 +18,13 @@ struct listener {
 	bool read_only;
 };
 
+/* A command that is on its way, for whom. */
+struct relay {
+	struct client *client; /* NULL: free */
+	json_t *id;
+	bool merge; /* query-commands: ours are added */
+};
+
 struct client {
 	struct client *next;
 	struct guest *guest;
@@ -27,13 +34,7 @@ struct client {
 	bool op_runs;
 	const struct op *held; /* waits for what is in flight */
 	json_t *held_args, *held_id;
-};
-
-/* A command that is on its way, for whom. */
-struct relay {
-	struct client *client;
-	json_t *id;
-	bool merge; /* query-commands: ours are added */
+	struct relay relays[QMP_IN_FLIGHT]; /* what is taken from the client always has one */
 };
 
 /* ---- The end of a client: when nothing of it is under way ---- */
@@ -74,9 +75,27 @@ static void send_error(struct client *c, json_t *id, const struct qmp_error *why
 
 	if (text && c->peer)
 		qmp_peer_error_raw(c->peer, id, text, len);
+	else if (c->peer) /* hangs up where it cannot answer either */
+		qmp_peer_error(c->peer, id, "GenericError", why->message);
 }
 
 static void start_op(struct client *c, const struct op *op, json_t *args, json_t *id);
+
+static struct relay *relay_take(struct client *c, json_t *id, bool merge)
+{
+	struct relay *relay = c->relays;
+
+	while (relay->client)
+		relay++;
+	*relay = (struct relay){c, json_incref(id), merge};
+	return relay;
+}
+
+static void relay_done(struct relay *relay)
+{
+	json_decref(relay->id);
+	relay->client = NULL;
+}
 
 /* One command less is under way: go on with what was held back. */
 static void go_on(struct client *c)
@@ -102,26 +121,14 @@ static void on_op_done(void *data, json_t *result, const struct qmp_error *why)
 		send_error(c, relay->id, why);
 	else if (c->peer)
 		qmp_peer_return(c->peer, relay->id, result);
-	json_decref(relay->id);
-	free(relay);
+	relay_done(relay);
 	go_on(c);
-}
-
-static struct relay *relay_new(struct client *c, json_t *id, bool merge)
-{
-	struct relay *relay = calloc(1, sizeof *relay);
-
-	if (relay)
-		*relay = (struct relay){c, id ? json_incref(id) : NULL, merge};
-	return relay;
 }
 
 static void start_op(struct client *c, const struct op *op, json_t *args, json_t *id)
 {
-	struct relay *relay = relay_new(c, id, false);
+	struct relay *relay = relay_take(c, id, false);
 
-	if (!relay)
-		return;
 	c->op_runs = true;
 	qmp_peer_pause(c->peer);
 	op_run(c->guest, op, args, on_op_done, relay);
@@ -154,8 +161,7 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 		qmp_peer_error_raw(c->peer, relay->id, reply->raw, reply->raw_len);
 	else if (c->peer)
 		send_error(c, relay->id, &reply->error);
-	json_decref(relay->id);
-	free(relay);
+	relay_done(relay);
 	go_on(c);
 }
 
@@ -173,18 +179,15 @@ static void pass_on(struct client *c, const struct qmp_peer_command *command)
 	};
 	struct qmp_error err = {0};
 	struct qmp_session *s = vm_session(vm, &err);
-	struct relay *relay = relay_new(c, command->id, streq(command->name, "query-commands"));
+	struct relay *relay = relay_take(c, command->id, streq(command->name, "query-commands"));
 
-	if (!relay)
-		return;
 	if (streq(command->name, "quit"))
 		vm->wanted_end = true;
 	else if (streq(command->name, "system_powerdown"))
 		vm->stop_asked = true;
 	if (!s || qmp_session_execute(s, &out, on_reply, relay, NULL, &err) < 0) {
+		relay_done(relay);
 		send_error(c, command->id, &err);
-		json_decref(relay->id);
-		free(relay);
 		return;
 	}
 	if (++c->in_flight >= QMP_IN_FLIGHT)
@@ -263,10 +266,13 @@ int listener_new(struct guest *g, const char *file, bool read_only, struct liste
 
 	if (!l)
 		return qmp_error_errno(err, -ENOMEM, "listening on %s", file);
+	l->fd = -1;
 	r = vm_socket_listen(g->vm->run_dir, file, &l->fd, err);
 	if (r == 0)
 		r = uv_poll_init(g->keeper->loop, &l->poll, l->fd);
 	if (r < 0) {
+		if (l->fd >= 0)
+			(void)close(l->fd);
 		free(l);
 		return qmp_error_errno(err, r, "listening on %s", file);
 	}
