@@ -294,8 +294,40 @@ static int check_name(const struct vm *vm, const json_t *spec, struct qmp_error 
 			     name ? name : "(no name)", vm->name);
 }
 
-/* What the new spec leaves open but was chosen once is kept: uuid, MACs and ports by id. */
-static void carry_over(const json_t *old, json_t *spec)
+/* Whether the versioned machine type TYPE is one of what ALIAS stands for. */
+static bool is_version_of(const char *type, const char *alias)
+{
+	return (streq(alias, "q35") && strncmp(type, "pc-q35-", 7) == 0) ||
+	       (streq(alias, "pc") && strncmp(type, "pc-i440fx-", 10) == 0);
+}
+
+/*
+ * The machine type that the first start chose stays where the new spec names none, or only an alias of it: another version is
+ * other hardware for the guest.
+ */
+static void carry_machine(const json_t *old, json_t *spec, json_t *result)
+{
+	const char *before = text_of(json_object_get(old, "machine"), "type");
+	json_t *machine = json_object_get(spec, "machine");
+	const char *now = text_of(machine, "type");
+
+	if (!before || (now && !is_version_of(before, now)))
+		return;
+	if (now) {
+		_cleanup_free_ char *note = qmp_asprintf("machine.type stays %s, which an earlier start chose for %s; "
+							 "\"qmpctl set %s machine.type=%s\" has the next start choose anew",
+							 before, now, text_of(spec, "name"), now);
+		json_object_set_new(result, "machine-note", json_string(note));
+	}
+	if (!machine) {
+		machine = json_object();
+		json_object_set_new(spec, "machine", machine);
+	}
+	json_object_set_new(machine, "type", json_string(before));
+}
+
+/* What the new spec leaves open but was chosen once is kept: the machine type, uuid, MACs and ports by id. */
+static void carry_over(const json_t *old, json_t *spec, json_t *result)
 {
 	static const struct {
 		const char *kind, *key;
@@ -304,6 +336,7 @@ static void carry_over(const json_t *old, json_t *spec)
 	json_t *item;
 	size_t i;
 
+	carry_machine(old, spec, result);
 	for (size_t k = 0; k < ARRAY_SIZE(top); k++)
 		if (!json_object_get(spec, top[k]) && json_object_get(old, top[k]))
 			json_object_set(spec, top[k], json_object_get(old, top[k]));
@@ -320,17 +353,18 @@ static void carry_over(const json_t *old, json_t *spec)
 static void start_apply(struct op_call *call)
 {
 	const struct vm *vm = call->guest->vm;
-	json_t *spec = json_deep_copy(json_object_get(call->args, "spec"));
+	json_t *spec = json_deep_copy(json_object_get(call->args, "spec")), *result = json_object();
 	struct qmp_error err = {0};
 
 	if (vm_spec_check(spec, &err) == 0 && check_name(vm, spec, &err) == 0) {
-		carry_over(vm->spec, spec);
+		carry_over(vm->spec, spec, result);
 		if (vm_spec_complete(spec, &err) >= 0) {
-			change_run(call, edit_replace, spec, json_object());
+			change_run(call, edit_replace, spec, result);
 			return;
 		}
 	}
 	json_decref(spec);
+	json_decref(result);
 	op_fail(call, &err);
 }
 

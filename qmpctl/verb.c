@@ -34,6 +34,8 @@ int verb_print_outcome(struct cli *cli, const json_t *result, const char *what)
 		fprintf(stderr, "waits for the next start: %s (%s)\n", text_of(entry, "path"), text_of(entry, "why"));
 	if (text_of(result, "format-note"))
 		fprintf(stderr, "format: %s\n", text_of(result, "format-note"));
+	if (text_of(result, "machine-note"))
+		fprintf(stderr, "%s\n", text_of(result, "machine-note"));
 	if (streq(outcome, "dry-run")) {
 		cli_print_json(json_object_get(result, "plan"));
 	} else if (streq(outcome, "pending")) {
