@@ -123,9 +123,14 @@ int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const
 	return 0;
 }
 
+bool vm_qemu_lives_in(int run_dir)
+{
+	return vm_is_locked(run_dir, QEMU_LOCK);
+}
+
 bool vm_qemu_lives(const struct vm *vm)
 {
-	return vm_is_locked(vm->run_dir, QEMU_LOCK);
+	return vm_qemu_lives_in(vm->run_dir);
 }
 
 static void free_consoles(struct vm *vm)

@@ -66,6 +66,8 @@ int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const
 void vm_close(struct vm *vm);
 /* Whether a QEMU of this VM lives (its lock is held), whoever watches it. */
 bool vm_qemu_lives(const struct vm *vm);
+/* The same for a VM that is not open: by its run directory. */
+bool vm_qemu_lives_in(int run_dir);
 /* CB once, from the loop; WHY is NULL when it runs (or is paused, where asked). */
 int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp_error *why), void *data,
 	     struct qmp_error *err);

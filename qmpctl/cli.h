@@ -94,6 +94,8 @@ int client_call(struct cli *cli, const char *name, const char *operation, json_t
 int client_start(struct cli *cli, const char *name, bool paused);
 /* 1: a keeper answers or QEMU lives; 0: not. */
 int client_is_up(struct cli *cli, const char *name);
+/* Whether QEMU lives, with or without a keeper. */
+bool client_qemu_lives(struct cli *cli, const char *name);
 /* A command for QEMU. */
 int client_qmp(struct cli *cli, const char *name, const char *command, json_t *args_consume, json_t **ret);
 /* Each event as a line, until the connection ends. */

@@ -237,6 +237,13 @@ int client_is_up(struct cli *cli, const char *name)
 	return 1;
 }
 
+bool client_qemu_lives(struct cli *cli, const char *name)
+{
+	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.run, name, false, NULL);
+
+	return dir >= 0 && vm_qemu_lives_in(dir);
+}
+
 /* ---- Many at once ---- */
 
 void client_call_all(struct cli *cli, char *const *names, int n, const char *operation, json_t **results)

@@ -4,30 +4,68 @@
 #include "qmpctl/verb.h"
 #include "proto/base.h"
 
+#include <time.h>
+
+/* No keeper answered: that alone does not say that the VM is stopped. */
+static json_t *without_answer(struct cli *cli, const char *name)
+{
+	const char *state = !client_qemu_lives(cli, name) ? "stopped" : client_is_up(cli, name) ? "unknown" : "unattended";
+
+	return json_pack("{s:s, s:s}", "name", name, "state", state);
+}
+
+/* What people must know beside the state; new, possibly "". */
+static char *note_of(const json_t *s)
+{
+	const json_t *silent = json_object_get(s, "unresponsive"), *restart = json_object_get(s, "restart");
+	const json_t *due = json_object_get(restart, "due");
+	size_t pending = json_array_size(json_object_get(s, "pending"));
+	long long left = json_integer_value(due) - (long long)time(NULL);
+
+	if (silent && text_of(silent, "why"))
+		return strdup(text_of(silent, "why"));
+	if (due)
+		return qmp_asprintf("starts again in %lld s", left > 0 ? left : 0);
+	if (json_is_true(json_object_get(restart, "gave-up")))
+		return strdup("restarting was given up");
+	if (pending > 0)
+		return qmp_asprintf("%zu pending", pending);
+	if (streq(text_of(s, "state"), "unattended"))
+		return strdup("no keeper; any verb on it starts one");
+	return strdup(streq(text_of(s, "state"), "unknown") ? "its keeper does not answer" : "");
+}
+
+static void print_row(const json_t *s, int width)
+{
+	_cleanup_free_ char *note = note_of(s);
+	char pid[24] = "-";
+
+	if (json_object_get(s, "pid"))
+		snprintf(pid, sizeof pid, "%lld", json_integer_value(json_object_get(s, "pid")));
+	printf("%-*s %-12s %8s%s%s\n", width, text_of(s, "name"), text_of(s, "state"), pid, *note ? "  " : "", note);
+}
+
 static int run_list(struct cli *cli)
 {
 	json_auto_t *names = vm_names(cli), *list = json_array();
-	int n = (int)json_array_size(names);
+	int n = (int)json_array_size(names), width = (int)strlen("NAME");
 	char **words = calloc((size_t)n + 1, sizeof *words);
 	json_t **results = calloc((size_t)n + 1, sizeof(json_t *));
 
-	for (int i = 0; i < n; i++)
+	for (int i = 0; i < n; i++) {
 		words[i] = (char *)json_string_value(json_array_get(names, (size_t)i));
+		if ((int)strlen(words[i]) > width)
+			width = (int)strlen(words[i]);
+	}
 	client_call_all(cli, words, n, "qmpctl-status", results);
 	for (int i = 0; i < n; i++)
-		json_array_append_new(list, results[i] ? results[i]
-						       : json_pack("{s:s, s:s}", "name", words[i], "state", "stopped"));
+		json_array_append_new(list, results[i] ? results[i] : without_answer(cli, words[i]));
 	if (cli->json) {
 		cli_print_json(list);
 	} else {
-		printf("%s%-30s %-14s %8s%s\n", cli_bold(), "NAME", "STATE", "PID", cli_plain());
-		for (int i = 0; i < n; i++) {
-			const json_t *s = json_array_get(list, (size_t)i);
-			printf("%-30s %-14s", text_of(s, "name"), text_of(s, "state"));
-			if (json_object_get(s, "pid"))
-				printf(" %8lld", json_integer_value(json_object_get(s, "pid")));
-			putchar('\n');
-		}
+		printf("%s%-*s %-12s %8s%s\n", cli_bold(), width, "NAME", "STATE", "PID", cli_plain());
+		for (int i = 0; i < n; i++)
+			print_row(json_array_get(list, (size_t)i), width);
 	}
 	free(words);
 	free(results);

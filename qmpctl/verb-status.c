@@ -4,24 +4,48 @@
 #include "qmpctl/verb.h"
 #include "proto/base.h"
 
+#include <time.h>
+
+static long long int_of(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+static void print_restart(const json_t *r)
+{
+	printf("restart   %s", text_of(r, "policy"));
+	if (int_of(r, "count") > 0)
+		printf(", %lld in a row", int_of(r, "count"));
+	if (json_object_get(r, "due")) {
+		long long left = int_of(r, "due") - (long long)time(NULL);
+		printf(", the next in %lld s", left > 0 ? left : 0);
+	}
+	printf("%s\n", json_is_true(json_object_get(r, "gave-up")) ? ", given up" : "");
+}
+
 static void print_status(const json_t *s)
 {
 	const json_t *end = json_object_get(s, "last-end"), *version = json_object_get(s, "qemu-version");
+	const json_t *silent = json_object_get(s, "unresponsive"), *restart = json_object_get(s, "restart");
 	json_t *entry;
 	size_t i;
 
 	printf("name      %s\nstate     %s\n", text_of(s, "name"), text_of(s, "state"));
+	if (silent)
+		printf("silent    for %lld s: %s\n", (long long)time(NULL) - int_of(silent, "since"),
+		       text_of(silent, "why") ? text_of(silent, "why") : "it is not known why");
 	if (json_object_get(s, "pid"))
 		printf("pid       %lld\nuptime    %lld s\naccel     %s\ncpu       %s\nmachine   %s\nqemu      %lld.%lld.%lld\n"
 		       "agent     %s\n",
-		       json_integer_value(json_object_get(s, "pid")), json_integer_value(json_object_get(s, "uptime")),
-		       text_of(s, "accel"), text_of(s, "cpu-model"), text_of(s, "machine"),
-		       json_integer_value(json_object_get(version, "major")),
-		       json_integer_value(json_object_get(version, "minor")),
-		       json_integer_value(json_object_get(version, "micro")),
+		       int_of(s, "pid"), int_of(s, "uptime"), text_of(s, "accel"), text_of(s, "cpu-model"),
+		       text_of(s, "machine"), int_of(version, "major"), int_of(version, "minor"), int_of(version, "micro"),
 		       json_is_true(json_object_get(s, "agent")) ? "connected" : "not connected");
 	if (end)
 		printf("last end  %s\n", text_of(end, "reason"));
+	if (text_of(s, "operation"))
+		printf("working   %s\n", text_of(s, "operation"));
+	if (restart)
+		print_restart(restart);
 	json_array_foreach(json_object_get(s, "pending"), i, entry)
 		printf("pending   %s waits for %s\n", text_of(entry, "item"),
 		       text_of(json_object_get(entry, "waits-for"), "event"));
