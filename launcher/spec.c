@@ -995,7 +995,37 @@ static int refuse_path(const char *path, const struct vm_field *table, const cha
 	return refuse(&c, path, "nothing is there named \"%s\"", segment);
 }
 
-int vm_spec_set(json_t *spec, const char *path, const char *text, struct qmp_error *err)
+/* The object that set() made first on its way down, and where. */
+struct made {
+	json_t *in; /* NULL: none */
+	char name[64];
+};
+
+static json_t *make_below(json_t *at, const char *segment, struct made *made)
+{
+	json_t *below = json_object();
+
+	if (json_object_set_new(at, segment, below) < 0)
+		return NULL;
+	if (!made->in) {
+		made->in = at;
+		snprintf(made->name, sizeof made->name, "%s", segment);
+	}
+	return below;
+}
+
+static int set_member(json_t *at, const struct vm_field *f, const char *path, const char *text, struct qmp_error *err)
+{
+	if (!text) {
+		json_object_del(at, f->name);
+		return 0;
+	}
+	if (json_object_set_new(at, f->name, value_from_text(f, text)) < 0)
+		return refuse(&(struct check){.err = err}, path, "the value is not UTF-8");
+	return 0;
+}
+
+static int set(json_t *spec, const char *path, const char *text, struct made *made, struct qmp_error *err)
 {
 	const struct vm_field *table = vm_spec_fields, *f = NULL;
 	const char *p = path;
@@ -1003,7 +1033,7 @@ int vm_spec_set(json_t *spec, const char *path, const char *text, struct qmp_err
 
 	for (;;) {
 		bool is_index = *p == '[';
-		char segment[64];
+		char segment[sizeof made->name];
 		size_t n;
 		json_t *below;
 
@@ -1020,20 +1050,23 @@ int vm_spec_set(json_t *spec, const char *path, const char *text, struct qmp_err
 				return refuse_path(path, table, segment, err);
 			table = f->recursive ? table : f->fields;
 		}
-		if (!*p && !is_index) {
-			if (!text) {
-				json_object_del(at, segment);
-				return 0;
-			}
-			return json_object_set_new(at, segment, value_from_text(f, text)) < 0 ? -ENOMEM : 0;
-		}
+		if (!*p && !is_index)
+			return set_member(at, f, path, text, err);
 		below = descend(at, segment, is_index);
-		if (!below && !is_index && f->type == VM_T_OBJECT) {
-			below = json_object();
-			json_object_set_new(at, segment, below);
-		}
+		if (!below && !is_index && f->type == VM_T_OBJECT)
+			below = make_below(at, segment, made);
 		if (!below || (!*p && is_index))
 			return refuse_path(path, NULL, segment, err);
 		at = below;
 	}
+}
+
+int vm_spec_set(json_t *spec, const char *path, const char *text, struct qmp_error *err)
+{
+	struct made made = {0};
+	int r = set(spec, path, text, &made, err);
+
+	if (made.in && (r < 0 || !text))
+		json_object_del(made.in, made.name);
+	return r;
 }

@@ -29,7 +29,8 @@ json_t *vm_spec_find(const json_t *spec, const char *kind, const char *id);
 int vm_spec_remove(json_t *spec, const char *kind, const char *id);
 /*
  * Sets the value at PATH ("memory", "cpu.count", "disks[vda].cache": an item by its id or index); VALUE NULL
- * removes it. TEXT values are taken as JSON where they are JSON of the field's type, else as a string.
+ * removes it. TEXT values are taken as JSON where they are JSON of the field's type, else as a string. What is refused
+ * has changed nothing; whether the value itself is acceptable is for vm_spec_check.
  */
 int vm_spec_set(json_t *spec, const char *path, const char *text, struct qmp_error *err);
 bool vm_name_valid(const char *name);

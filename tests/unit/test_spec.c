@@ -180,6 +180,20 @@ static void test_set(void)
 	json_decref(spec);
 }
 
+static void test_refused_set_changes_nothing(void)
+{
+	json_auto_t *spec = good("{\"name\": \"a\"}"), *before = json_deep_copy(spec);
+
+	set(spec, "watchdog.acton", "reset", "did you mean \"action\"");
+	CHECK(json_equal(spec, before));
+	set(spec, "boot.menu.deep", "1", "");
+	CHECK(json_equal(spec, before));
+	set(spec, "watchdog.action", NULL, NULL);
+	CHECK(json_equal(spec, before));
+	set(spec, "description", "\xff", "description: the value is not UTF-8");
+	CHECK(json_equal(spec, before));
+}
+
 static void test_effective_has_every_default(void)
 {
 	json_t *spec = good("{\"name\": \"a\", \"disks\": [{\"type\": \"cdrom\"}]}"), *e = vm_spec_effective(spec);
@@ -272,6 +286,7 @@ int main(void)
 	RUN(test_complete_is_chosen_once);
 	RUN(test_no_free_port);
 	RUN(test_set);
+	RUN(test_refused_set_changes_nothing);
 	RUN(test_effective_has_every_default);
 	RUN(test_cases);
 	return 0;
