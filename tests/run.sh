@@ -3,7 +3,7 @@
 #
 # Two builds, warnings being errors: the release one is tested whole, with the installed QEMU and, where
 # tests/setup.sh --qemu10 has put it or can, with QEMU 10; the one with AddressSanitizer and UBSan runs the fast
-# tests and the short real ones. JOBS (default 2): how many at once.
+# tests and the short real ones, and each fuzz harness runs for some seconds. JOBS (default 2): how many at once.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -33,5 +33,10 @@ fi
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1}
 export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
 # The first ctest that fails ends it, so that the closing line, which is the last one printed, tells the outcome.
+if [ -z "$QUICK" ]; then
+	cmake --preset fuzz -B "$BUILD/fuzz" -DQMPCTL_WERROR=ON >/dev/null
+	cmake --build "$BUILD/fuzz" -- --quiet fuzz
+	ctest --test-dir "$BUILD/fuzz" -j"$JOBS" --output-on-failure --no-tests=error -L '^fuzz$'
+fi
 ctest --test-dir "$BUILD/asan" -j"$JOBS" --output-on-failure --no-tests=error "${asan[@]}"
 ctest --test-dir "$BUILD/release" -j"$JOBS" --output-on-failure --no-tests=error "${only[@]}"

@@ -1,0 +1,41 @@
+/*
+ * What the harnesses share. A harness is one file fuzz_NAME.c with LLVMFuzzerTestOneInput; its head comment says how its
+ * input is read and what must hold. Linked with libFuzzer (preset fuzz), or with replay.c in every other build.
+ */
+#pragma once
+
+#include "proto/base.h"
+#include "proto/qmp.h"
+
+#include <stdio.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+/* What must hold, whatever the input is. */
+#define MUST(cond, ...)                                                                                              \
+	do {                                                                                                         \
+		if (!(cond)) {                                                                                       \
+			fprintf(stderr, "%s:%d: must hold: %s: ", __FILE__, __LINE__, #cond);                        \
+			fprintf(stderr, __VA_ARGS__);                                                                \
+			fputc('\n', stderr);                                                                         \
+			abort();                                                                                     \
+		}                                                                                                    \
+	} while (0)
+
+/* A copy of exactly LEN bytes, so that a sanitizer sees one byte too far. Never NULL. */
+static inline char *exact_copy(const void *data, size_t len)
+{
+	char *copy = calloc(1, len ? len : 1);
+
+	if (!copy)
+		abort();
+	if (len)
+		memcpy(copy, data, len);
+	return copy;
+}
+
+/* A failure must say so. */
+static inline void must_explain(int r, const struct qmp_error *err)
+{
+	MUST(r < 0 && err->kind != QMP_ERR_NONE && err->message[0], "%d, kind %d, \"%s\"", r, err->kind, err->message);
+}

@@ -1,0 +1,149 @@
+#!/usr/bin/env python3
+"""seed.py OUT: the harnesses' seeds, OUT/NAME/..., and OUT/words.dict, from the recorded session (session.txt, record.py),
+the cases of specs, the golden command lines' spec and the schema of specs."""
+import glob
+import hashlib
+import json
+import os
+import shutil
+import struct
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+UNIT = os.path.join(HERE, "../unit")
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def session():
+    """[(who, line)]"""
+    lines = read(os.path.join(HERE, "session.txt")).splitlines()
+    return [(line[:1], line[2:]) for line in lines]
+
+
+# ---- One function a harness; each yields its seeds ----
+
+def seeds_json():
+    said = [line for who, line in session() if who == b"<"]
+    for line in said:
+        yield b"\x07" + line + b"\r\n"
+    yield b"\x03" + b"\r\n".join(said)
+    for text in (b'{"a":[1,-1,0.5,1e9,true,null,"\\u00e9\\ud83d\\ude00\\u0000"]}', b'{"return":18446744073709551615}{"return":[inf,-nan]}',
+                 b'{"id":{"$number":"18446744073709551615"}} \xff{"x', b'{"' + b"[" * 1030, b'{"a":' * 40 + b"1" + b"}" * 40):
+        yield b"\x01" + text
+    for path in cases():
+        yield b"\x11" + read(path)
+
+
+def cases():
+    found = sorted(glob.glob(f"{UNIT}/spec-cases/*/*.json"))
+    assert len(found) > 20, f"no cases in {UNIT}"
+    return found
+
+
+def seeds_spec():
+    for path in cases():
+        yield read(path)
+    for change in ("memory=2G", "cpu.count=4", "disks[0].cache=none", "disks[vda].throttle.iops-total=10", "machine.type=pc",
+                   "nics[0].backend=none", "description=x", "watchdog.action=reset"):
+        yield read(f"{UNIT}/spec-cases/good/chain.json") + f"\0{change}\0".encode()
+        yield read(f"{UNIT}/spec-cases/good/nics.json") + f"\0{change}\0{change.split('=')[0]}\0".encode()
+
+
+def seeds_session():
+    lines = session()
+    # All of it as it was: a command of ours, then what QEMU said, and a turn of the loop.
+    whole = b"\x06\x0b"
+    for who, line in lines:
+        whole += b"\x01" if who == b">" and b"capabilities" not in line else line + b"\r\n\x06" if who == b"<" else b""
+    yield whole
+    yield whole.replace(b"\x01", b"\x03", 3).replace(b"\x01", b"\x04")
+    hello, up = lines[0][1] + b"\n\x06", b'{"return":{},"id":"AAAAAAAAAAA1"}\n\x06'
+    yield hello + up + b'\x01\x01\x02\x05{"return":{},"id":"AAAAAAAAAAA2"}\x06\x07\x06'
+    yield hello + up + b'\x01\x0e{"error":{"class":"GenericError","desc":"no"},"id":"AAAAAAAAAAA2"}\x06'
+    yield hello + up + b'\x01\x0f{"return":[],"id":"AAAAAAAAAAA2"}{"return":1,"id":"AAAAAAAAAAA3"}\x06'
+    yield hello + up + b"\x03" * 12 + b'{"return":{},"id":"AAAAAAAAAAA2"}\x06\x08\x06'
+    yield b"\x01\x02\x05" + hello + b'{"return":{},"id":"AAAAAAAAAAA4"}\x06{"error":{"class":"x","desc":"y"}}\x06'
+    yield b"\x01" + hello.replace(b'"oob"', b"") + b'{"return":{},"id":"AAAAAAAAAAA2"}\x06\x02\x06'
+    yield b"\x01\x07\x06"
+    yield hello + b'{"error":{},"id":"AAAAAAAAAAA1"}\x06\x01'
+
+
+def seeds_peer():
+    said = [line for who, line in session() if who == b">"]
+    yield b"\r\n\x01".join(said) + b"\x01"
+    yield b"".join(said) + b"\x01"
+    up = b'{"execute":"qmp_capabilities"}\x01'
+    oob = b'{"execute":"qmp_capabilities","arguments":{"enable":["oob"]}}\x01'
+    yield up + b'\x02{"execute":"fds"}\x01\x03{"execute":"fds","id":[1]}\x01{"execute":"x","arguments":{"a":"\\u0000"}}\x01'
+    yield oob + b'{"exec-oob":"x","id":1}{"execute":"keep","id":2}{"execute":"keep"}\x01\x0c\x0c\x06\x01'
+    yield up + b'\x04{"execute":"x"}{"execute":"x"}\x01\x05\x01{"execute":"pause"}{"execute":"error"}\x01\x05\x01'
+    yield up + b'garbage {"a"\n{"execute":"raw"}\x01{"execute":"x",}\x01{"half\xff{"execute":"x"}\x01'
+    yield up + b'\x0e' + b'{"execute":"big"}\x01' * 40 + b"\x06" * 4 + b"\x01"
+    yield up + b'\x0b{"execute":"x"}\x01'
+    yield b"\x07\x01" + up + b"\x08\x01"
+    yield b'{"execute":"x","id":{"a":[null]}}\x01{"execute":"qmp_capabilities","arguments":{"enable":["no"],"x":1}}\x01'
+
+
+def seeds_header():
+    def qcow2(version, backing=b"", features=0, size=1 << 30):
+        head = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", version, 112 if backing else 0, len(backing), 16, size, 0, 1, 0x30000,
+                           0x10000, 1, 0, 0)
+        return (head + struct.pack(">QQQII", features, 0, 0, 4, 104)).ljust(112, b"\0") + backing
+    yield qcow2(2)
+    yield qcow2(3)
+    yield qcow2(3, b"/images/base.qcow2", 4)
+    yield qcow2(2, b'json:{"driver":"null-co"}')
+    yield qcow2(1)
+    for magic in (b"QED\0", b"KDMV", b"COWD", b"\0" * 64 + b"\x7f\x10\xda\xbe", b"vhdxfile", b"conectix", b"WithoutFreeSpace",
+                  b"WithouFreSpacExt", b"LUKS\xba\xbe\0\2", b"# Disk DescriptorFile\n", b"", b"\0" * 512):
+        yield magic.ljust(600, b"\0")
+        yield magic
+
+
+# ---- Writing ----
+
+def words(schema, found):
+    """Every key and every string that the schema of specs knows."""
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            if key == "properties":
+                found.update(value)
+            elif key in ("enum", "const", "default"):
+                found.update(w for w in (value if isinstance(value, list) else [value]) if isinstance(w, str))
+            words(value, found)
+    elif isinstance(schema, list):
+        for entry in schema:
+            words(entry, found)
+    return found
+
+
+def write_dict(path):
+    schema = json.loads(read(os.path.join(HERE, "../../docs/spec.schema.json")))
+    found = sorted(words(schema, set()))
+    assert len(found) > 50, found
+    text = read(os.path.join(HERE, "qmp.dict")).decode("ascii")
+    with open(path, "w", encoding="ascii") as out:
+        out.write(text + "".join('"\\"%s\\""\n' % w for w in found if w.isprintable() and '"' not in w and "\\" not in w))
+
+
+def main(out):
+    for name, function in sorted(globals().items()):
+        if not name.startswith("seeds_"):
+            continue
+        folder = os.path.join(out, name[len("seeds_"):])
+        shutil.rmtree(folder, ignore_errors=True)
+        os.makedirs(folder)
+        for seed in function():
+            with open(os.path.join(folder, hashlib.sha1(seed).hexdigest()[:16]), "wb") as f:
+                f.write(seed)
+    write_dict(os.path.join(out, "words.dict"))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(sys.argv[1])
