@@ -24,7 +24,7 @@ struct qmp_framer {
 	uint64_t offset; /* of data[0] in the stream */
 	size_t depth;
 	bool in_string, escaped;
-	bool skipping; /* to the end of the line */
+	enum { NOT_SKIPPING, TO_LINE_END, TO_RESYNC } skipping;
 };
 
 /* What a byte may mean. */
@@ -120,14 +120,21 @@ static void start_anew(struct qmp_framer *f)
 void qmp_framer_skip_line(struct qmp_framer *f)
 {
 	start_anew(f);
-	f->skipping = true;
+	f->skipping = TO_LINE_END;
+}
+
+void qmp_framer_skip_to_resync(struct qmp_framer *f)
+{
+	start_anew(f);
+	f->skipping = TO_RESYNC;
 }
 
 static void skip(struct qmp_framer *f)
 {
 	while (f->skipping && f->scanned < f->len) {
 		unsigned char c = (unsigned char)f->data[f->scanned++];
-		f->skipping = c != '\n' && c != 0xff;
+		if (c == 0xff || (c == '\n' && f->skipping == TO_LINE_END))
+			f->skipping = NOT_SKIPPING;
 	}
 	f->start = f->scanned;
 }

@@ -2,7 +2,7 @@
  * libqmpproto: the QEMU Machine Protocol over connected UNIX sockets, on libuv and jansson.
  *
  * Owns: bytes <-> QMP. Errors, JSON without loss, framing, the client session (ids, slots, events,
- * deadlines), the server side of one connection, look-ups in query-qmp-schema.
+ * deadlines), the server side of one connection, the guest agent's dialect, look-ups in query-qmp-schema.
  * Does not own: sockets' paths, processes, what any command means. It prints nothing.
  *
  * Conventions: functions that can fail return 0 or a negative errno and fill a caller-owned
@@ -270,6 +270,61 @@ QMP_API void qmp_peer_error_raw(struct qmp_peer *p, json_t *id, const char *raw,
 /* A whole message (an event). Nothing is sent before negotiation. */
 QMP_API void qmp_peer_send_raw(struct qmp_peer *p, const char *raw, size_t len);
 QMP_API bool qmp_peer_is_ready(const struct qmp_peer *p);
+
+/* ---- The guest agent ---------------------------------------------------------------------- */
+
+/*
+ * qemu-ga at the far end of a virtio-serial port (a UNIX socket on this side). It speaks QMP without greeting, events
+ * and ids, and everything that it says is the guest's to say. So each command is preceded by a sync of its own
+ * (guest-sync-delimited with a random id; what comes before its reply is dropped), one is under way at a time, and
+ * nothing is read between two. An agent that does not answer the sync is sent nothing else.
+ * Source of the protocol: QEMU qga/qapi-schema.json.
+ */
+#define QMP_AGENT_MESSAGE_MAX  ((size_t)1 << 20)  /* of a command, and by default of a reply */
+#define QMP_AGENT_VALUES_MAX   ((size_t)32 << 10) /* JSON values in a reply, counted by its punctuation */
+#define QMP_AGENT_COMMANDS_MAX 256                /* kept of guest-info */
+#define QMP_AGENT_NAME_MAX     64
+
+struct qmp_agent;
+
+struct qmp_agent_options {
+	size_t max_message;          /* of a reply; 0: QMP_AGENT_MESSAGE_MAX */
+	uint64_t sync_timeout_ms;    /* 0: 5,000; never longer than the command's own */
+	uint64_t command_timeout_ms; /* 0: 30,000 */
+	size_t max_queued;           /* commands that wait; 0: 64; more: -EBUSY */
+	/* Each time: a sync was answered (the reply of a command may still come), or a deadline passed in silence. */
+	void (*on_answer)(void *data, bool answers);
+	/* The connection has ended, for good: each waiter has had its reply before. Not called by qmp_agent_free. */
+	void (*on_close)(void *data, const struct qmp_error *why);
+	void *data;
+};
+
+/* Takes over FD (a connected stream socket) on success. Sends nothing. */
+QMP_API int qmp_agent_new(uv_loop_t *loop, int fd_consume, const struct qmp_agent_options *opts,
+			  struct qmp_agent **ret, struct qmp_error *err);
+/* Fails every waiter with -ECANCELED, then closes; no callback after it returns. NULL is fine. */
+QMP_API void qmp_agent_free(struct qmp_agent *a);
+/* The agent is known to have left (VSERPORT_CHANGE): what it said last is still taken, then as for end of file. */
+QMP_API void qmp_agent_hang_up(struct qmp_agent *a);
+/*
+ * Sends COMMAND (no fds, not oob) when its turn comes; its deadline counts from here. On success CB fires exactly once,
+ * never from inside this call; reply->status as for a session, and -EMSGSIZE for a reply above the limits. A command
+ * that has no reply on success (guest-shutdown, guest-suspend-...) ends with status 0 and no value: when the agent
+ * answers a sync behind it, when the channel closes, or when its deadline passes in silence.
+ * Errors: -EINVAL, -EMSGSIZE, -EBUSY, -ENOTCONN.
+ */
+QMP_API int qmp_agent_execute(struct qmp_agent *a, const struct qmp_command *command, qmp_reply_cb cb, void *data,
+			      uint64_t *ret_serial, struct qmp_error *err);
+/* The sync alone: whether it answers. TIMEOUT_MS 0: that of the options. */
+QMP_API int qmp_agent_sync(struct qmp_agent *a, uint64_t timeout_ms, qmp_reply_cb cb, void *data,
+			   uint64_t *ret_serial, struct qmp_error *err);
+/* CB fires with -ECANCELED from the loop. A serial that has ended already is fine. */
+QMP_API void qmp_agent_cancel(struct qmp_agent *a, uint64_t serial);
+/*
+ * What guest-info returned, cut to what may be kept: {"version": "7.2.22", "commands": {"guest-ping": true, ...}}, false
+ * where a command is switched off. Whatever GUEST_INFO is, so new.
+ */
+QMP_API json_t *qmp_agent_info(const json_t *guest_info);
 
 /* ---- query-qmp-schema --------------------------------------------------------------------- */
 

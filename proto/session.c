@@ -19,6 +19,7 @@
 #include "proto/greeting.h"
 #include "proto/link.h"
 #include "proto/qmp.h"
+#include "proto/trace.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -67,21 +68,6 @@ struct qmp_session {
 	struct qmp_error error; /* why it FAILED */
 	struct qmp_session_stats stats;
 };
-
-static qmp_trace_cb trace_cb;
-static void *trace_data;
-
-void qmp_set_trace(qmp_trace_cb cb, void *data)
-{
-	trace_cb = cb;
-	trace_data = data;
-}
-
-static void trace(const struct qmp_session *s, bool sent, const char *text, size_t len)
-{
-	if (trace_cb)
-		trace_cb(trace_data, s, sent, text, len);
-}
 
 /* Not freed: any callback may have done so. */
 static bool is_open(const struct qmp_session *s)
@@ -183,7 +169,7 @@ static int write_call(struct qmp_session *s, struct slot *slot, struct qmp_call 
 
 	slot->serial = c->serial;
 	slot->call = c;
-	trace(s, true, c->text, c->len);
+	qmp_trace(s, true, c->text, c->len);
 	c->n_fds = 0;
 	return qmp_link_add_consume(&s->link, take_ptr(c->text), c->len, take_ptr(c->fds), n_fds);
 }
@@ -247,7 +233,7 @@ static void take_greeting(struct qmp_session *s, const struct qmp_span *qmp)
 	format_id(s, s->negotiation, id);
 	text = qmp_call_encode(&negotiate, id, &len);
 	if (text)
-		trace(s, true, text, len);
+		qmp_trace(s, true, text, len);
 	if (!text || qmp_link_add_consume(&s->link, text, len, NULL, 0) < 0)
 		fail_errno(s, -ENOMEM, "negotiating");
 	else
@@ -338,7 +324,7 @@ static void take_message(struct qmp_session *s, const char *text, size_t len)
 	static const char *const names[M_COUNT] = {"return", "error", "id", "event", "QMP"};
 	struct qmp_span m[M_COUNT];
 
-	trace(s, false, text, len);
+	qmp_trace(s, false, text, len);
 	if (!qmp_scan_members(text, len, names, m, M_COUNT))
 		fail_protocol(s, "a message that is not JSON", text, len);
 	else if (s->state == GREETING && m[M_QMP].text)
