@@ -54,9 +54,9 @@ char *qmp_call_encode(const struct qmp_command *command, const char *id, size_t 
 	char *text;
 
 	name = name_value ? qmp_json_encode(name_value, JSON_ENSURE_ASCII, NULL) : NULL;
-	if (command->arguments)
+	if (json_object_size(command->arguments) > 0)
 		arguments = qmp_json_encode(command->arguments, JSON_COMPACT | JSON_ENSURE_ASCII, NULL);
-	if (!name || (command->arguments && !arguments))
+	if (!name || (json_object_size(command->arguments) > 0 && !arguments))
 		return NULL;
 	text = qmp_asprintf("{\"%s\":%s%s%s%s%s%s}\n", command->oob ? "exec-oob" : "execute", name,
 			    arguments ? ",\"arguments\":" : "", arguments ? arguments : "", id ? ",\"id\":\"" : "",

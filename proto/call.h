@@ -38,7 +38,7 @@ struct qmp_calls {
 struct qmp_call *qmp_call_new(const struct qmp_command *command, qmp_reply_cb cb, void *data);
 /* Without firing the callback: for a call that was never accepted. */
 void qmp_call_free(struct qmp_call *c);
-/* {"execute":NAME,"arguments":…,"id":"ID"}\n. ID may be NULL. malloc'ed; NULL: no memory. */
+/* {"execute":NAME,"arguments":…,"id":"ID"}\n. ID may be NULL; empty arguments are left out. malloc'ed; NULL: no memory. */
 char *qmp_call_encode(const struct qmp_command *command, const char *id, size_t *ret_len);
 /* Fires the callback with RETURN or ERROR of a reply (text NULL: absent), frees. -EPROTO: it was not JSON. */
 int qmp_call_answer_consume(struct qmp_call *c, const struct qmp_span *value, const struct qmp_span *error);

@@ -124,9 +124,12 @@ QMP_API int qmp_framer_next(struct qmp_framer *f, const char **ret_text, size_t 
  * At most QMP_IN_FLIGHT in-band commands are in flight to QEMU, the rest are queued; as many out-of-band ones
  * beside them, which overtake those queued. Commands of a kind go out in the order of execute.
  *
- * Crossing: when a client dies with a command running, QEMU sends that reply to the next client. So every id
- * carries 64 random bits of this connection, and a reply with any other is dropped and counted; so is an error
- * without an id until the session is ready. Later it means that QEMU lost track of the stream: that closes it.
+ * Crossing: when a client dies with a command running, QEMU sends that reply to the next client. It does so before
+ * the next client's qmp_capabilities is answered: it runs in-band commands one at a time, answers each before it takes
+ * another, and drops those that a client who left had not got to run. So the id of qmp_capabilities carries 64 random
+ * bits, and until that very id is answered every reply is dropped and counted, and so is an error without an id. What
+ * comes after is of this connection; its ids still carry 18 of the bits, and a reply with any other is dropped. An
+ * error without an id then means that QEMU lost track of the stream: that closes it.
  */
 #define QMP_IN_FLIGHT    8
 #define QMP_COMMAND_FDS  16

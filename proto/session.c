@@ -33,9 +33,13 @@
 #define READS_PER_TURN      16
 /* Of a message that is shown in an error. */
 #define EXCERPT 120
-/* An id is the random epoch in characters of 6 bits, then the serial in decimal. */
+/*
+ * An id is the random epoch, then the serial, in characters of 6 bits. QEMU reads a command byte by byte and each costs it
+ * microseconds, so the whole epoch is only in the id of qmp_capabilities: see "crossing" in the header.
+ */
 #define EPOCH_CHARS 11
-#define ID_SIZE     (EPOCH_CHARS + 20 + 1)
+#define SHORT_EPOCH 3
+#define ID_SIZE     (EPOCH_CHARS + 11 + 1)
 
 /* A command that QEMU has. Serial 0: the slot is free. */
 struct slot {
@@ -136,14 +140,19 @@ static void finish_failure(struct qmp_session *s)
 
 /* ---- Writing ---- */
 
-/* Short, since QEMU reads a command byte by byte, and each costs it microseconds. */
+static const char id_chars[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
 static void format_id(const struct qmp_session *s, uint64_t serial, char id[ID_SIZE])
 {
-	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+	int epoch_chars = serial == s->negotiation ? EPOCH_CHARS : SHORT_EPOCH, shift = 60;
 
-	for (int i = 0; i < EPOCH_CHARS; i++)
-		id[i] = digits[(s->epoch >> (6 * i)) & 63];
-	snprintf(id + EPOCH_CHARS, ID_SIZE - EPOCH_CHARS, "%" PRIu64, serial);
+	for (int i = 0; i < epoch_chars; i++)
+		*id++ = id_chars[(s->epoch >> (6 * i)) & 63];
+	while (shift > 0 && serial >> shift == 0)
+		shift -= 6;
+	for (; shift >= 0; shift -= 6)
+		*id++ = id_chars[(serial >> shift) & 63];
+	*id = '\0';
 }
 
 static struct slot *find_slot(struct lane *lane, uint64_t serial)
@@ -197,19 +206,30 @@ static void pump(struct qmp_session *s)
 
 enum { M_RETURN, M_ERROR, M_ID, M_EVENT, M_QMP, M_COUNT };
 
-/* The serial of one of our ids; 0 for any other. */
+static bool is_id_of(const struct qmp_session *s, uint64_t serial, const struct qmp_span *id)
+{
+	char own[ID_SIZE];
+
+	format_id(s, serial, own);
+	return id->len == strlen(own) + 2 && memcmp(id->text + 1, own, id->len - 2) == 0;
+}
+
+/* The serial of one of our ids (with its quotes); 0 for any other. */
 static uint64_t own_serial(const struct qmp_session *s, const struct qmp_span *id)
 {
-	char text[ID_SIZE + 2], own[ID_SIZE];
-	uint64_t serial;
+	uint64_t serial = 0;
 
-	if (!id->text || id->len < EPOCH_CHARS + 3 || id->len >= sizeof text)
+	if (!id->text || id->text[0] != '"')
 		return 0;
-	memcpy(text, id->text, id->len);
-	text[id->len - 1] = '\0'; /* the closing quote */
-	serial = strtoull(text + 1 + EPOCH_CHARS, NULL, 10);
-	format_id(s, serial, own);
-	return streq(text + 1, own) ? serial : 0;
+	if (s->negotiation && is_id_of(s, s->negotiation, id))
+		return s->negotiation;
+	for (size_t i = 1 + SHORT_EPOCH; i + 1 < id->len; i++) {
+		const char *c = strchr(id_chars, id->text[i]);
+		if (!c)
+			return 0;
+		serial = serial << 6 | (uint64_t)(c - id_chars);
+	}
+	return is_id_of(s, serial, id) ? serial : 0;
 }
 
 static void take_greeting(struct qmp_session *s, const struct qmp_span *qmp)
