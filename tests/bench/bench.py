@@ -1,52 +1,133 @@
 #!/usr/bin/env python3
 """Figures of the program, each with its floor measured in the same run: one JSON line a figure.
 
-Usage: bench.py BUILD_DIR [N]. Needs QEMU and the tiny guest (tests/guest/build.sh BUILD/guest).
-"ratio" is what counts; times are of this machine and this minute.
+The machine's noise must not decide: what is compared is measured in turns (A B A B ...), and "ratio" is the median of the
+turns' ratios. Times are of this machine and this minute; the ratio is what counts.
+
+Needs QEMU and the tiny guest (guest/ beside BUILD_DIR: tests/guest/build.sh). virsh is compared where it is installed.
 """
+import argparse
+import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
-BUILD = os.path.abspath(sys.argv[1])
-N = int(sys.argv[2]) if len(sys.argv) > 2 else 5000
+options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+options.add_argument("build", metavar="BUILD_DIR")
+options.add_argument("--turns", type=int, default=15, help="how often each is measured in turn (15)")
+options.add_argument("--vms", type=int, default=1000, help="how many fake VMs at once (1000)")
+options.add_argument("--only", default="", help="only the groups with one of these words: rtt process plug start memory scale")
+ARGS = options.parse_args()
+
+BUILD = os.path.abspath(ARGS.build)
 QMPCTL = os.path.join(BUILD, "qmpctl", "qmpctl")
 RTT = os.path.join(BUILD, "tests", "bench", "bench_rtt")
-ROOT = tempfile.mkdtemp(prefix="qmpctl-bench.")
+FAKE = os.path.join(BUILD, "tests", "fake", "fake_qemu")
+TINY = os.path.join(BUILD, "..", "guest", "tinybios.bin")
 
 
-def run(*args):
-    return subprocess.run([QMPCTL, "--root", ROOT, *args], check=True, capture_output=True, text=True).stdout
+# ---- Measuring
 
 
-def emit(figure, value, floor, unit, goal):
-    print(json.dumps({"figure": figure, "value": round(value, 1), "floor": round(floor, 1), "unit": unit,
-                      "ratio": round(value / floor, 3), "goal": goal}), flush=True)
+def emit(figure, unit, value, goal, floor=None, ratio=None, **more):
+    line = {"figure": figure, "value": round(value, 2), "unit": unit}
+    if floor is not None:
+        line.update(floor=round(floor, 2), ratio=round(ratio, 3))
+    line.update(goal=goal, met=(value if ratio is None else ratio) <= goal, **more)
+    print(json.dumps(line), flush=True)
 
 
-def rtt(how, sock, n=N):
-    out = subprocess.run([RTT, how, sock, str(n)], check=True, capture_output=True, text=True).stdout
-    return json.loads(out)["p50_us"]
+def skip(figure, why):
+    print(json.dumps({"figure": figure, "skipped": why}), flush=True)
 
 
-def median_ms(action, n):
-    times = []
-    for _ in range(n):
-        start = time.monotonic()
-        action()
-        times.append((time.monotonic() - start) * 1000)
-    return statistics.median(times)
+def in_turns(turns, **measures):
+    """name -> [one value a turn]; who begins changes with each turn."""
+    values = {name: [] for name in measures}
+    names = list(measures)
+    for turn in range(turns):
+        for name in names[turn % len(names):] + names[:turn % len(names)]:
+            values[name].append(measures[name]())
+    return values
+
+
+def compare(figure, unit, values, floors, goal, **more):
+    emit(figure, unit, statistics.median(values), goal, statistics.median(floors),
+         statistics.median(v / f for v, f in zip(values, floors)), **more)
+
+
+def ms(action):
+    start = time.monotonic()
+    action()
+    return (time.monotonic() - start) * 1000
+
+
+def private_kib(pid):
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
+        return sum(int(line.split()[1]) for line in f if line.startswith("Private"))
+
+
+# ---- The program
+
+
+class Root:
+    """A --root folder, and the program in it."""
+
+    def __init__(self, qemu=None):
+        self.path = tempfile.mkdtemp(prefix="qmpctl-bench.")
+        self.env = dict(os.environ, **({"QMPCTL_QEMU": qemu} if qemu else {}))
+
+    def __call__(self, *args):
+        return subprocess.run([QMPCTL, "--root", self.path, *args], check=True, capture_output=True, text=True,
+                              env=self.env).stdout
+
+    def json(self, *args):
+        return json.loads(self(*args, "-o", "json"))
+
+    def spawn(self, *args):
+        return subprocess.Popen([QMPCTL, "--root", self.path, *args], env=self.env, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.PIPE, text=True)
+
+    def sock(self, name, which):
+        return os.path.join(self.path, "run", name, which)
+
+    def keeper_pid(self, name):
+        return self.json("status", name)["keeper-pid"]
+
+    def close(self):
+        """Ends every process of this root: each has its path on its command line or in its environment."""
+        mark = self.path.encode()
+        while True:
+            left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc")))
+                    if pid != os.getpid() and self._is_ours(pid, mark)]
+            if not left:
+                break
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+        shutil.rmtree(self.path)
+
+    @staticmethod
+    def _is_ours(pid, mark):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                if mark in f.read():
+                    return True
+            return mark in os.readlink(f"/proc/{pid}/cwd").encode()
+        except OSError:
+            return False
 
 
 class Qmp:
-    """A bare client: the floor for plugging."""
+    """A bare client."""
 
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX)
@@ -55,14 +136,23 @@ class Qmp:
         self.file.readline()
         self("qmp_capabilities")
 
-    def __call__(self, command, **args):
-        self.sock.sendall(json.dumps({"execute": command, "arguments": args}).encode())
+    def encode(self, command, args):
+        return json.dumps({"execute": command, "arguments": args}, separators=(",", ":")).encode() + b"\n"
+
+    def send(self, text):
+        self.sock.sendall(text)
+
+    def reply(self):
         while True:
-            reply = json.loads(self.file.readline())
-            if "error" in reply:
-                raise RuntimeError(reply["error"]["desc"])
-            if "return" in reply:
-                return reply["return"]
+            line = self.file.readline()
+            if b'"error"' in line:
+                raise RuntimeError(line.decode())
+            if b'"return"' in line:
+                return json.loads(line)["return"]
+
+    def __call__(self, command, args=None):
+        self.send(self.encode(command, args or {}))
+        return self.reply()
 
     def wait(self, event, device):
         while True:
@@ -75,29 +165,160 @@ class Qmp:
         self.sock.close()
 
 
-def plain_exec(argv):
+def leave(root, name):
+    """The keeper goes, QEMU stays: its one monitor is free for somebody else."""
+    if os.path.exists(root.sock(name, "control.sock")):
+        root("qmp", name, "qmpctl-leave")
+
+
+def come_back(root, name):
+    root("status", name)
+
+
+# ---- Round trips
+
+
+def rtt(how, sock, *id_):
+    out = subprocess.run([RTT, how, sock, "1000", *id_], check=True, capture_output=True, text=True).stdout
+    return json.loads(out)["p50_us"]
+
+
+def through_relay(root, qmp):
+    path = os.path.join(root.path, "relay.sock")
+    with subprocess.Popen([RTT, "relay", path, qmp]) as relay:
+        while not os.path.exists(path):
+            time.sleep(0.002)
+        value = rtt("floor", path)
+        relay.wait()
+    os.unlink(path)
+    return value
+
+
+def bench_rtt(root):
+    qmp, control = root.sock("b", "qmp.sock"), root.sock("b", "control.sock")
+
+    def direct(measure):
+        leave(root, "b")
+        return measure()
+
+    def kept():
+        come_back(root, "b")
+        return rtt("floor", control)
+
+    v = in_turns(ARGS.turns,
+                 floor=lambda: direct(lambda: rtt("floor", qmp)),
+                 floor_id=lambda: direct(lambda: rtt("floor", qmp, ID)),
+                 session=lambda: direct(lambda: rtt("session", qmp)),
+                 relay=lambda: direct(lambda: through_relay(root, qmp)),
+                 control=kept)
+    compare("query-status inside one connection", "us", v["session"], v["floor_id"], 1.05, floor_is="a C loop, same id")
+    compare("query-status inside one connection", "us", v["session"], v["floor"], 1.05, floor_is="a C loop, no id")
+    compare("query-status through control.sock", "us", v["control"], v["floor_id"], 1.3, floor_is="a C loop, same id")
+    compare("query-status through control.sock", "us", v["control"], v["floor"], 1.3, floor_is="a C loop, no id")
+    compare("query-status through control.sock", "us", v["control"], v["relay"], 1.3,
+            floor_is="a C loop through a relay that reads nothing")
+    come_back(root, "b")
+
+
+# As long as a session's, see proto/session.c.
+ID = "AAAAAAA"
+
+
+def bench_process(root):
+    control = root.sock("b", "control.sock")
+    v = in_turns(ARGS.turns * 4,
+                 floor=lambda: ms(lambda: subprocess.run([RTT, "process", control], check=True)),
+                 ours=lambda: ms(lambda: subprocess.run([QMPCTL, "--root", root.path, "status", "b"], check=True,
+                                                        stdout=subprocess.DEVNULL)))
+    compare("qmpctl status, the whole process", "ms", v["ours"], v["floor"], 1.5, floor_is="a minimal C client")
+    if not shutil.which("virsh"):
+        skip("qmpctl status beside virsh domstate", "virsh is not installed")
+        return
+    # libvirt's test driver lives in the client: no daemon, no QEMU, so virsh can be no faster than this.
+    v = in_turns(ARGS.turns * 2,
+                 virsh=lambda: ms(lambda: subprocess.run(["virsh", "-c", "test:///default", "domstate", "test"], check=True,
+                                                         stdout=subprocess.DEVNULL)),
+                 ours=lambda: ms(lambda: subprocess.run([QMPCTL, "--root", root.path, "status", "b"], check=True,
+                                                        stdout=subprocess.DEVNULL)))
+    compare("qmpctl status beside virsh domstate", "ms", v["ours"], v["virsh"], 1, floor_is="virsh on its test driver")
+
+
+# ---- Plugging
+
+
+def bench_plug(root):
+    image = os.path.join(root.path, "bench.raw")
+    with open(image, "wb") as f:
+        f.truncate(1 << 20)
+    kinds = {"disk": {"disk": {"path": image, "format": "raw", "id": "x"}}, "nic": {"nic": {"id": "x"}}}
+    come_back(root, "b")
+    control = Qmp(root.sock("b", "control.sock"))
+    plans = {kind: control(f"qmpctl-{kind}-add", dict(args, **{"dry-run": True}))["plan"]
+             for kind, args in kinds.items()}
+    control.close()
+
+    def bare(kind, n=10):
+        """The commands of the plan and nothing else: all sent at once, then all replies awaited."""
+        leave(root, "b")
+        qmp = Qmp(root.sock("b", "qmp.sock"))
+        steps = plans[kind]
+        text = b"".join(qmp.encode(s["execute"], s["arguments"]) for s in steps)
+        times = []
+        for _ in range(n):
+            start = time.monotonic()
+            qmp.send(text)
+            for _ in steps:
+                qmp.reply()
+            times.append((time.monotonic() - start) * 1000)
+            qmp("device_del", {"id": "x"})
+            qmp.wait("DEVICE_DELETED", "x")
+            for s in reversed(steps[:-1]):
+                qmp(s["undo"]["execute"], s["undo"]["arguments"])
+        qmp.close()
+        return statistics.median(times)
+
+    def ours(kind, n=10):
+        come_back(root, "b")
+        qmp = Qmp(root.sock("b", "control.sock"))
+        times = []
+        for _ in range(n):
+            start = time.monotonic()
+            qmp(f"qmpctl-{kind}-add", kinds[kind])
+            times.append((time.monotonic() - start) * 1000)
+            qmp(f"qmpctl-{kind}-remove", {"id": "x"})
+        qmp.close()
+        return statistics.median(times)
+
+    for kind, name in (("disk", "disk hot-plug"), ("nic", "NIC hot-plug")):
+        v = in_turns(ARGS.turns, floor=lambda: bare(kind), ours=lambda: ours(kind))
+        compare(f"{name}, spec kept on disk", "ms", v["ours"], v["floor"], 1.2, floor_is="the plan's bare QMP commands")
+
+
+# ---- Starting
+
+
+def plain_exec(root, argv):
     """The same command line, started and ended by hand: exec, greeting, one command, SIGKILL."""
     listeners = []
     fds = sum(1 for word in argv if word.startswith("socket,id="))
     for i in range(fds):
         s = socket.socket(socket.AF_UNIX)
-        s.bind(os.path.join(ROOT, f"floor-{i}"))
+        s.bind(os.path.join(root.path, f"floor-{i}"))
         s.listen(1)
         os.dup2(s.fileno(), 100 + i, inheritable=True)
         listeners.append(s)
-    argv = [_renumber(w) for w in argv]
-    child = subprocess.Popen(argv, close_fds=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for i in range(fds):
-        os.close(100 + i)
-    qmp = Qmp(os.path.join(ROOT, "floor-0"))
-    qmp("query-status")
-    qmp("cont")
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    with subprocess.Popen([_renumber(w) for w in argv], close_fds=False, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as child:
+        for i in range(fds):
+            os.close(100 + i)
+        qmp = Qmp(os.path.join(root.path, "floor-0"))
+        qmp("query-status")
+        qmp("cont")
+        os.kill(child.pid, signal.SIGKILL)
     qmp.close()
     for i, s in enumerate(listeners):
         s.close()
-        os.unlink(os.path.join(ROOT, f"floor-{i}"))
+        os.unlink(os.path.join(root.path, f"floor-{i}"))
 
 
 def _renumber(word):
@@ -108,70 +329,119 @@ def _renumber(word):
     return f"{head},fd={int(number) + 97},{rest}"
 
 
-def main():
-    run("create", "b", "--memory", "32M", "--firmware", os.path.join(BUILD, "..", "guest", "tinybios.bin"))
-    run("start", "b")
-    qmp, control = (os.path.join(ROOT, "run", "b", s) for s in ("qmp.sock", "control.sock"))
-    argv = json.loads(run("args", "b", "-o", "json"))
-
-    # QEMU serves one client: the keeper leaves for the floor and comes back by itself.
-    run("qmp", "b", "qmpctl-leave")
-    floor, session = rtt("floor", qmp), rtt("session", qmp)
-    emit("query-status inside one connection", session, floor, "us", 1.05)
-    least = median_ms(lambda: subprocess.run([RTT, "process", qmp, "1"], check=True), 30)
-
-    bare = Qmp(qmp)
-    image = os.path.join(ROOT, "bench.raw")
-    with open(image, "wb") as f:
-        f.truncate(1 << 20)
-
-    plug, unplug_nic = [], []
-    for _ in range(40):
-        start = time.monotonic()
-        bare("blockdev-add", **{"driver": "file", "node-name": "x", "filename": image})
-        bare("device_add", **{"driver": "virtio-blk-pci", "id": "d", "drive": "x", "bus": "port-16"})
-        plug.append((time.monotonic() - start) * 1000)
-        bare("device_del", id="d")
-        bare.wait("DEVICE_DELETED", "d")
-        bare("blockdev-del", **{"node-name": "x"})
-        start = time.monotonic()
-        bare("netdev_add", type="user", id="u")
-        bare("device_add", driver="virtio-net-pci", id="n", netdev="u", bus="port-16")
-        unplug_nic.append((time.monotonic() - start) * 1000)
-        bare("device_del", id="n")
-        bare.wait("DEVICE_DELETED", "n")
-        bare("netdev_del", id="u")
-    bare.close()
-
-    run("status", "b")  # a keeper takes it over again
-    emit("query-status through control.sock", rtt("floor", control), floor, "us", 1.3)
-    emit("qmpctl status, the whole process", median_ms(lambda: run("status", "b"), 30), least, "ms", 1.5)
-
-    ours = Qmp(control)
-    disk, nic = [], []
-    for _ in range(40):
-        start = time.monotonic()
-        ours("qmpctl-disk-add", disk={"path": image, "format": "raw", "id": "d"}, config=False)
-        disk.append((time.monotonic() - start) * 1000)
-        ours("qmpctl-disk-remove", id="d", config=False)
-        start = time.monotonic()
-        ours("qmpctl-nic-add", nic={"id": "n"}, config=False)
-        nic.append((time.monotonic() - start) * 1000)
-        ours("qmpctl-nic-remove", id="n", config=False)
-    ours.close()
-    emit("disk hot-plug", statistics.median(disk), statistics.median(plug), "ms", 1.2)
-    emit("NIC hot-plug", statistics.median(nic), statistics.median(unplug_nic), "ms", 1.2)
-    run("kill", "b")
+def bench_start(root):
+    argv = root.json("args", "b")
+    root("kill", "b")
 
     def start_and_kill():
-        run("start", "b")
-        run("kill", "b")
+        root("start", "b")
+        root("kill", "b")
 
-    emit("start and kill", median_ms(start_and_kill, 9), median_ms(lambda: plain_exec(argv), 9), "ms", 1.1)
+    v = in_turns(ARGS.turns, floor=lambda: ms(lambda: plain_exec(root, argv)), ours=lambda: ms(start_and_kill))
+    compare("start and kill", "ms", v["ours"], v["floor"], 1.1, floor_is="exec of the same command line, SIGKILL")
+    root("start", "b")
 
 
-try:
-    main()
-finally:
-    subprocess.run([QMPCTL, "--root", ROOT, "kill", "b"], capture_output=True)
-    shutil.rmtree(ROOT)
+# ---- Memory and number
+
+
+def bench_memory(root):
+    emit("a keeper's private memory, one VM", "KiB", private_kib(root.keeper_pid("b")), 1024)
+
+
+def fake_world(n):
+    root = Root(FAKE)
+    root("create", "v0", "--memory", "32M")
+    with open(os.path.join(root.path, "etc", "vms", "v0.json"), encoding="utf-8") as f:
+        spec = json.load(f)
+    for i in range(1, n):
+        name = f"v{i}"
+        with open(os.path.join(root.path, "etc", "vms", f"{name}.json"), "w", encoding="utf-8") as f:
+            json.dump(dict(spec, name=name, uuid=f"00000000-0000-4000-8000-{i:012x}"), f)
+    return root
+
+
+def one_keeper(root, names, action="running"):
+    """A keeper that holds all of NAMES; returns when the last one runs."""
+    keeper = root.spawn("run", "--on-term", "detach", *names)
+    for name in (names[0], names[-1]):
+        subprocess.run([QMPCTL, "--root", root.path, "wait", name, "--for", action, "--timeout", "120"], check=True,
+                       stdout=subprocess.DEVNULL)
+    return keeper
+
+
+def end(keeper):
+    keeper.terminate()
+    _, said = keeper.communicate(timeout=60)
+    if keeper.returncode:
+        raise RuntimeError(f"the keeper ended with {keeper.returncode}: {said}")
+
+
+def states(root):
+    found = {}
+    for vm in root.json("list"):
+        found[vm["state"]] = found.get(vm["state"], 0) + 1
+    return found
+
+
+def expect_running(root, n):
+    found = states(root)
+    if found != {"running": n}:
+        raise RuntimeError(f"{n} running VMs expected, found {found}")
+
+
+def bench_scale(_):
+    n = ARGS.vms
+    names = [f"v{i}" for i in range(n)]
+    root = fake_world(n)
+    try:
+        keeper = one_keeper(root, names[:1])
+        first = private_kib(keeper.pid)
+        end(keeper)
+        start = time.monotonic()
+        keeper = one_keeper(root, names)
+        expect_running(root, n)
+        started = time.monotonic() - start
+        emit(f"a keeper's private memory, each further VM, {n} VMs", "KiB", (private_kib(keeper.pid) - first) / (n - 1), 64)
+        v = in_turns(ARGS.turns, ours=lambda: ms(lambda: root("list")))
+        emit(f"list over {n} VMs in one keeper", "ms", statistics.median(v["ours"]), 1000)
+        end(keeper)
+        start = time.monotonic()
+        keeper = one_keeper(root, names)
+        expect_running(root, n)
+        emit(f"adopting {n} QEMUs", "s", time.monotonic() - start, 5, starting_took=round(started, 2))
+        end(keeper)
+        start = time.monotonic()
+        for name in names:
+            root("status", name)  # starts a keeper for each
+        emit(f"a keeper for each of {n} QEMUs, one verb after the other", "s", time.monotonic() - start, 60)
+        v = in_turns(ARGS.turns, ours=lambda: ms(lambda: root("list")))
+        expect_running(root, n)
+        emit(f"list over {n} VMs in {n} keepers", "ms", statistics.median(v["ours"]), 2000)
+        keepers = [vm["keeper-pid"] for vm in root.json("list")]
+        emit(f"a keeper's private memory, {n} keepers, the median", "KiB", statistics.median(map(private_kib, keepers)), 1024)
+    finally:
+        root.close()
+
+
+GROUPS = {"rtt": bench_rtt, "process": bench_process, "plug": bench_plug, "start": bench_start, "memory": bench_memory,
+          "scale": bench_scale}
+
+
+def main():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = [g for g in GROUPS if not ARGS.only or g in ARGS.only]
+    print(json.dumps({"kernel": os.uname().release, "cpus": os.cpu_count(), "turns": ARGS.turns, "open files": hard}),
+          flush=True)
+    root = Root()
+    try:
+        if set(wanted) - {"scale"}:
+            root("create", "b", "--memory", "32M", "--firmware", TINY)
+            root("start", "b")
+        for group in wanted:
+            GROUPS[group](root)
+    finally:
+        root.close()
+
+
+main()
