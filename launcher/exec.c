@@ -1,27 +1,32 @@
 /*
- * The way it goes well:   send() ... on_reply() ... [on_event()] ... finish(DONE)
- * A step is refused:      on_reply(error) -> drain what is in flight -> undo() in reverse -> finish(FAILED)
- * The guest is silent:    on_deadline() -> finish(PENDING) with the steps that are left
- * The session ends:       every reply is an error -> undo is refused, too -> finish(FAILED)
+ * The way it goes well:   send_steps() ... on_reply() ... [unplug ... on_unplugged()] ... finish(DONE)
+ * A step is refused:      on_reply(error) -> what is in flight comes in -> begin_undo(): the plan is its undo now, and
+ *                         goes on as before -> finish(FAILED)
+ * The guest is silent:    on_unplugged(SILENT) -> finish(PENDING), or of the undo finish(FAILED), with the steps left
+ * The session ends:       every reply is an error -> finish(FAILED)
  */
 #include "launcher/exec.h"
+#include "launcher/plan.h"
+#include "launcher/unplug.h"
 #include "proto/base.h"
+
+enum step_outcome { STEP_NOT_DONE, STEP_DONE, STEP_UNKNOWN };
 
 struct vm_exec {
 	struct vm_exec_options opts;
 	struct qmp_session *session;
-	uv_timer_t timer;
+	uv_loop_t *loop;
+	uv_timer_t first_turn;
 	json_t *plan;
-	bool *succeeded; /* of each step */
+	enum step_outcome *outcomes; /* of each step */
 	size_t n, next;  /* next to send */
 	size_t in_flight, done;
-	bool waiting;    /* for the event of step next - 1 */
-	bool came;
-	uint64_t subscription, refusal;
+	struct vm_unplug *unplug; /* of step next - 1; nothing behind it is sent */
 	bool undoing;
-	bool finished;
+	bool finished, closed;
 	bool session_gone;
 	struct qmp_error error;
+	struct qmp_error undo_error; /* the first step of the undo that was refused */
 };
 
 struct step_call {
@@ -29,29 +34,28 @@ struct step_call {
 	size_t index;
 };
 
-static void send_steps(struct vm_exec *x);
+static void proceed(struct vm_exec *x);
 
 static const char *text_of(const json_t *object, const char *key)
 {
 	return json_string_value(json_object_get(object, key));
 }
 
-static void on_timer_closed(uv_handle_t *h)
+static void release(struct vm_exec *x)
 {
-	struct vm_exec *x = h->data;
-
+	if (!x->closed || x->in_flight > 0)
+		return;
 	json_decref(x->plan);
-	free(x->succeeded);
+	free(x->outcomes);
 	free(x);
 }
 
-static void unsubscribe(struct vm_exec *x)
+static void on_closed(uv_handle_t *h)
 {
-	if (x->subscription && !x->session_gone) {
-		qmp_session_unsubscribe(x->session, x->subscription);
-		qmp_session_unsubscribe(x->session, x->refusal);
-	}
-	x->subscription = x->refusal = 0;
+	struct vm_exec *x = h->data;
+
+	x->closed = true;
+	release(x);
 }
 
 static json_t *rest_from(const struct vm_exec *x, size_t first)
@@ -68,137 +72,81 @@ static void finish(struct vm_exec *x, enum vm_exec_outcome outcome, json_t *rest
 	if (x->finished)
 		return;
 	x->finished = true;
-	unsubscribe(x);
-	uv_timer_stop(&x->timer);
+	uv_timer_stop(&x->first_turn);
 	x->opts.done(x->opts.data, outcome, rest, outcome == VM_EXEC_DONE ? NULL : &x->error);
-	uv_close((uv_handle_t *)&x->timer, on_timer_closed);
+	uv_close((uv_handle_t *)&x->first_turn, on_closed);
 }
 
-/* ---- Undo, one after the other, the last first ---- */
-
-static void undo_next(struct vm_exec *x);
-
-static void on_undone(void *data, const struct qmp_reply *reply)
+static void failed(struct vm_exec *x, const json_t *step, const struct qmp_error *why)
 {
-	struct vm_exec *x = data;
+	struct qmp_error *slot = x->undoing ? &x->undo_error : &x->error;
 
-	x->session_gone |= reply->status == -ECANCELED || reply->status == -ECONNRESET;
-	undo_next(x);
+	if (slot->kind != QMP_ERR_NONE || (x->undoing && json_is_true(json_object_get(step, "optional"))))
+		return;
+	*slot = *why;
+	qmp_error_wrap(slot, "%s", text_of(step, "item"));
 }
 
-static void undo_next(struct vm_exec *x)
-{
-	while (x->n > 0) {
-		const json_t *step = json_array_get(x->plan, --x->n);
-		json_t *undo = json_object_get(step, "undo");
-		struct qmp_command c = {.name = text_of(undo, "execute"), .arguments = json_object_get(undo, "arguments")};
+/* ---- Undo ---- */
 
-		/* An fd that netdev_add has taken is no longer there to close: that refusal is expected. */
-		if (!x->succeeded[x->n] || !undo || x->session_gone)
-			continue;
-		if (qmp_session_execute(x->session, &c, on_undone, x, NULL, NULL) == 0)
-			return;
-	}
+/* QEMU may still carry it out, in its turn; what undoes it comes after that, and does no harm if it did not. */
+static json_t *with_optional_undo(const json_t *step)
+{
+	json_t *copy = json_deep_copy(step), *undo = json_object_get(copy, "undo");
+
+	if (undo)
+		json_object_set_new(undo, "optional", json_true());
+	return copy;
+}
+
+/* The plan is what undoes the steps that were done, or may have been. */
+static void begin_undo(struct vm_exec *x)
+{
+	json_auto_t *done = json_array();
+	json_t *undo;
+
+	for (size_t i = 0; i < x->n; i++)
+		if (x->outcomes[i] == STEP_DONE)
+			json_array_append(done, json_array_get(x->plan, i));
+		else if (x->outcomes[i] == STEP_UNKNOWN)
+			json_array_append_new(done, with_optional_undo(json_array_get(x->plan, i)));
+	undo = vm_plan_undo(done);
+	x->undoing = true;
+	json_decref(x->plan);
+	free(x->outcomes);
+	x->plan = undo;
+	x->n = json_array_size(undo);
+	x->next = x->done = 0;
+	x->outcomes = calloc(x->n + 1, sizeof *x->outcomes);
+	if (!x->outcomes)
+		x->n = 0;
+}
+
+/* Puts after the reason what became of the undo. */
+static void add_words(struct vm_exec *x, const char *what, const struct qmp_error *why)
+{
+	struct qmp_error both = {.kind = QMP_ERR_NONE};
+
+	qmp_error_set(&both, x->error.kind, x->error.code, "%.900s; %s: %.900s", x->error.message, what, why->message);
+	x->error = both;
+}
+
+static void finish_undo(struct vm_exec *x)
+{
+	if (x->undo_error.kind != QMP_ERR_NONE && !x->session_gone)
+		add_words(x, "undoing what was done before it failed, too, and leaves something in QEMU", &x->undo_error);
 	finish(x, VM_EXEC_FAILED, NULL);
 }
 
-static void failed(struct vm_exec *x, const struct qmp_error *why)
+/* ---- Steps ---- */
+
+static void step_is_done(struct vm_exec *x, size_t i)
 {
-	if (x->error.kind == QMP_ERR_NONE)
-		x->error = *why;
+	x->outcomes[i] = STEP_DONE;
+	x->done++;
+	if (x->opts.progress && !x->undoing)
+		x->opts.progress(x->opts.data, x->done, x->n);
 }
-
-/* Everything that was sent has been answered, and something went wrong. */
-static void begin_undo(struct vm_exec *x)
-{
-	if (x->undoing || x->in_flight > 0)
-		return;
-	x->undoing = true;
-	unsubscribe(x);
-	uv_timer_stop(&x->timer);
-	x->n = x->next;
-	undo_next(x);
-}
-
-/* ---- Waits ---- */
-
-static bool matches(const json_t *wait, const struct qmp_event *event)
-{
-	const char *key;
-	json_t *want;
-
-	json_object_foreach(json_object_get(wait, "match"), key, want)
-		if (!event->data || !json_equal(want, json_object_get(event->data, key)))
-			return false;
-	return true;
-}
-
-static void proceed(struct vm_exec *x)
-{
-	if (x->error.kind != QMP_ERR_NONE) {
-		begin_undo(x);
-		return;
-	}
-	if (x->waiting && x->came && x->in_flight == 0) {
-		x->waiting = x->came = false;
-		unsubscribe(x);
-		uv_timer_stop(&x->timer);
-	}
-	if (x->waiting)
-		return;
-	if (x->next < x->n)
-		send_steps(x);
-	else if (x->in_flight == 0)
-		finish(x, VM_EXEC_DONE, NULL);
-}
-
-static void on_wait_event(void *data, const struct qmp_event *event)
-{
-	struct vm_exec *x = data;
-
-	if (!x->waiting || !matches(json_object_get(json_array_get(x->plan, x->next - 1), "wait"), event))
-		return;
-	x->came = true;
-	proceed(x);
-}
-
-static void on_guest_refusal(void *data, const struct qmp_event *event)
-{
-	struct vm_exec *x = data;
-	struct qmp_error why = {0};
-
-	if (!x->waiting || !matches(json_object_get(json_array_get(x->plan, x->next - 1), "wait"), event))
-		return;
-	qmp_error_set(&why, QMP_ERR_REFUSED, -EBUSY, "%s: the guest refused to let go of it; free it in the guest first",
-		      text_of(json_array_get(x->plan, x->next - 1), "item"));
-	failed(x, &why);
-	proceed(x);
-}
-
-static void on_deadline(uv_timer_t *t)
-{
-	struct vm_exec *x = t->data;
-	const json_t *step = json_array_get(x->plan, x->next - 1);
-	json_t *wait = json_object_get(step, "wait");
-
-	qmp_error_set(&x->error, QMP_ERR_PENDING, -EINPROGRESS,
-		      "%s: the guest has not answered within %lld ms; it is finished as soon as the guest lets go (a reset "
-		      "of the guest does that, too)",
-		      text_of(step, "item"), (long long)json_integer_value(json_object_get(wait, "timeout")));
-	finish(x, VM_EXEC_PENDING, rest_from(x, x->next - 1));
-}
-
-static void begin_wait(struct vm_exec *x, const json_t *wait)
-{
-	x->waiting = true;
-	x->came = false;
-	x->subscription = qmp_session_subscribe(x->session, text_of(wait, "event"), on_wait_event, x);
-	x->refusal = qmp_session_subscribe(x->session, "DEVICE_UNPLUG_GUEST_ERROR", on_guest_refusal, x);
-	uv_timer_start(&x->timer, on_deadline,
-		       (uint64_t)json_integer_value(json_object_get(wait, "timeout")), 0);
-}
-
-/* ---- Sending ---- */
 
 static void on_reply(void *data, const struct qmp_reply *reply)
 {
@@ -208,27 +156,61 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 
 	free(call);
 	x->in_flight--;
-	if (x->finished)
+	if (x->finished) {
+		release(x);
 		return;
+	}
 	x->session_gone |= reply->status == -ECANCELED || reply->status == -ECONNRESET;
-	if (reply->status == 0) {
-		x->succeeded[i] = true;
-		x->done++;
-		if (x->opts.progress)
-			x->opts.progress(x->opts.data, x->done, x->n);
-	} else if (x->waiting && i == x->next - 1 && reply->error_class && streq(reply->error_class, "DeviceNotFound")) {
-		x->came = true; /* gone already: what was wanted */
+	if (reply->status < 0) {
+		x->outcomes[i] = reply->status == -ETIMEDOUT ? STEP_UNKNOWN : STEP_NOT_DONE;
+		failed(x, json_array_get(x->plan, i), &reply->error);
 	} else {
-		failed(x, &reply->error);
+		step_is_done(x, i);
 	}
 	proceed(x);
 }
 
-static int send_step(struct vm_exec *x, size_t i)
+static void on_unplugged(void *data, enum vm_unplug_outcome outcome, const struct qmp_error *why)
 {
-	const json_t *step = json_array_get(x->plan, i);
+	struct vm_exec *x = data;
+	const json_t *step = json_array_get(x->plan, x->next - 1);
+
+	x->unplug = NULL;
+	if (outcome == VM_UNPLUG_GONE) {
+		step_is_done(x, x->next - 1);
+	} else if (outcome == VM_UNPLUG_REFUSED) {
+		x->session_gone |= why->kind == QMP_ERR_CLOSED || why->kind == QMP_ERR_CANCELLED;
+		failed(x, step, why);
+	} else if (x->undoing) {
+		add_words(x, "what was done before it is being undone", why);
+		finish(x, VM_EXEC_FAILED, rest_from(x, x->next - 1));
+		return;
+	} else {
+		x->error = *why;
+		qmp_error_wrap(&x->error, "%s", text_of(step, "item"));
+		finish(x, VM_EXEC_PENDING, rest_from(x, x->next - 1));
+		return;
+	}
+	proceed(x);
+}
+
+static int send_unplug(struct vm_exec *x, const json_t *step, const json_t *wait)
+{
+	struct qmp_error why = {0};
+	uint64_t timeout = x->opts.patient ? UINT64_MAX : (uint64_t)json_integer_value(json_object_get(wait, "timeout"));
+	int r = vm_unplug_run(x->loop, x->session, text_of(json_object_get(step, "arguments"), "id"), timeout, on_unplugged,
+			      x, &x->unplug, &why);
+
+	if (r < 0)
+		failed(x, step, &why);
+	return r;
+}
+
+static int send_command(struct vm_exec *x, size_t i, const json_t *step)
+{
 	const char *fd_name = text_of(step, "fd");
-	int fd = fd_name && x->opts.fd ? x->opts.fd(x->opts.data, fd_name) : -1;
+	struct qmp_error why = {0};
+	_cleanup_fd_ int fd = fd_name ? x->opts.fd(x->opts.data, fd_name, &why) : -1;
 	struct qmp_command c = {
 		.name = text_of(step, "execute"),
 		.arguments = json_object_get(step, "arguments"),
@@ -236,41 +218,58 @@ static int send_step(struct vm_exec *x, size_t i)
 		.n_fds = fd >= 0,
 	};
 	struct step_call *call = malloc(sizeof *call);
-	struct qmp_error why = {0};
-	int r;
+	int r = fd_name && fd < 0 ? fd : 0;
 
 	if (!call)
-		return -ENOMEM;
-	*call = (struct step_call){x, i};
-	r = qmp_session_execute(x->session, &c, on_reply, call, NULL, &why);
+		r = qmp_error_errno(&why, -ENOMEM, "running a plan");
+	if (r == 0) {
+		*call = (struct step_call){x, i};
+		r = qmp_session_execute(x->session, &c, on_reply, call, NULL, &why);
+	}
 	if (r < 0) {
 		free(call);
-		failed(x, &why);
+		failed(x, step, &why);
 		return r;
 	}
 	x->in_flight++;
 	return 0;
 }
 
+static bool must_stop(const struct vm_exec *x)
+{
+	return x->session_gone || (!x->undoing && x->error.kind != QMP_ERR_NONE);
+}
+
 static void send_steps(struct vm_exec *x)
 {
-	while (x->next < x->n && !x->waiting && x->error.kind == QMP_ERR_NONE) {
-		json_t *wait = json_object_get(json_array_get(x->plan, x->next), "wait");
+	while (x->next < x->n && !x->unplug && !must_stop(x)) {
+		const json_t *step = json_array_get(x->plan, x->next);
+		const json_t *wait = json_object_get(step, "wait");
 		if (wait && x->in_flight > 0)
 			return; /* a removal is sent when what stands before it is known to be done */
 		x->next++;
-		if (wait)
-			begin_wait(x, wait);
-		if (send_step(x, x->next - 1) < 0)
-			break;
+		(void)(wait ? send_unplug(x, step, wait) : send_command(x, x->next - 1, step));
+	}
+}
+
+static void proceed(struct vm_exec *x)
+{
+	send_steps(x);
+	if (x->finished || x->unplug || x->in_flight > 0)
+		return;
+	if (must_stop(x) && !x->undoing && !x->session_gone) {
+		begin_undo(x);
+		proceed(x);
+	} else if (x->undoing || must_stop(x)) {
+		finish_undo(x);
+	} else if (x->next == x->n) {
+		finish(x, VM_EXEC_DONE, NULL);
 	}
 }
 
 static void on_first_turn(uv_timer_t *t)
 {
-	struct vm_exec *x = t->data;
-
-	proceed(x);
+	proceed(t->data);
 }
 
 int vm_exec_run(uv_loop_t *loop, struct qmp_session *session, json_t *plan, const struct vm_exec_options *o,
@@ -279,34 +278,34 @@ int vm_exec_run(uv_loop_t *loop, struct qmp_session *session, json_t *plan, cons
 	struct vm_exec *x = calloc(1, sizeof *x);
 
 	if (x)
-		x->succeeded = calloc(json_array_size(plan) + 1, sizeof *x->succeeded);
-	if (!x || !x->succeeded) {
+		x->outcomes = calloc(json_array_size(plan) + 1, sizeof *x->outcomes);
+	if (!x || !x->outcomes) {
 		free(x);
 		return qmp_error_errno(err, -ENOMEM, "running a plan");
 	}
 	x->opts = *o;
+	x->loop = loop;
 	x->session = session;
 	x->plan = json_incref(plan);
 	x->n = json_array_size(plan);
-	uv_timer_init(loop, &x->timer);
-	x->timer.data = x;
-	if (x->n == 0)
-		uv_timer_start(&x->timer, on_first_turn, 0, 0);
-	else
-		send_steps(x);
-	if (x->error.kind != QMP_ERR_NONE)
-		uv_timer_start(&x->timer, on_first_turn, 0, 0);
+	uv_timer_init(loop, &x->first_turn);
+	x->first_turn.data = x;
+	uv_timer_start(&x->first_turn, on_first_turn, 0, 0);
 	*ret = x;
 	return 0;
 }
 
 void vm_exec_abandon(struct vm_exec *x)
 {
+	struct qmp_error why = {0};
+
 	if (x->finished)
 		return;
 	x->session_gone = true;
-	qmp_error_set(&x->error, QMP_ERR_CLOSED, -ECONNRESET,
+	vm_unplug_free(take_ptr(x->unplug), true);
+	qmp_error_set(&why, QMP_ERR_CLOSED, -ECONNRESET,
 		      "QEMU went away while the change was made; its outcome is unknown");
-	x->waiting = false;
-	proceed(x);
+	if (x->error.kind == QMP_ERR_NONE)
+		x->error = why;
+	finish(x, VM_EXEC_FAILED, NULL);
 }

@@ -133,6 +133,43 @@ bool vm_step_object(const json_t *step, enum vm_object_kind *ret_kind, const cha
 	return false;
 }
 
+static void take_item(json_t *result, const json_t *want, const char *kind, const char *id)
+{
+	json_t *item = vm_spec_find(want, kind, id), *before = vm_spec_find(result, kind, id);
+	json_t *list = json_object_get(result, kind);
+	size_t at = 0;
+
+	if (before)
+		while (json_array_get(list, at) != before)
+			at++;
+	if (before && item)
+		json_array_set(list, at, item);
+	else if (before)
+		json_array_remove(list, at);
+	else if (item && list)
+		json_array_append(list, item);
+	else if (item)
+		json_object_set_new(result, kind, json_pack("[O]", item));
+}
+
+json_t *vm_plan_result(const json_t *have, const json_t *want, const json_t *plan)
+{
+	json_t *result = json_deep_copy(have), *step;
+	size_t i;
+
+	json_array_foreach(plan, i, step)
+	{
+		const char *item = text_of(step, "item"), *dot = item ? strchr(item, '.') : NULL;
+		char kind[16];
+		snprintf(kind, sizeof kind, "%.*s", dot ? (int)(dot - item) : 0, item ? item : "");
+		if (item && streq(item, "scsi"))
+			json_object_set(result, "scsi-port", json_object_get(want, "scsi-port"));
+		else if (streq(kind, "disks") || streq(kind, "nics"))
+			take_item(result, want, kind, dot + 1);
+	}
+	return result;
+}
+
 /* ---- The difference ---- */
 
 struct diff {

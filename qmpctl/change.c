@@ -2,10 +2,11 @@
  * A change of a VM: its spec on disk, and QEMU where it runs.
  *
  * The way it goes well: edit copies of both specs -> check -> diff -> plan -> run -> keep.
- * The plan fails: it was undone, nothing is kept. The guest is silent: the spec on disk is kept as wanted, what is left of the
- * plan waits in guest->pending for the guest's answer.
+ * The plan fails: it was undone, nothing is kept. The guest is silent: the spec on disk is kept as wanted, what is left (of
+ * the plan, or of its undoing) goes on as pending (pending.h).
  */
 #include "qmpctl/keeper.h"
+#include "qmpctl/pending.h"
 #include "launcher/exec.h"
 #include "launcher/hostnet.h"
 #include "launcher/plan.h"
@@ -20,9 +21,6 @@ struct change {
 	json_t *config;  /* the spec to keep on disk; NULL: not wanted */
 	json_t *want;    /* effective, to be had by QEMU; NULL: it does not run, or not wanted */
 	json_t *plan, *next_start, *result;
-	struct vm_exec *exec;
-	int fds[8];
-	size_t n_fds;
 };
 
 static const char *text_of(const json_t *object, const char *key)
@@ -32,8 +30,6 @@ static const char *text_of(const json_t *object, const char *key)
 
 static void change_free(struct change *c)
 {
-	for (size_t i = 0; i < c->n_fds; i++)
-		(void)close(c->fds[i]);
 	json_decref(c->config);
 	json_decref(c->want);
 	json_decref(c->plan);
@@ -52,42 +48,31 @@ static void change_fail(struct change *c, const struct qmp_error *why)
 
 /* ---- What QEMU has afterwards ---- */
 
-static bool is_later(const struct change *c, const char *kind, const char *id)
+static bool touches(const json_t *plan, const char *item)
 {
-	char path[64];
-	json_t *entry;
+	json_t *step;
 	size_t i;
 
-	snprintf(path, sizeof path, "%s.%s", kind, id);
-	json_array_foreach(c->next_start, i, entry)
-		if (streq(text_of(entry, "path"), path))
+	json_array_foreach(plan, i, step)
+		if (streq(text_of(step, "item"), item))
 			return true;
 	return false;
 }
 
-static json_t *items_after(const struct change *c, const json_t *have, const char *kind)
+/* The plan has been run but for REST (NULL: all of it): whatever item has no step left is as wanted. */
+static void keep_running(const struct change *c, const json_t *rest)
 {
-	json_t *list = json_array(), *item;
+	struct vm *vm = c->call->guest->vm;
+	json_auto_t *done = json_array(), *running = NULL;
+	json_t *step;
 	size_t i;
 
-	json_array_foreach(json_object_get(have, kind), i, item)
-		if (is_later(c, kind, text_of(item, "id")))
-			json_array_append(list, item);
-	json_array_foreach(json_object_get(c->want, kind), i, item)
-		if (!is_later(c, kind, text_of(item, "id")))
-			json_array_append(list, item);
-	return list;
-}
-
-static json_t *running_after(const struct change *c, const json_t *have)
-{
-	json_t *running = json_copy((json_t *)have);
-
-	json_object_set_new(running, "disks", items_after(c, have, "disks"));
-	json_object_set_new(running, "nics", items_after(c, have, "nics"));
-	if (json_object_get(c->want, "scsi-port"))
-		json_object_set(running, "scsi-port", json_object_get(c->want, "scsi-port"));
-	return running;
+	json_array_foreach(c->plan, i, step)
+		if (!touches(rest, text_of(step, "item")))
+			json_array_append(done, step);
+	running = vm->running && json_array_size(done) > 0 ? vm_plan_result(vm->running, c->want, done) : NULL;
+	if (running)
+		(void)vm_save_running(vm, running, NULL);
 }
 
 static void finish(struct change *c, const char *outcome)
@@ -109,40 +94,39 @@ static void finish(struct change *c, const char *outcome)
 	op_return(call, result);
 }
 
-/* ---- Plans under way ---- */
-
-static struct vm_exec **exec_slot(struct guest *g, const struct vm_exec *x)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(g->execs); i++)
-		if (g->execs[i] == x)
-			return &g->execs[i];
-	return NULL;
-}
+/* ---- Running the plan ---- */
 
 void change_abandon(struct guest *g)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(g->execs); i++)
-		if (g->execs[i])
-			vm_exec_abandon(take_ptr(g->execs[i]));
+	if (g->exec)
+		vm_exec_abandon(g->exec);
 }
 
-/* ---- Running the plan ---- */
-
-static int open_fd(void *data, const char *name)
+int change_open_fd(const json_t *spec, const char *name, struct qmp_error *err)
 {
-	struct change *c = data;
 	json_t *nic;
 	size_t i;
 
-	json_array_foreach(json_object_get(c->want, "nics"), i, nic)
+	json_array_foreach(json_object_get(spec, "nics"), i, nic)
 	{
 		char tap[32];
+		int fd = -1, r;
 		snprintf(tap, sizeof tap, "%.16s-tap", text_of(nic, "id"));
-		if (streq(tap, name) && c->n_fds < ARRAY_SIZE(c->fds) &&
-		    vm_hostnet_open(nic, &c->fds[c->n_fds], NULL) == 0)
-			return c->fds[c->n_fds++];
+		if (!streq(tap, name))
+			continue;
+		r = vm_hostnet_open(nic, &fd, err);
+		return r < 0 ? r : fd;
 	}
-	return -1;
+	return qmp_error_set(err, QMP_ERR_INTERNAL, -ENOENT, "no NIC is for the fd %s", name);
+}
+
+/* Of a NIC that is added; or that was removed, and is added again because something else failed. */
+static int open_fd(void *data, const char *name, struct qmp_error *err)
+{
+	const struct change *c = data;
+	int fd = change_open_fd(c->want, name, NULL);
+
+	return fd >= 0 ? fd : change_open_fd(c->call->guest->vm->running, name, err);
 }
 
 static void on_progress(void *data, size_t step, size_t total)
@@ -154,64 +138,53 @@ static void on_progress(void *data, size_t step, size_t total)
 				   (json_int_t)total));
 }
 
-static void keep_pending(struct change *c, json_t *rest, const struct qmp_error *why)
+/* What is left of the plan, or of its undoing (WANT is NULL), goes on without the operation. */
+static void leave_to_the_guest(struct change *c, json_t *rest, json_t *want)
 {
-	json_t *step = json_array_get(rest, 0);
+	struct qmp_error err = {0};
 
-	json_array_append_new(c->call->guest->pending,
-			      json_pack("{s:s, s:s, s:I, s:O, s:O}", "item", text_of(step, "item"), "operation",
-					c->call->op->name, "since", (json_int_t)time(NULL), "waits-for",
-					json_object_get(step, "wait"), "rest", rest));
-	json_object_set(c->result, "waits-for", json_object_get(step, "wait"));
-	json_object_set_new(c->result, "why", json_string(why->message));
+	if (pending_add(c->call->guest, c->call->op->name, rest, want, &err) < 0)
+		guest_send_event(c->call->guest, "QMPCTL_SETTLED",
+				 json_pack("{s:s, s:s, s:s, s:s}", "item", text_of(json_array_get(rest, 0), "item"), "operation",
+					   c->call->op->name, "outcome", "failed", "why", err.message));
 }
 
-static void on_done(void *data, enum vm_exec_outcome outcome, json_t *rest, const struct qmp_error *why)
+static void on_done(void *data, enum vm_exec_outcome outcome, json_t *rest_consume, const struct qmp_error *why)
 {
 	struct change *c = data;
-	struct vm *vm = c->call->guest->vm;
-	json_auto_t *running = NULL;
-	struct vm_exec **slot = exec_slot(c->call->guest, c->exec);
+	json_auto_t *rest = rest_consume;
 
-	if (slot && c->exec)
-		*slot = NULL;
+	c->call->guest->exec = NULL;
 	if (outcome == VM_EXEC_FAILED) {
+		if (rest)
+			leave_to_the_guest(c, rest, NULL);
 		change_fail(c, why);
 		return;
 	}
+	keep_running(c, rest);
 	if (outcome == VM_EXEC_PENDING) {
-		keep_pending(c, rest, why);
-		json_decref(rest);
-		finish(c, "pending");
-		return;
+		json_object_set(c->result, "waits-for", json_object_get(json_array_get(rest, 0), "wait"));
+		json_object_set_new(c->result, "why", json_string(why->message));
+		leave_to_the_guest(c, rest, c->want);
 	}
-	if (vm->running) {
-		running = running_after(c, vm->running);
-		(void)vm_save_running(vm, running, NULL);
-	}
-	finish(c, "done");
+	finish(c, outcome == VM_EXEC_PENDING ? "pending" : "done");
 }
 
 static void run_plan(struct change *c)
 {
 	struct op_call *call = c->call;
 	struct qmp_error err = {0};
-	struct vm_exec **slot;
 	struct qmp_session *s;
-	struct vm_exec_options o = {open_fd, call->op->waits ? on_progress : NULL, on_done, c};
+	struct vm_exec_options o = {
+		.fd = open_fd, .progress = call->op->waits ? on_progress : NULL, .done = on_done, .data = c};
 
 	if (json_array_size(c->plan) == 0) {
 		finish(c, "done");
 		return;
 	}
 	s = vm_session(call->guest->vm, &err);
-	slot = exec_slot(call->guest, NULL);
-	if (!slot)
-		qmp_error_set(&err, QMP_ERR_BUSY, -EBUSY, "too many changes wait for the guest");
-	if (!s || !slot || vm_exec_run(call->guest->keeper->loop, s, c->plan, &o, &c->exec, &err) < 0)
+	if (!s || vm_exec_run(call->guest->keeper->loop, s, c->plan, &o, &call->guest->exec, &err) < 0)
 		change_fail(c, &err);
-	else
-		*slot = c->exec;
 }
 
 /* ---- Making it ---- */
@@ -282,87 +255,5 @@ void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json
 		op_return(call, result);
 	} else {
 		run_plan(c);
-	}
-}
-
-/* ---- What was pending ---- */
-
-struct rest {
-	struct guest *guest;
-	char *item; /* "disks.vda" */
-	struct vm_exec *exec;
-};
-
-static void forget_running(struct guest *g, const char *item)
-{
-	json_auto_t *running = g->vm->running ? json_deep_copy(g->vm->running) : NULL;
-	const char *dot = strchr(item, '.');
-	char kind[16];
-
-	if (!running || !dot)
-		return;
-	snprintf(kind, sizeof kind, "%.*s", (int)(dot - item), item);
-	if (vm_spec_remove(running, kind, dot + 1) == 0)
-		(void)vm_save_running(g->vm, running, NULL);
-}
-
-static void on_rest_done(void *data, enum vm_exec_outcome outcome, json_t *left, const struct qmp_error *why)
-{
-	struct rest *rest = data;
-
-	struct vm_exec **slot = exec_slot(rest->guest, rest->exec);
-
-	if (slot && rest->exec)
-		*slot = NULL;
-	json_decref(left);
-	UNUSED(why);
-	if (outcome == VM_EXEC_DONE)
-		forget_running(rest->guest, rest->item);
-	guest_send_event(rest->guest, "QMPCTL_SETTLED",
-			 json_pack("{s:s, s:s}", "item", rest->item, "outcome",
-				   outcome == VM_EXEC_DONE ? "done" : "failed"));
-	free(rest->item);
-	free(rest);
-}
-
-static void settle(struct guest *g, json_t *entry)
-{
-	json_auto_t *plan = json_copy(json_object_get(entry, "rest"));
-	struct qmp_session *s = vm_session(g->vm, NULL);
-	struct rest *rest = calloc(1, sizeof *rest);
-	struct vm_exec_options o = {NULL, NULL, on_rest_done, rest};
-
-	struct vm_exec **slot = exec_slot(g, NULL);
-
-	if (!rest || !s || !slot) {
-		free(rest);
-		return;
-	}
-	json_array_remove(plan, 0); /* the device_del that has now been answered */
-	*rest = (struct rest){g, strdup(text_of(entry, "item")), NULL};
-	if (vm_exec_run(g->keeper->loop, s, plan, &o, &rest->exec, NULL) < 0) {
-		free(rest->item);
-		free(rest);
-	} else {
-		*slot = rest->exec;
-	}
-}
-
-void change_reconcile(struct guest *g, const struct qmp_event *event)
-{
-	json_t *entry;
-	size_t i;
-
-	if (!streq(event->name, "DEVICE_DELETED"))
-		return;
-	json_array_foreach(g->pending, i, entry)
-	{
-		json_t *match = json_object_get(json_object_get(entry, "waits-for"), "match");
-		if (!event->data ||
-		    !json_equal(json_object_get(match, "device"), json_object_get(event->data, "device")))
-			continue;
-		settle(g, entry);
-		json_array_remove(g->pending, i);
-		return;
 	}
 }

@@ -1,4 +1,5 @@
 #include "qmpctl/keeper.h"
+#include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
 #include "proto/base.h"
 
@@ -67,10 +68,14 @@ static void on_state(void *data, struct vm *vm)
 
 	guest_send_event(g, "QMPCTL_STATE", json_pack("{s:s, s:s}", "name", vm->name, "state", vm_state_name(vm->state)));
 	/* One that is merely silent may still carry out what it was told. */
-	if (vm->state == VM_STOPPED || (vm->state == VM_UNRESPONSIVE && !vm_session(vm, NULL)))
+	if (vm->state == VM_STOPPED || (vm->state == VM_UNRESPONSIVE && !vm_session(vm, NULL))) {
 		change_abandon(g);
+		pending_rest(g);
+	} else {
+		pending_resume(g);
+	}
 	if (vm->state == VM_STOPPED) {
-		json_array_clear(g->pending);
+		pending_clear(g);
 		g->agent_open = false;
 	}
 	tell_calls(g, on_state);
@@ -89,7 +94,6 @@ static void on_event(void *data, struct vm *vm, const struct qmp_event *event)
 	if (streq(event->name, "VSERPORT_CHANGE") && event->data &&
 	    streq(json_string_value(json_object_get(event->data, "id")), "agent-port"))
 		g->agent_open = json_is_true(json_object_get(event->data, "open"));
-	change_reconcile(g, event);
 	tell_calls(g, on_event, event);
 }
 
@@ -113,10 +117,8 @@ int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **re
 	if (!g)
 		return qmp_error_errno(err, -ENOMEM, "%s", name);
 	g->keeper = k;
-	g->pending = json_array();
 	g->restart = restart_new(g);
 	if (!g->restart) {
-		json_decref(g->pending);
 		free(g);
 		return qmp_error_errno(err, -ENOMEM, "%s", name);
 	}
@@ -130,7 +132,6 @@ int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **re
 		listener_free(g->control);
 		vm_close(g->vm);
 		restart_free(g->restart);
-		json_decref(g->pending);
 		free(g);
 		return r;
 	}
@@ -168,11 +169,11 @@ void keeper_close(struct keeper *k)
 		listener_free(g->control);
 		listener_free(g->observe);
 		change_abandon(g);
+		pending_clear(g);
 		fail_calls(g);
 		vm_close(g->vm); /* answers what is in flight */
 		clients_free(g);
 		restart_free(g->restart);
-		json_decref(g->pending);
 		free(g);
 	}
 	uv_timer_stop(&k->idle);

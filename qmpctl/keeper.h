@@ -69,8 +69,8 @@ struct guest {
 	struct client *clients;
 	struct listener *control, *observe;
 	struct op_call *running, *queue, *watching; /* the change that runs; those that wait; those that only look on */
-	struct vm_exec *execs[8]; /* plans under way: one change, and what was pending */
-	json_t *pending; /* [{"item", "waits-for", "since", "rest"}] */
+	struct vm_exec *exec;    /* the plan of the change that runs */
+	struct pending *pending; /* what waits for the guest (pending.h) */
 	bool restarting; /* reboot: it stops to start again */
 	struct restart *restart; /* what its policy does when it ends */
 	bool agent_open;
@@ -81,10 +81,9 @@ typedef int (*spec_edit)(json_t *spec, const json_t *item, struct qmp_error *err
 void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json_t *result_consume);
 /* Gives a disk without a format the one that its image's header says; says so in RESULT (may be NULL). */
 int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err);
-/* A device that was waited for is gone: finishes what is pending. */
-void change_reconcile(struct guest *g, const struct qmp_event *event);
-
-/* The session is gone: plans under way end. */
+/* The fd of that name ("net0-tap") for an item of SPEC; or a negative errno. */
+int change_open_fd(const json_t *spec, const char *name, struct qmp_error *err);
+/* The session is gone: the plan under way ends. */
 void change_abandon(struct guest *g);
 
 /* ---- Keeper ---- */

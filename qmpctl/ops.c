@@ -2,6 +2,7 @@
  * The operations that control.sock has beside QEMU's commands, one entry each in the table at the end.
  */
 #include "qmpctl/keeper.h"
+#include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
 #include "images/header.h"
 #include "launcher/spec.h"
@@ -32,26 +33,12 @@ static void fail(struct op_call *call, enum qmp_error_kind kind, int code, const
 
 /* ---- status, show, schema ---- */
 
-static json_t *pending_for_people(const struct guest *g)
-{
-	json_t *list = json_array(), *entry;
-	size_t i;
-
-	json_array_foreach(g->pending, i, entry)
-	{
-		json_t *copy = json_copy(entry);
-		json_object_del(copy, "rest");
-		json_array_append_new(list, copy);
-	}
-	return list;
-}
-
 static void start_status(struct op_call *call)
 {
 	const struct guest *g = call->guest;
 	const struct vm *vm = g->vm;
 	json_t *s = json_pack("{s:s, s:s, s:O?, s:o, s:i}", "name", vm->name, "state", vm_state_name(vm->state), "uuid",
-			      json_object_get(vm->spec, "uuid"), "pending", pending_for_people(g), "keeper-pid",
+			      json_object_get(vm->spec, "uuid"), "pending", pending_status(g), "keeper-pid",
 			      (int)getpid());
 
 	if (vm->qemu) {
@@ -181,6 +168,16 @@ static void add_item(struct op_call *call, const char *kind, const char *key, sp
 	json_t *result = json_object(), *item;
 	struct qmp_error err = {0};
 
+	if (text_of(given, "id")) {
+		char path[64];
+		snprintf(path, sizeof path, "%s.%s", kind, text_of(given, "id"));
+		if (pending_has(call->guest, path)) {
+			json_decref(result);
+			fail(call, QMP_ERR_BUSY, -EBUSY,
+			     "an earlier %s is pending: the guest has not let go of it; wait for that, or reset the guest", path);
+			return;
+		}
+	}
 	if (streq(kind, "disks") && disk_decide_format(given, result, &err) < 0) {
 		json_decref(result);
 		op_fail(call, &err);
@@ -231,18 +228,12 @@ static void remove_item(struct op_call *call, const char *kind, const char *noun
 {
 	const struct vm *vm = call->guest->vm;
 	const char *id = op_text(call, "id");
-	json_t *entry;
-	char ids[400];
-	size_t i;
+	char ids[400], path[64];
 
-	json_array_foreach(call->guest->pending, i, entry)
-	{
-		char path[64];
-		snprintf(path, sizeof path, "%s.%s", kind, id);
-		if (!streq(text_of(entry, "item"), path))
-			continue;
-		op_return(call, json_pack("{s:s, s:s, s:O, s:s}", "id", id, "outcome", "pending", "waits-for",
-					  json_object_get(entry, "waits-for"), "why",
+	snprintf(path, sizeof path, "%s.%s", kind, id);
+	if (pending_has(call->guest, path)) {
+		op_return(call, json_pack("{s:s, s:s, s:{s:s, s:{s:s}}, s:s}", "id", id, "outcome", "pending", "waits-for", "event",
+					  "DEVICE_DELETED", "match", "device", id, "why",
 					  "it has been asked for already; the guest has not let go yet"));
 		return;
 	}

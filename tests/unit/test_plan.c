@@ -135,8 +135,28 @@ static void test_what_waits_for_the_next_start(void)
 	CHECK_INT(json_array_size(plan), 0);
 }
 
+/* Whatever part of a change's plan has been run, the items that it touches are as wanted, and the others as they were. */
+static void test_result(void)
+{
+	json_auto_t *have = effective(none), *want = effective(full), *add = diff(none, full, 0), *removal = diff(full, none, 0);
+	json_auto_t *undo = vm_plan_undo(removal), *first = json_array(), *all = NULL, *back = NULL, *part = NULL;
+
+	all = vm_plan_result(have, want, add);
+	CHECK(json_equal(json_object_get(all, "disks"), json_object_get(want, "disks")));
+	CHECK(json_equal(json_object_get(all, "nics"), json_object_get(want, "nics")));
+	back = vm_plan_result(all, have, removal);
+	CHECK(json_equal(back, have));
+	json_array_append(first, json_array_get(removal, 0));
+	CHECK_STR(text_of(json_array_get(first, 0), "item"), "disks.vda");
+	part = vm_plan_result(all, have, first);
+	CHECK_INT(json_array_size(json_object_get(part, "disks")), 0);
+	CHECK_INT(json_array_size(json_object_get(part, "nics")), 1);
+	CHECK_INT(json_array_size(undo), json_array_size(add)); /* the getfd is there in both */
+}
+
 int main(void)
 {
+	RUN(test_result);
 	RUN(test_undo_is_removal);
 	RUN(test_removal_waits);
 	RUN(test_fd_goes_before_its_netdev);

@@ -1,0 +1,129 @@
+"""Devices that must go: undone additions, guests that have not run, guests that do not let go."""
+import json
+import os
+
+import world
+from test_hotplug import blocks, peripherals
+from world import FAILED, PENDING, WorldTest
+
+
+class Unplug(WorldTest):
+    def setUp(self):
+        super().setUp()
+        self.images = {}
+        for name in ("vdx", "vdy"):
+            self.images[name] = os.path.join(self.w.base, f"{name}.img")
+            with open(self.images[name], "wb") as f:
+                f.truncate(1 << 20)
+
+    def disk(self, ident, image=None):
+        return {"id": ident, "path": self.images[image or ident], "format": "raw"}
+
+    def apply(self, rc, change):
+        """Applies the VM's spec after CHANGE has edited its disks."""
+        spec = json.loads(self.w.ok("show", "a", "-o", "json").out)["spec"]
+        spec["disks"] = change(spec.get("disks", []))
+        path = os.path.join(self.w.base, "apply.json")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(spec, f)
+        return self.w.expect(rc, "apply", path, "--timeout", "5")
+
+    def settled(self, qmp, item):
+        data = qmp.event("QMPCTL_SETTLED", {"item": item})["data"]
+        self.assertEqual(data["outcome"], "done", data)
+
+    def has(self, qmp):
+        return blocks(qmp), peripherals(qmp)
+
+    def test_what_was_added_before_a_failure_is_ejected_and_gone(self):
+        serial = self.w.start_tiny("a")
+        with self.w.control("a") as qmp:
+            before = self.has(qmp)
+            # A second writer of one image is refused by its device, when the first disk stands.
+            result = self.apply(FAILED, lambda disks: disks + [self.disk("vdx"), self.disk("vdy", "vdx")])
+            self.assertIn("vdy", result.err)
+            serial.expect("EJECT")
+            self.assertEqual(self.has(qmp), before, str(result))
+        self.assertEqual(self.w.status("a")["pending"], [])
+
+    def test_what_was_removed_before_a_failure_is_there_again(self):
+        serial = self.w.start_tiny("a")
+        self.w.ok("disk", "add", "a", f"id=vdx,path={self.images['vdx']},format=raw")
+        with self.w.control("a") as qmp:
+            before = self.has(qmp)
+            missing = {"id": "vdz", "path": "/nonexistent/z.img", "format": "raw"}
+            result = self.apply(FAILED, lambda disks: [d for d in disks if d["id"] != "vdx"] + [missing])
+            serial.expect("EJECT")
+            self.assertEqual(self.has(qmp), before, str(result))
+        self.w.ok("disk", "remove", "a", "vdx")
+
+    def test_an_undo_that_the_guest_ignores_is_pending_and_finished_later(self):
+        serial = self.w.start_tiny("a")
+        serial.write("e")
+        serial.expect("e")
+        with self.w.control("a") as qmp:
+            before = self.has(qmp)
+            result = self.apply(FAILED, lambda disks: disks + [self.disk("vdx"), self.disk("vdy", "vdx")])
+            self.assertIn("being undone", result.err)
+            self.assertIn("vdx", peripherals(qmp))
+            self.assertEqual([p["item"] for p in self.w.status("a")["pending"]], ["disks.vdx"])
+            again = self.w.run("disk", "add", "a", f"id=vdx,path={self.images['vdx']},format=raw")
+            self.assertNotEqual(again.rc, 0)
+            self.assertIn("pending", again.err)
+            serial.write("e")
+            self.settled(qmp, "disks.vdx")
+            self.assertEqual(self.has(qmp), before)
+        self.assertEqual(self.w.status("a")["pending"], [])
+
+    def test_a_vm_that_has_not_run_lets_go_at_once(self):
+        serial = self.w.create_tiny("a")
+        self.w.ok("start", "a", "--paused")
+        with self.w.control("a") as qmp:
+            before = self.has(qmp)
+            self.w.ok("disk", "add", "a", f"id=vdx,path={self.images['vdx']},format=raw")
+            self.w.ok("disk", "remove", "a", "vdx", "--timeout", "10")
+            self.assertEqual(self.has(qmp), before)
+        self.w.ok("resume", "a")
+        serial.expect("TINY-READY")
+
+    def test_a_paused_vm_is_not_reset(self):
+        serial = self.w.start_tiny("a")
+        self.w.ok("disk", "add", "a", f"id=vdx,path={self.images['vdx']},format=raw")
+        self.w.ok("pause", "a")
+        with self.w.control("a") as qmp:
+            self.w.expect(PENDING, "disk", "remove", "a", "vdx", "--timeout", "1")
+            self.w.ok("resume", "a")
+            self.settled(qmp, "disks.vdx")
+            self.assertNotIn("RESET", [e["event"] for e in qmp.events])
+            self.assertNotIn("vdx-fmt", blocks(qmp))
+        serial.expect("EJECT")
+
+    def test_a_device_that_another_client_already_asked_for(self):
+        serial = self.w.start_tiny("a")
+        serial.write("e")
+        serial.expect("e")
+        with self.w.control("a") as qmp:
+            before = self.has(qmp)
+            self.w.ok("disk", "add", "a", f"id=vdx,path={self.images['vdx']},format=raw")
+            qmp.execute("device_del", {"id": "vdx"})
+            self.w.expect(PENDING, "disk", "remove", "a", "vdx", "--timeout", "1")
+            serial.write("e")
+            self.settled(qmp, "disks.vdx")
+            self.assertEqual(self.has(qmp), before)
+
+    def test_what_is_pending_survives_a_reset_of_the_guest(self):
+        serial = self.w.start_tiny("a")
+        serial.write("e")
+        serial.expect("e")
+        with self.w.control("a") as qmp:
+            before = self.has(qmp)
+            self.w.ok("disk", "add", "a", f"id=vdx,path={self.images['vdx']},format=raw")
+            self.w.expect(PENDING, "disk", "remove", "a", "vdx", "--timeout", "1")
+            self.w.ok("reset", "a")
+            self.settled(qmp, "disks.vdx")
+            self.assertEqual(self.has(qmp), before)
+        serial.expect("TINY-READY")
+
+
+if __name__ == "__main__":
+    world.main()
