@@ -311,6 +311,20 @@ json_t *vm_inventory_left(const struct vm_inventory *inv, const json_t *plan)
 	return left;
 }
 
+json_t *vm_inventory_skip_gone(const struct vm_inventory *inv, const json_t *plan)
+{
+	json_t *left = json_array(), *step;
+	enum vm_object_kind kind;
+	const char *id;
+	bool adds;
+	size_t i;
+
+	json_array_foreach(plan, i, step)
+		if (!vm_step_object(step, &kind, &id, &adds) || adds || vm_inventory_has(inv, kind, id))
+			json_array_append(left, step);
+	return left;
+}
+
 json_t *vm_inventory_undo(const struct vm_inventory *inv, const json_t *plan)
 {
 	json_auto_t *all = vm_plan_undo(plan);

@@ -53,6 +53,8 @@ enum vm_presence vm_inventory_presence(const struct vm_inventory *i, const struc
  * limit that is set) is among them; a getfd is where its netdev is.
  */
 json_t *vm_inventory_left(const struct vm_inventory *i, const json_t *plan);
+/* PLAN without the removals of what is gone already, by somebody else's hand. New. */
+json_t *vm_inventory_skip_gone(const struct vm_inventory *i, const json_t *plan);
 /* Rolling it back: the plan that undoes what of PLAN is there (plan.h, vm_plan_undo). New. */
 json_t *vm_inventory_undo(const struct vm_inventory *i, const json_t *plan);
 

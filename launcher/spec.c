@@ -876,22 +876,29 @@ static bool port_taken(const json_t *spec, json_int_t port)
 	return false;
 }
 
-static int new_port(const json_t *spec, json_t *owner, const char *key, struct qmp_error *err)
+static int new_port(const json_t *spec, const json_t *taken, json_t *owner, const char *key, struct qmp_error *err)
 {
-	json_int_t ports = ports_of(spec), port;
+	json_int_t ports = ports_of(spec), port, others = 0;
 
 	if (json_object_get(owner, key))
 		return 0;
-	for (port = 1; port <= ports; port++)
-		if (!port_taken(spec, port))
+	for (port = 1; port <= ports; port++) {
+		char name[24];
+		snprintf(name, sizeof name, "%lld", (long long)port);
+		if (port_taken(spec, port))
+			continue;
+		if (!json_object_get(taken, name))
 			return json_object_set_new(owner, key, json_integer(port)) < 0 ? -ENOMEM : 1;
+		others++;
+	}
 	return qmp_error_set(err, QMP_ERR_LIMIT, -ENOSPC,
-			     "no free PCI port: the machine has %lld and all are taken; set machine.ports higher (it "
-			     "counts from the next start)",
-			     (long long)ports);
+			     "no free PCI port: the machine has %lld, %lld taken by the spec and %lld by devices that QEMU has "
+			     "besides; set machine.ports higher (%d at most on this machine; it counts from the next start), "
+			     "or put disks on the bus scsi, which share one port",
+			     (long long)ports, (long long)(ports - others), (long long)others, is_pc(spec) ? 16 : 64);
 }
 
-static int complete_item(json_t *spec, const char *kind, json_t *item, struct qmp_error *err)
+static int complete_item(json_t *spec, const json_t *taken, const char *kind, json_t *item, struct qmp_error *err)
 {
 	const char *bus = text_of(item, "bus"), *type = text_of(item, "type");
 	bool disk = streq(kind, "disks"), cdrom = type && streq(type, "cdrom");
@@ -902,13 +909,13 @@ static int complete_item(json_t *spec, const char *kind, json_t *item, struct qm
 	if (streq(kind, "nics") && !text_of(item, "mac"))
 		changed = json_object_set_new(item, "mac", new_mac()) == 0;
 	if (streq(kind, "nics") || (disk && !cdrom && (!bus || streq(bus, "virtio") || streq(bus, "nvme"))))
-		r = new_port(spec, item, "port", err);
+		r = new_port(spec, taken, item, "port", err);
 	else if (disk && bus && streq(bus, "scsi"))
-		r = new_port(spec, spec, "scsi-port", err);
+		r = new_port(spec, taken, spec, "scsi-port", err);
 	return r < 0 ? r : r || changed;
 }
 
-int vm_spec_complete(json_t *spec, struct qmp_error *err)
+int vm_spec_complete_beside(json_t *spec, const json_t *taken, struct qmp_error *err)
 {
 	static const char *const kinds[] = {"disks", "nics", "consoles"};
 	int changed = 0, r;
@@ -920,12 +927,17 @@ int vm_spec_complete(json_t *spec, struct qmp_error *err)
 	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
 		json_array_foreach(json_object_get(spec, kinds[k]), i, item)
 		{
-			r = complete_item(spec, kinds[k], item, err);
+			r = complete_item(spec, taken, kinds[k], item, err);
 			if (r < 0)
 				return r;
 			changed |= r;
 		}
 	return changed;
+}
+
+int vm_spec_complete(json_t *spec, struct qmp_error *err)
+{
+	return vm_spec_complete_beside(spec, NULL, err);
 }
 
 /* ---- Editing ---- */

@@ -23,6 +23,8 @@ json_t *vm_spec_effective(const json_t *spec);
  * (and "scsi-port" when a disk is on the scsi bus). Returns 1 when it changed something, 0 when not.
  */
 int vm_spec_complete(json_t *spec, struct qmp_error *err);
+/* The same beside devices that are not in SPEC: TAKEN (may be NULL) has the ports that are not to be chosen as keys. */
+int vm_spec_complete_beside(json_t *spec, const json_t *taken, struct qmp_error *err);
 /* The item of SPEC[KIND] ("disks", "nics", "consoles") with that id; borrowed; NULL: none. */
 json_t *vm_spec_find(const json_t *spec, const char *kind, const char *id);
 /* Removes it: 0, or -ENOENT. */

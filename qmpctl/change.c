@@ -9,6 +9,7 @@
 #include "qmpctl/pending.h"
 #include "launcher/exec.h"
 #include "launcher/hostnet.h"
+#include "launcher/inventory.h"
 #include "launcher/plan.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
@@ -21,6 +22,8 @@ struct change {
 	json_t *config;  /* the spec to keep on disk; NULL: not wanted */
 	json_t *want;    /* effective, to be had by QEMU; NULL: it does not run, or not wanted */
 	json_t *plan, *next_start, *result;
+	json_t *steps;   /* of the plan, those that are still to be done */
+	json_t *taken;   /* PCI ports; may be NULL */
 };
 
 static const char *text_of(const json_t *object, const char *key)
@@ -31,6 +34,8 @@ static const char *text_of(const json_t *object, const char *key)
 static void change_free(struct change *c)
 {
 	json_decref(c->config);
+	json_decref(c->steps);
+	json_decref(c->taken);
 	json_decref(c->want);
 	json_decref(c->plan);
 	json_decref(c->next_start);
@@ -178,16 +183,48 @@ static void run_plan(struct change *c)
 	struct vm_exec_options o = {
 		.fd = open_fd, .progress = call->op->waits ? on_progress : NULL, .done = on_done, .data = c};
 
-	if (json_array_size(c->plan) == 0) {
+	if (json_array_size(c->steps) == 0) {
+		keep_running(c, NULL);
 		finish(c, "done");
 		return;
 	}
 	s = vm_session(call->guest->vm, &err);
-	if (!s || vm_exec_run(call->guest->keeper->loop, s, c->plan, &o, &call->guest->exec, &err) < 0)
+	if (!s || vm_exec_run(call->guest->keeper->loop, s, c->steps, &o, &call->guest->exec, &err) < 0)
 		change_fail(c, &err);
 }
 
 /* ---- Making it ---- */
+
+static void leave_out(json_t *ports, const json_t *port)
+{
+	char key[24];
+
+	snprintf(key, sizeof key, "%lld", (long long)json_integer_value(port));
+	json_object_del(ports, key);
+}
+
+json_t *change_taken_ports(const struct op_call *call)
+{
+	static const char *const kinds[] = {"disks", "nics"};
+	const struct vm *vm = call->guest->vm;
+	json_t *taken, *item;
+	size_t i;
+
+	if (!call->inventory || !op_flag(call, "live", true))
+		return NULL;
+	taken = json_copy(call->inventory->ports);
+	/* Those of the spec are its own affair: they may be freed by this very change. */
+	leave_out(taken, json_object_get(vm->running, "scsi-port"));
+	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
+		json_array_foreach(json_object_get(vm->running, kinds[k]), i, item)
+		{
+			char path[64];
+			snprintf(path, sizeof path, "%s.%s", kinds[k], text_of(item, "id"));
+			if (!pending_has(call->guest, path))
+				leave_out(taken, json_object_get(item, "port"));
+		}
+	return taken;
+}
 
 static int edit_config(struct change *c, spec_edit edit, const json_t *item, struct qmp_error *err)
 {
@@ -197,7 +234,7 @@ static int edit_config(struct change *c, spec_edit edit, const json_t *item, str
 	r = c->config ? edit(c->config, item, err) : -ENOMEM;
 	if (r == 0)
 		r = vm_spec_check(c->config, err);
-	return r < 0 ? r : vm_spec_complete(c->config, err);
+	return r < 0 ? r : vm_spec_complete_beside(c->config, c->taken, err);
 }
 
 static int edit_running(struct change *c, spec_edit edit, const json_t *item, struct qmp_error *err)
@@ -210,13 +247,16 @@ static int edit_running(struct change *c, spec_edit edit, const json_t *item, st
 	if (r == 0)
 		r = vm_spec_check(spec, err);
 	if (r == 0)
-		r = vm_spec_complete(spec, err);
+		r = vm_spec_complete_beside(spec, c->taken, err);
 	if (r < 0)
 		return r;
 	c->want = vm_spec_effective(spec);
-	return c->want ? vm_diff(vm->running, c->want, &host,
-				 (uint64_t)op_int(c->call, "timeout", 30) * 1000, c->plan, c->next_start, err)
-		       : -ENOMEM;
+	r = c->want ? vm_diff(vm->running, c->want, &host, (uint64_t)op_int(c->call, "timeout", 30) * 1000, c->plan,
+			      c->next_start, err)
+		    : -ENOMEM;
+	if (r == 0 && c->call->inventory)
+		c->steps = vm_inventory_skip_gone(c->call->inventory, c->plan);
+	return r;
 }
 
 void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json_t *result_consume)
@@ -238,6 +278,7 @@ void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json
 	c->result = result_consume;
 	c->plan = json_array();
 	c->next_start = json_array();
+	c->taken = change_taken_ports(call);
 	if (!vm->running && !config)
 		r = qmp_error_set(&err, QMP_ERR_STATE, -ENOTCONN,
 				  "the VM %s is not running, so there is nothing to change live", vm->name);
@@ -245,11 +286,13 @@ void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json
 		r = edit_config(c, edit, item, &err);
 	if (r >= 0 && live && vm->running)
 		r = edit_running(c, edit, item, &err);
+	if (!c->steps)
+		c->steps = json_incref(c->plan);
 	if (r < 0) {
 		qmp_error_errno(&err, r, "%s", call->op->name);
 		change_fail(c, &err);
 	} else if (op_flag(call, "dry-run", false)) {
-		json_t *result = json_pack("{s:O, s:O, s:s}", "plan", c->plan, "next-start", c->next_start, "outcome",
+		json_t *result = json_pack("{s:O, s:O, s:s}", "plan", c->steps, "next-start", c->next_start, "outcome",
 					   "dry-run");
 		change_free(c);
 		op_return(call, result);

@@ -11,6 +11,8 @@
 struct keeper;
 struct guest;
 struct op_call;
+struct vm_inventory;
+struct pending;
 struct restart;
 
 /* RESULT (borrowed) on success, WHY on failure: one of them is NULL. */
@@ -28,6 +30,7 @@ struct op {
 	const struct op_arg *args; /* ends with a NULL name */
 	bool changes;              /* one at a time for each VM, and not on observe.sock */
 	bool urgent;               /* does not wait for the change that runs */
+	bool asks;                 /* of a VM that runs, QEMU is asked what it has before it starts */
 	bool waits;                /* may take as long as the guest takes */
 	/* Starts it; the call ends in op_return or op_fail, at once or later. */
 	void (*start)(struct op_call *call);
@@ -46,6 +49,7 @@ struct op_call {
 	void (*on_event)(struct op_call *call, const struct qmp_event *event);
 	void (*on_console)(struct op_call *call, const char *console, size_t len);
 	void *state; /* the operation's own; freed with the call */
+	struct vm_inventory *inventory; /* what QEMU has, where the operation asks; NULL: there is none, or it does not answer */
 };
 
 extern const struct op *const all_ops[]; /* ends with NULL */
@@ -81,6 +85,8 @@ typedef int (*spec_edit)(json_t *spec, const json_t *item, struct qmp_error *err
 void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json_t *result_consume);
 /* Gives a disk without a format the one that its image's header says; says so in RESULT (may be NULL). */
 int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err);
+/* The PCI ports that are taken by what the spec of CALL's VM does not name, or no longer (vm_spec_complete_beside). New. */
+json_t *change_taken_ports(const struct op_call *call);
 /* The fd of that name ("net0-tap") for an item of SPEC; or a negative errno. */
 int change_open_fd(const json_t *spec, const char *name, struct qmp_error *err);
 /* The session is gone: the plan under way ends. */

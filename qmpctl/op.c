@@ -1,4 +1,5 @@
 #include "qmpctl/keeper.h"
+#include "launcher/inventory.h"
 #include "proto/base.h"
 
 #include <stdio.h>
@@ -88,6 +89,7 @@ static void on_timer_closed(uv_handle_t *h)
 	struct op_call *call = container_of((uv_timer_t *)h, struct op_call, timer);
 
 	json_decref(call->args);
+	vm_inventory_free(call->inventory);
 	free(call->state);
 	free(call);
 }
@@ -101,6 +103,41 @@ static void unlink_call(struct op_call **list, struct op_call *call)
 		}
 }
 
+/* An operation that asks, and the guest whose turn it has: it may have been ended meanwhile. */
+struct asking {
+	struct guest *guest;
+	struct op_call *call;
+};
+
+static void on_inventory(void *data, struct vm_inventory *inventory, const struct qmp_error *why)
+{
+	struct asking *a = data;
+
+	UNUSED(why); /* what then needs QEMU says why there is none */
+	if (a->guest->running == a->call) {
+		a->call->inventory = inventory;
+		a->call->op->start(a->call);
+	} else {
+		vm_inventory_free(inventory);
+	}
+	free(a);
+}
+
+static bool ask_first(struct op_call *call)
+{
+	struct vm *vm = call->guest->vm;
+	struct qmp_session *s = call->op->asks && vm->running ? vm_session(vm, NULL) : NULL;
+	struct asking *a = s ? malloc(sizeof *a) : NULL;
+
+	if (!a)
+		return false;
+	*a = (struct asking){call->guest, call};
+	if (vm_inventory_ask(s, vm->running, on_inventory, a, NULL) == 0)
+		return true;
+	free(a);
+	return false;
+}
+
 static void start_next(struct guest *g)
 {
 	struct op_call *call = g->queue;
@@ -110,7 +147,8 @@ static void start_next(struct guest *g)
 	g->queue = call->next;
 	call->next = NULL;
 	g->running = call;
-	call->op->start(call);
+	if (!ask_first(call))
+		call->op->start(call);
 }
 
 static void finish(struct op_call *call, json_t *result, const struct qmp_error *why)

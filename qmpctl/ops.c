@@ -119,9 +119,9 @@ static json_t *both_specs(const struct vm *vm)
 }
 
 /* ITEM with what is chosen once; NULL on failure. */
-static json_t *complete_item(const struct vm *vm, const char *kind, json_t *item, struct qmp_error *err)
+static json_t *complete_item(const struct op_call *call, const char *kind, json_t *item, struct qmp_error *err)
 {
-	json_auto_t *both = both_specs(vm);
+	json_auto_t *both = both_specs(call->guest->vm), *taken = change_taken_ports(call);
 	json_t *list = json_object_get(both, kind), *last;
 
 	if (!list) {
@@ -129,7 +129,7 @@ static json_t *complete_item(const struct vm *vm, const char *kind, json_t *item
 		json_object_set_new(both, kind, list);
 	}
 	json_array_append_new(list, json_deep_copy(item));
-	if (vm_spec_check(both, err) < 0 || vm_spec_complete(both, err) < 0)
+	if (vm_spec_check(both, err) < 0 || vm_spec_complete_beside(both, taken, err) < 0)
 		return NULL;
 	last = json_array_get(list, json_array_size(list) - 1);
 	return json_incref(last);
@@ -183,7 +183,7 @@ static void add_item(struct op_call *call, const char *kind, const char *key, sp
 		op_fail(call, &err);
 		return;
 	}
-	item = complete_item(call->guest->vm, kind, given, &err);
+	item = complete_item(call, kind, given, &err);
 	if (!item) {
 		json_decref(result);
 		op_fail(call, &err);
@@ -345,11 +345,12 @@ static void start_apply(struct op_call *call)
 {
 	const struct vm *vm = call->guest->vm;
 	json_t *spec = json_deep_copy(json_object_get(call->args, "spec")), *result = json_object();
+	json_auto_t *taken = change_taken_ports(call);
 	struct qmp_error err = {0};
 
 	if (vm_spec_check(spec, &err) == 0 && check_name(vm, spec, &err) == 0) {
 		carry_over(vm->spec, spec, result);
-		if (vm_spec_complete(spec, &err) >= 0) {
+		if (vm_spec_complete_beside(spec, taken, &err) >= 0) {
 			change_run(call, edit_replace, spec, result);
 			return;
 		}
@@ -704,12 +705,12 @@ const struct op *const all_ops[] = {
 	&(const struct op){"qmpctl-status", "what the VM does", no_args, false, .waits = false, .start = start_status},
 	&(const struct op){"qmpctl-show", "its spec, and what QEMU has", no_args, false, .waits = false, .start = start_show},
 	&(const struct op){"qmpctl-schema", "these operations", no_args, false, .waits = false, .start = start_schema},
-	&(const struct op){"qmpctl-disk-add", "add a disk", disk_add_args, true, .waits = true, .start = start_disk_add},
-	&(const struct op){"qmpctl-disk-remove", "remove a disk", remove_args, true, .waits = true, .start = start_disk_remove},
-	&(const struct op){"qmpctl-nic-add", "add a NIC", nic_add_args, true, .waits = true, .start = start_nic_add},
-	&(const struct op){"qmpctl-nic-remove", "remove a NIC", remove_args, true, .waits = true, .start = start_nic_remove},
-	&(const struct op){"qmpctl-apply", "make the VM what a spec says", apply_args, true, .waits = true, .start = start_apply},
-	&(const struct op){"qmpctl-set", "change values of the spec", set_args, true, .waits = true, .start = start_set},
+	&(const struct op){"qmpctl-disk-add", "add a disk", disk_add_args, true, .asks = true, .waits = true, .start = start_disk_add},
+	&(const struct op){"qmpctl-disk-remove", "remove a disk", remove_args, true, .asks = true, .waits = true, .start = start_disk_remove},
+	&(const struct op){"qmpctl-nic-add", "add a NIC", nic_add_args, true, .asks = true, .waits = true, .start = start_nic_add},
+	&(const struct op){"qmpctl-nic-remove", "remove a NIC", remove_args, true, .asks = true, .waits = true, .start = start_nic_remove},
+	&(const struct op){"qmpctl-apply", "make the VM what a spec says", apply_args, true, .asks = true, .waits = true, .start = start_apply},
+	&(const struct op){"qmpctl-set", "change values of the spec", set_args, true, .asks = true, .waits = true, .start = start_set},
 	&(const struct op){"qmpctl-start", "start it, where a keeper holds it and it is stopped", start_args, true, .waits = true,
 			   .start = start_start},
 	&(const struct op){"qmpctl-stop", "power off through the guest", stop_args, true, .waits = true, .start = start_stop},

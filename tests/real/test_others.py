@@ -1,0 +1,83 @@
+"""Beside qmpctl, another client changes the same VM over control.sock: QEMU is asked, not remembered."""
+import os
+
+import world
+from test_hotplug import blocks, peripherals
+from world import FAILED, WorldTest
+
+
+class Others(WorldTest):
+    def setUp(self):
+        super().setUp()
+        self.image = os.path.join(self.w.base, "x.img")
+        with open(self.image, "wb") as f:
+            f.truncate(1 << 20)
+
+    def disk(self, ident="vdx"):
+        return f"id={ident},path={self.image},format=raw,read-only=true"
+
+    def free_port(self, qmp):
+        """The lowest port that nothing of the spec has, which is what would be chosen next."""
+        spec = qmp.execute("qmpctl-show")["running"]
+        taken = {item.get("port") for kind in ("disks", "nics") for item in spec[kind]}
+        return min(set(range(1, 17)) - taken)
+
+    def plug(self, qmp, port, ident):
+        qmp.execute("device_add", {"driver": "virtio-rng-pci", "id": ident, "bus": f"port-{port}"})
+
+    def test_a_port_that_another_client_uses_is_not_chosen(self):
+        self.w.start_tiny("a", machine={"type": "q35", "ports": 4})
+        with self.w.control("a") as qmp:
+            port = self.free_port(qmp)
+            self.plug(qmp, port, "theirs")
+            self.w.ok("disk", "add", "a", self.disk())
+            found = [d for d in qmp.execute("qmpctl-show")["running"]["disks"] if d["id"] == "vdx"][0]
+            self.assertEqual(found["port"], port + 1)
+
+    def test_no_free_port_says_how_many_there_are(self):
+        self.w.start_tiny("a", machine={"type": "q35", "ports": 2})
+        with self.w.control("a") as qmp:
+            before = blocks(qmp), peripherals(qmp)
+            for port in range(self.free_port(qmp), 3):
+                self.plug(qmp, port, f"theirs{port}")
+            result = self.w.run("disk", "add", "a", self.disk())
+            self.assertNotEqual(result.rc, 0)
+            self.assertIn("the machine has 2", result.err)
+            self.assertIn("machine.ports", result.err)
+            self.assertEqual(blocks(qmp), before[0])
+
+    def test_a_port_is_found_before_the_firmware_has_numbered_the_buses(self):
+        self.w.create_tiny("a", machine={"type": "q35", "ports": 4})
+        self.w.ok("start", "a", "--paused")
+        with self.w.control("a") as qmp:
+            self.plug(qmp, self.free_port(qmp), "theirs")
+            self.w.ok("disk", "add", "a", self.disk())
+
+    def test_a_disk_that_another_client_removed_can_be_removed(self):
+        serial = self.w.start_tiny("a")
+        with self.w.control("a") as qmp:
+            for nodes in ((), ("vdx-fmt",), ("vdx-fmt", "vdx-file")):
+                with self.subTest(removed=nodes):
+                    before = blocks(qmp), peripherals(qmp)
+                    self.w.ok("disk", "add", "a", self.disk())
+                    qmp.execute("device_del", {"id": "vdx"})
+                    qmp.event("DEVICE_DELETED", {"device": "vdx"})
+                    serial.expect("EJECT")
+                    for node in nodes:
+                        qmp.execute("blockdev-del", {"node-name": node})
+                    self.w.ok("disk", "remove", "a", "vdx")
+                    self.assertEqual((blocks(qmp), peripherals(qmp)), before)
+                    self.assertNotIn("vdx", [d["id"] for d in qmp.execute("qmpctl-show")["running"]["disks"]])
+
+    def test_a_node_of_another_client_is_not_taken_for_ours(self):
+        self.w.start_tiny("a")
+        with self.w.control("a") as qmp:
+            qmp.execute("blockdev-add", {"driver": "null-co", "node-name": "vdx-file", "read-zeroes": True})
+            result = self.w.expect(FAILED, "disk", "add", "a", self.disk())
+            self.assertIn("vdx-file", result.err)
+            self.assertIn("vdx-file", blocks(qmp), "what is not ours is not undone")
+            self.assertNotIn("vdx-fmt", blocks(qmp))
+
+
+if __name__ == "__main__":
+    world.main()
