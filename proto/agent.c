@@ -34,7 +34,7 @@
 /* Ids that a double holds exactly: not every agent keeps integers as such. */
 #define SYNC_ID_MASK (((uint64_t)1 << 53) - 1)
 
-enum state { IDLE, SYNCING, ASKED, FAILED };
+enum state { IDLE, SYNCING, ASKED };
 
 struct qmp_agent {
 	struct qmp_link link;
@@ -45,19 +45,11 @@ struct qmp_agent {
 	struct qmp_call *call;     /* of the exchange; its text is NULL where the sync is all that is wanted */
 	struct qmp_framer *framer; /* of what the exchange reads now */
 	uint64_t sync_id, sync_deadline, last_serial;
-	struct qmp_error error; /* why it FAILED */
 };
 
-/* Not freed: any callback may have done so. */
-static bool is_open(const struct qmp_agent *a)
-{
-	return a->link.fd >= 0;
-}
-
-/* Open, and the stream is good. */
 static bool is_alive(const struct qmp_agent *a)
 {
-	return is_open(a) && a->state != FAILED;
+	return qmp_link_is_alive(&a->link);
 }
 
 /* They answer on success with silence alone. Source: "success-response": false in QEMU's qga/qapi-schema.json. */
@@ -74,18 +66,19 @@ static bool has_no_reply(const char *command)
 
 /* ---- Failing as a whole ---- */
 
-/* The connection is over; waiters and on_close hear of it from the loop. */
-static void fail(struct qmp_agent *a, const struct qmp_error *why)
+/* All commands under way have ended so; each callback then finds it so, whatever the others do. */
+static void end_all(struct qmp_agent *a, int status, enum qmp_error_kind kind, const char *why)
 {
-	if (!is_alive(a))
-		return;
-	/* Everything went out, and the channel closed: that is how a guest that powers off looks. */
-	if (a->call && a->call->no_reply && a->state == ASKED && !a->link.wire.head)
-		qmp_calls_append_ended(&a->ended, take_ptr(a->call), 0, QMP_ERR_NONE, NULL);
-	a->state = FAILED;
-	a->error = *why;
-	qmp_link_stop(&a->link);
-	qmp_link_wake_at(&a->link, 0);
+	if (a->call)
+		qmp_calls_append_ended(&a->ended, take_ptr(a->call), status, kind, why);
+	qmp_calls_end_all(&a->queued, &a->ended, status, kind, why);
+	qmp_calls_fire(&a->ended);
+}
+
+/* Everything went out, and silence, or a closed channel, is how a guest that powers off looks. */
+static bool silence_is_success(const struct qmp_agent *a)
+{
+	return a->call && a->call->no_reply && a->state == ASKED && !a->link.wire.head;
 }
 
 static void fail_errno(struct qmp_agent *a, int code, const char *what)
@@ -96,22 +89,7 @@ static void fail_errno(struct qmp_agent *a, int code, const char *what)
 		qmp_error_set(&err, QMP_ERR_CLOSED, -ECONNRESET, "%s: its channel was closed", what);
 	else
 		qmp_error_errno(&err, code, "%s", what);
-	fail(a, &err);
-}
-
-static void finish_failure(struct qmp_agent *a)
-{
-	void (*on_close)(void *, const struct qmp_error *) = a->opts.on_close;
-	struct qmp_call *c = take_ptr(a->call);
-
-	if (c)
-		qmp_call_end_consume(c, a->error.code, a->error.kind, a->error.message);
-	while (is_open(a) && (c = qmp_calls_pop(&a->queued)))
-		qmp_call_end_consume(c, a->error.code, a->error.kind, a->error.message);
-	if (!is_open(a) || !on_close)
-		return;
-	a->opts.on_close = NULL;
-	on_close(a->opts.data, &a->error);
+	qmp_link_fail(&a->link, &err);
 }
 
 /* ---- One exchange ---- */
@@ -134,7 +112,7 @@ static struct qmp_call *take_call(struct qmp_agent *a)
 	if (a->link.wire.head) {
 		qmp_error_set(&err, QMP_ERR_CLOSED, -ECONNRESET,
 			      "the guest agent does not even read what is sent to it; its channel is given up");
-		fail(a, &err);
+		qmp_link_fail(&a->link, &err);
 	}
 	return c;
 }
@@ -343,7 +321,7 @@ static void on_write_failed(struct qmp_link *l, int code)
 
 static void give_up(struct qmp_agent *a)
 {
-	if (a->call->no_reply && a->state == ASKED && !a->link.wire.head) {
+	if (silence_is_success(a)) {
 		end_exchange(a, 0, QMP_ERR_NONE, NULL);
 		return;
 	}
@@ -382,12 +360,20 @@ static void on_settle(struct qmp_link *l)
 	struct qmp_agent *a = agent_of(l);
 	struct qmp_call *c;
 
-	while (is_open(a) && (c = qmp_calls_pop(&a->ended)))
-		qmp_call_end_consume(c, c->status, c->kind, c->why);
+	qmp_calls_fire(&a->ended);
 	if (is_alive(a) && a->state == IDLE && (c = qmp_calls_pop(&a->queued)))
 		begin_exchange(a, c);
-	if (is_open(a) && a->state == FAILED)
-		finish_failure(a);
+}
+
+static void on_ended(struct qmp_link *l)
+{
+	struct qmp_agent *a = agent_of(l);
+
+	if (silence_is_success(a))
+		qmp_calls_append_ended(&a->ended, take_ptr(a->call), 0, QMP_ERR_NONE, NULL);
+	end_all(a, l->error.code, l->error.kind, l->error.message);
+	if (qmp_link_is_open(l) && a->opts.on_close)
+		a->opts.on_close(a->opts.data, &l->error);
 }
 
 static void on_gone(struct qmp_link *l)
@@ -404,6 +390,7 @@ static const struct qmp_link_ops link_ops = {
 	.write_failed = on_write_failed,
 	.tick = on_tick,
 	.settle = on_settle,
+	.ended = on_ended,
 	.gone = on_gone,
 };
 
@@ -430,24 +417,12 @@ int qmp_agent_new(uv_loop_t *loop, int fd_consume, const struct qmp_agent_option
 	return 0;
 }
 
-static void cancel_consume(struct qmp_call *c)
-{
-	if (c)
-		qmp_call_end_consume(c, -ECANCELED, QMP_ERR_CANCELLED, "the guest agent's channel was closed");
-}
-
 void qmp_agent_free(struct qmp_agent *a)
 {
-	struct qmp_call *c;
-
-	if (!a || !is_open(a))
+	if (!a || !qmp_link_is_open(&a->link))
 		return;
 	qmp_link_close(&a->link);
-	cancel_consume(take_ptr(a->call));
-	while ((c = qmp_calls_pop(&a->ended)))
-		cancel_consume(c);
-	while ((c = qmp_calls_pop(&a->queued)))
-		cancel_consume(c);
+	end_all(a, -ECANCELED, QMP_ERR_CANCELLED, "the guest agent's channel was closed");
 }
 
 void qmp_agent_hang_up(struct qmp_agent *a)

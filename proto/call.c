@@ -74,9 +74,8 @@ static void fire_consume(struct qmp_call *c, const struct qmp_reply *reply)
 	qmp_call_free(c);
 }
 
-static void refuse_consume(struct qmp_call *c, const struct qmp_span *error)
+static void refuse_consume(struct qmp_call *c, const struct qmp_span *error, const json_t *value)
 {
-	json_auto_t *value = qmp_json_decode(error->text, error->len, NULL);
 	const char *class = json_string_value(json_object_get(value, "class"));
 	const char *desc = json_string_value(json_object_get(value, "desc"));
 	struct qmp_reply reply = {
@@ -93,18 +92,17 @@ static void refuse_consume(struct qmp_call *c, const struct qmp_span *error)
 
 int qmp_call_answer_consume(struct qmp_call *c, const struct qmp_span *value, const struct qmp_span *error)
 {
-	struct qmp_reply reply = {.raw = value->text, .raw_len = value->len};
+	const struct qmp_span *span = error->text ? error : value;
+	struct qmp_reply reply = {.raw = span->text, .raw_len = span->len};
 	json_auto_t *decoded = NULL;
 	struct qmp_error err = {0};
 
-	if (error->text) {
-		refuse_consume(c, error);
+	if ((error->text || !c->raw) && !(decoded = qmp_json_decode(span->text, span->len, &err))) {
+		reply = (struct qmp_reply){.status = err.code};
+		qmp_error_set(&reply.error, err.kind, err.code, "%s: the reply: %s", c->name, err.message);
+	} else if (error->text) {
+		refuse_consume(c, error, decoded);
 		return 0;
-	}
-	if (!c->raw && !(decoded = qmp_json_decode(value->text, value->len, &err))) {
-		reply.status = -EPROTO;
-		qmp_error_set(&reply.error, QMP_ERR_PROTOCOL, -EPROTO, "%s: the reply is not JSON: %s", c->name,
-			      err.message);
 	}
 	reply.value = decoded;
 	fire_consume(c, &reply);
@@ -168,6 +166,23 @@ void qmp_calls_append_ended(struct qmp_calls *l, struct qmp_call *c, int status,
 	c->kind = kind;
 	c->why = why;
 	qmp_calls_append(l, c);
+}
+
+void qmp_calls_end_all(struct qmp_calls *l, struct qmp_calls *ended, int status, enum qmp_error_kind kind,
+		       const char *why)
+{
+	struct qmp_call *c;
+
+	while ((c = qmp_calls_pop(l)))
+		qmp_calls_append_ended(ended, c, status, kind, why);
+}
+
+void qmp_calls_fire(struct qmp_calls *ended)
+{
+	struct qmp_call *c;
+
+	while ((c = qmp_calls_pop(ended)))
+		qmp_call_end_consume(c, c->status, c->kind, c->why);
 }
 
 uint64_t qmp_calls_expire(struct qmp_calls *l, uint64_t now, struct qmp_calls *ended, const char *why)

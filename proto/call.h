@@ -40,7 +40,7 @@ struct qmp_call *qmp_call_new(const struct qmp_command *command, qmp_reply_cb cb
 void qmp_call_free(struct qmp_call *c);
 /* {"execute":NAME,"arguments":…,"id":"ID"}\n. ID may be NULL; empty arguments are left out. malloc'ed; NULL: no memory. */
 char *qmp_call_encode(const struct qmp_command *command, const char *id, size_t *ret_len);
-/* Fires the callback with RETURN or ERROR of a reply (text NULL: absent), frees. -EPROTO: it was not JSON. */
+/* Fires the callback with RETURN or ERROR of a reply (text NULL: absent), frees. Negative: it could not be decoded. */
 int qmp_call_answer_consume(struct qmp_call *c, const struct qmp_span *value, const struct qmp_span *error);
 /* Fires the callback with an error, or without a value for status 0; frees. */
 void qmp_call_end_consume(struct qmp_call *c, int status, enum qmp_error_kind kind, const char *why);
@@ -50,8 +50,13 @@ void qmp_calls_append(struct qmp_calls *l, struct qmp_call *c);
 struct qmp_call *qmp_calls_pop(struct qmp_calls *l);
 /* NULL: not on this list. */
 struct qmp_call *qmp_calls_take(struct qmp_calls *l, uint64_t serial);
-/* Appends C, with how it ended, for qmp_calls_end_all. */
+/* Appends C, with how it ended, for qmp_calls_fire. */
 void qmp_calls_append_ended(struct qmp_calls *l, struct qmp_call *c, int status, enum qmp_error_kind kind,
 			    const char *why);
+/* Moves all of L to ENDED. */
+void qmp_calls_end_all(struct qmp_calls *l, struct qmp_calls *ended, int status, enum qmp_error_kind kind,
+		       const char *why);
+/* Fires the callbacks of the ended. One that comes back to here, through freeing the connection, fires the rest. */
+void qmp_calls_fire(struct qmp_calls *ended);
 /* Moves what is due at NOW to ENDED, as timed out with WHY. Returns the next deadline. */
 uint64_t qmp_calls_expire(struct qmp_calls *l, uint64_t now, struct qmp_calls *ended, const char *why);

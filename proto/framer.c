@@ -22,6 +22,7 @@ struct qmp_framer {
 	size_t len;     /* of what was read */
 	size_t max;
 	uint64_t offset; /* of data[0] in the stream */
+	uint64_t work;   /* bytes looked at, moved, copied */
 	size_t depth;
 	bool in_string, escaped;
 	enum { NOT_SKIPPING, TO_LINE_END, TO_RESYNC } skipping;
@@ -61,8 +62,10 @@ static void compact(struct qmp_framer *f)
 		free(take_ptr(f->data));
 		f->size = 0;
 	}
-	if (f->start > 0 && f->start < f->len)
+	if (f->start > 0 && f->start < f->len) {
 		memmove(f->data, f->data + f->start, f->len - f->start);
+		f->work += f->len - f->start;
+	}
 	f->offset += f->start;
 	f->scanned -= f->start;
 	f->len -= f->start;
@@ -77,6 +80,7 @@ void *qmp_framer_reserve(struct qmp_framer *f, size_t *ret_size)
 		char *data = realloc(f->data, size);
 		if (!data)
 			return NULL;
+		f->work += f->len;
 		f->data = data;
 		f->size = size;
 	}
@@ -87,6 +91,11 @@ void *qmp_framer_reserve(struct qmp_framer *f, size_t *ret_size)
 void qmp_framer_commit(struct qmp_framer *f, size_t n)
 {
 	f->len += n;
+}
+
+uint64_t qmp_framer_work(const struct qmp_framer *f)
+{
+	return f->work;
 }
 
 bool qmp_framer_is_inside(const struct qmp_framer *f)
@@ -157,7 +166,7 @@ static int refuse_byte(const struct qmp_framer *f, struct qmp_error *err)
 /* To the brace that opens the next message. 1: it is there; 0: nothing more was read; negative: something else is. */
 static int find_start(struct qmp_framer *f, struct qmp_error *err)
 {
-	for (; f->scanned < f->len; f->scanned++) {
+	for (; f->scanned < f->len; f->scanned++, f->work++) {
 		char c = f->data[f->scanned];
 		if (c == '{')
 			break;
@@ -180,6 +189,7 @@ static const char *find_next(struct qmp_framer *f)
 	}
 	while (p < end && !(meanings[(unsigned char)*p] & wanted))
 		p++;
+	f->work += (size_t)(p - f->data) - f->scanned;
 	f->scanned = (size_t)(p - f->data);
 	return p < end ? p : NULL;
 }
@@ -195,6 +205,7 @@ static int refuse_size(const struct qmp_framer *f, struct qmp_error *err)
 static void step(struct qmp_framer *f, unsigned char meaning)
 {
 	f->scanned++;
+	f->work++;
 	if (meaning == RESYNC)
 		start_anew(f);
 	else if (meaning == QUOTE)

@@ -1,7 +1,7 @@
 /*
  * JSON without loss: what jansson refuses and QEMU sends.
  *
- * One scan over the text before jansson sees it checks the depth and finds the numbers that json_int_t
+ * One scan over the text before jansson sees it checks the depth and finds the numbers that json_int_t and double
  * cannot hold (and inf, nan); only when there is one is the text copied, with each such number wrapped as
  * {"$number":"TEXT"}. The encoder unwraps them again. Inside a JSON string the sequence {"$number" cannot
  * stand, since its quotes would be escaped: so the search for it in encoded text finds real wraps alone.
@@ -9,7 +9,7 @@
 #include "proto/base.h"
 #include "proto/qmp.h"
 
-#include <stdio.h>
+#include <limits.h>
 
 #define WRAP_KEY   "$number"
 #define WRAP_OPEN  "{\"$number\":\""
@@ -62,20 +62,77 @@ static bool exceeds(const char *digits, size_t n, const char *limit)
 	return n > m || (n == m && memcmp(digits, limit, n) > 0);
 }
 
-/* Whether the bare word must be wrapped: an integer outside int64, or inf / nan. */
+static bool is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
+static size_t count_digits(const char *p, const char *end)
+{
+	const char *start = p;
+
+	while (p < end && is_digit(*p))
+		p++;
+	return (size_t)(p - start);
+}
+
+/* The exponent behind the 'e' of a number, within +-EXPONENT_MAX; INT_MIN: there is none. */
+#define EXPONENT_MAX 100000000
+static int read_exponent(const char *p, const char *end)
+{
+	bool negative = p < end && *p == '-';
+	int value = 0;
+
+	p += p < end && (*p == '-' || *p == '+');
+	if (p == end || count_digits(p, end) != (size_t)(end - p))
+		return INT_MIN;
+	for (; p < end; p++)
+		value = value > EXPONENT_MAX / 10 ? EXPONENT_MAX : value * 10 + (*p - '0');
+	return negative ? -value : value;
+}
+
+/*
+ * Whether a number with a fraction or an exponent (without its sign, WHOLE digits before either) reaches 1e308: a
+ * little below what a double can hold, decided without the locale's strtod.
+ */
+static bool real_exceeds(const char *digits, size_t n, size_t whole)
+{
+	const char *p = digits + whole, *end = digits + n, *first = digits;
+	long long magnitude = (long long)whole; /* the value is below ten to that power */
+	int exponent = 0;
+
+	if (p < end && *p == '.') {
+		size_t fraction = count_digits(p + 1, end);
+		if (fraction == 0)
+			return false;
+		p += 1 + fraction;
+	}
+	while (first < p && (*first == '0' || *first == '.'))
+		first++;
+	if (first == p)
+		return false; /* zero, whatever its exponent */
+	if (first > digits)
+		magnitude = -(first - (digits + sizeof "0." - 1));
+	if (p < end && (*p == 'e' || *p == 'E')) {
+		exponent = read_exponent(p + 1, end);
+		p = end;
+	}
+	return p == end && exponent != INT_MIN && magnitude + exponent > 308;
+}
+
+/* Whether the bare word must be wrapped: an integer outside int64, a real that no double holds, inf, nan. */
 static bool must_wrap(const char *word, size_t n)
 {
 	bool negative = n > 0 && *word == '-';
 	const char *digits = word + negative;
-	size_t m = n - negative;
+	size_t m = n - negative, whole = count_digits(digits, digits + m);
 
 	if (m == 3 && (memcmp(digits, "inf", 3) == 0 || memcmp(digits, "nan", 3) == 0))
 		return true;
-	if (m == 0 || (digits[0] == '0' && m > 1))
+	if (whole == 0 || (*digits == '0' && whole > 1))
 		return false; /* no JSON number: jansson will say so */
-	for (size_t i = 0; i < m; i++)
-		if (digits[i] < '0' || digits[i] > '9')
-			return false;
+	if (whole < m)
+		return real_exceeds(digits, m, whole);
 	return exceeds(digits, m, negative ? "9223372036854775808" : "9223372036854775807");
 }
 
@@ -132,7 +189,9 @@ json_t *qmp_json_decode(const char *text, size_t len, struct qmp_error *err)
 	}
 	value = json_loadb(wrapped.len > 0 ? wrapped.data : text, wrapped.len > 0 ? wrapped.len : len,
 			   JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &why);
-	if (!value)
+	if (!value && json_error_code(&why) == json_error_out_of_memory)
+		qmp_error_errno(err, -ENOMEM, "decoding JSON");
+	else if (!value)
 		qmp_error_set(err, QMP_ERR_PROTOCOL, -EPROTO, "JSON: %s (line %d, column %d)", why.text, why.line,
 			      why.column);
 	free(wrapped.data);
@@ -228,7 +287,6 @@ char *qmp_json_encode(const json_t *value, size_t flags, size_t *ret_len)
 int qmp_json_u64(const json_t *value, uint64_t *ret)
 {
 	const char *text;
-	char *end;
 
 	if (json_is_integer(value)) {
 		if (json_integer_value(value) < 0)
@@ -237,10 +295,56 @@ int qmp_json_u64(const json_t *value, uint64_t *ret)
 		return 0;
 	}
 	text = json_string_value(json_object_get(value, WRAP_KEY));
-	if (!text || !must_wrap(text, strlen(text)))
+	if (!text || !must_wrap(text, strlen(text)) || strspn(text, "-0123456789") != strlen(text))
 		return -EINVAL;
 	if (*text == '-' || exceeds(text, strlen(text), "18446744073709551615"))
 		return -ERANGE;
-	*ret = strtoull(text, &end, 10);
-	return *end ? -EINVAL : 0;
+	*ret = strtoull(text, NULL, 10);
+	return 0;
+}
+
+/* ---- Text that may not be UTF-8 ---- */
+
+/* The well-formed sequences of more than one byte: Unicode, table 3-7. The rest of their bytes are 80..BF. */
+static const struct {
+	unsigned char first, last, low, high; /* of the first byte, and of the second */
+	size_t len;
+} sequences[] = {
+	{0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
+	{0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
+	{0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
+};
+
+/* How many bytes the character at P (not NUL) has; 0: it is none. A NUL ends the text. */
+static size_t character_length(const unsigned char *p)
+{
+	if (*p < 0x80)
+		return 1;
+	for (size_t i = 0; i < ARRAY_SIZE(sequences); i++) {
+		size_t n = 2;
+		if (*p < sequences[i].first || *p > sequences[i].last)
+			continue;
+		if (p[1] < sequences[i].low || p[1] > sequences[i].high)
+			return 0;
+		while (n < sequences[i].len && p[n] >= 0x80 && p[n] <= 0xbf)
+			n++;
+		return n == sequences[i].len ? n : 0;
+	}
+	return 0;
+}
+
+json_t *qmp_json_text(const char *text)
+{
+	struct buffer mended = {0};
+	json_t *value;
+	int r = buffer_add(&mended, "", 0);
+
+	while (r == 0 && text && *text) {
+		size_t n = character_length((const unsigned char *)text);
+		r = n > 0 ? buffer_add(&mended, text, n) : buffer_add(&mended, "\xef\xbf\xbd", 3);
+		text += n > 0 ? n : 1;
+	}
+	value = r == 0 ? json_stringn(mended.data, mended.len) : NULL;
+	free(mended.data);
+	return value;
 }

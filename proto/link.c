@@ -13,10 +13,24 @@ uint64_t qmp_deadline_in(uint64_t ms)
 	return ms > UINT64_MAX - now ? UINT64_MAX : now + ms;
 }
 
+bool qmp_link_is_open(const struct qmp_link *l)
+{
+	return l->fd >= 0;
+}
+
+bool qmp_link_is_alive(const struct qmp_link *l)
+{
+	return qmp_link_is_open(l) && !l->failed;
+}
+
 static void settle(struct qmp_link *l)
 {
-	if (l->fd >= 0)
+	if (qmp_link_is_open(l))
 		l->ops->settle(l);
+	if (!qmp_link_is_open(l) || !l->failed || l->told)
+		return;
+	l->told = true;
+	l->ops->ended(l);
 }
 
 static void on_poll(uv_poll_t *handle, int status, int events)
@@ -32,7 +46,7 @@ static void on_poll(uv_poll_t *handle, int status, int events)
 	} else if (events & UV_DISCONNECT) {
 		l->ops->hung_up(l);
 	}
-	if (l->fd >= 0 && l->wire.head)
+	if (l->wire.head)
 		qmp_link_flush(l);
 	settle(l);
 }
@@ -42,7 +56,7 @@ static void update(struct qmp_link *l)
 {
 	int events = (l->reading ? UV_READABLE : UV_DISCONNECT) | (l->wire.head ? UV_WRITABLE : 0);
 
-	if (l->fd < 0 || l->stopped || l->events == events)
+	if (!qmp_link_is_alive(l) || l->events == events)
 		return;
 	l->events = events;
 	uv_poll_start(&l->poll, events, on_poll);
@@ -79,7 +93,7 @@ int qmp_link_add_consume(struct qmp_link *l, char *text, size_t len, int *fds, s
 
 void qmp_link_flush(struct qmp_link *l)
 {
-	int r = l->stopped ? 0 : qmp_wire_flush(&l->wire, l->fd);
+	int r = qmp_link_is_alive(l) ? qmp_wire_flush(&l->wire, l->fd) : 0;
 
 	if (r < 0)
 		l->ops->write_failed(l, r);
@@ -100,7 +114,7 @@ void qmp_link_wake_at(struct qmp_link *l, uint64_t due)
 {
 	uint64_t now;
 
-	if (l->fd < 0 || due >= l->due)
+	if (!qmp_link_is_open(l) || due >= l->due)
 		return;
 	l->due = due;
 	now = qmp_now_ms();
@@ -108,13 +122,15 @@ void qmp_link_wake_at(struct qmp_link *l, uint64_t due)
 	uv_timer_start(&l->timer, on_timer, due > now ? due - now : 0, 0);
 }
 
-void qmp_link_stop(struct qmp_link *l)
+void qmp_link_fail(struct qmp_link *l, const struct qmp_error *why)
 {
-	if (l->fd < 0)
+	if (!qmp_link_is_alive(l))
 		return;
-	l->stopped = true;
+	l->failed = true;
+	l->error = *why;
 	l->events = 0;
 	uv_poll_stop(&l->poll);
+	qmp_link_wake_at(l, 0);
 }
 
 static void on_handle_closed(uv_handle_t *h)
@@ -127,9 +143,8 @@ static void on_handle_closed(uv_handle_t *h)
 
 void qmp_link_close(struct qmp_link *l)
 {
-	if (l->fd < 0)
+	if (!qmp_link_is_open(l))
 		return;
-	qmp_link_stop(l);
 	qmp_wire_deinit(&l->wire);
 	uv_close((uv_handle_t *)&l->poll, on_handle_closed);
 	uv_close((uv_handle_t *)&l->timer, on_handle_closed);

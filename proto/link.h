@@ -1,18 +1,18 @@
 /*
- * A connected stream socket on a loop: readiness, one timer, what waits to go out. What session, peer and
- * agent have in common.
+ * A connected stream socket on a loop: readiness, one timer, what waits to go out, and how it ends. What session,
+ * peer and agent have in common.
  *
- * Owns: the fd, the two libuv handles, the output. Does not own: what is read, and what the bytes mean.
- * It is embedded. After close() no operation of OPS is called but gone(), which frees the memory around it:
- * libuv still holds the handles until then. Internal.
+ *   alive --fail()--> failed --(from the loop: ended(), once)--> close() --> gone()
+ *
+ * Owns: the fd, the two libuv handles, the output, why it failed. Does not own: what is read, and what the bytes
+ * mean. It is embedded. After close(), which may come at any time and from any operation of OPS, none of them is
+ * called but gone(), which frees the memory around it: libuv still holds the handles until then. Internal.
  */
 #pragma once
 
+#include "proto/qmp.h"
 #include "proto/wire.h"
 
-#include <stdbool.h>
-#include <stdint.h>
-#include <uv.h>
 
 struct qmp_link;
 
@@ -25,6 +25,8 @@ struct qmp_link_ops {
 	void (*tick)(struct qmp_link *l);
 	/* After each of the above, unless it closed the link: where deferred work is done. */
 	void (*settle)(struct qmp_link *l);
+	/* It has failed, l->error says why: once, after settle(). */
+	void (*ended)(struct qmp_link *l);
 	void (*gone)(struct qmp_link *l);
 };
 
@@ -33,7 +35,8 @@ struct qmp_link {
 	uv_timer_t timer;
 	int fd;     /* -1: closed */
 	int events; /* polled for now */
-	bool reading, stopped;
+	bool reading, failed, told;
+	struct qmp_error error; /* why it FAILED */
 	int open_handles;
 	uint64_t due; /* when the timer fires, in ms of qmp_now_ms; UINT64_MAX: it does not */
 	struct qmp_wire wire;
@@ -55,6 +58,10 @@ int qmp_link_add_consume(struct qmp_link *l, char *text, size_t len, int *fds, s
 void qmp_link_flush(struct qmp_link *l);
 /* tick() comes at DUE (0: in the next turn of the loop) or earlier. */
 void qmp_link_wake_at(struct qmp_link *l, uint64_t due);
-/* No more reading and writing; the timer still works. */
-void qmp_link_stop(struct qmp_link *l);
+/* Not closed: any callback may have done so. */
+bool qmp_link_is_open(const struct qmp_link *l);
+/* Open and not failed. */
+bool qmp_link_is_alive(const struct qmp_link *l);
+/* No more reading and writing, ended() comes from the loop; the first reason counts. The timer still works. */
+void qmp_link_fail(struct qmp_link *l, const struct qmp_error *why);
 void qmp_link_close(struct qmp_link *l);

@@ -5,6 +5,8 @@
  * It ends by end of file, a system call's error, no negotiation in time, or a client that does not read; each
  * is heard in on_close, from the loop. What is no command is answered with an error, as QEMU does; after bytes
  * that are no JSON object the rest of their line is dropped.
+ *
+ * A client is held back (nothing is read from it) by pause(), and while much waits to be read by it.
  */
 #include "proto/base.h"
 #include "proto/framer.h"
@@ -18,11 +20,13 @@
 
 #define DEFAULT_OUTPUT ((size_t)16 << 20)
 #define READS_PER_TURN 64
+/* While more than this share of max_output waits, a client is held back. */
+#define HOLD_BACK_SHARE 4
 #define DESC_MAX       320
 
 struct qmp_peer {
 	struct qmp_link link;
-	bool ready, paused, failed;
+	bool ready, paused;
 	bool offers_oob, has_oob;
 	struct qmp_peer_options opts;
 	size_t max_output;
@@ -30,49 +34,47 @@ struct qmp_peer {
 	struct qmp_framer *framer;
 	int fds[QMP_COMMAND_FDS]; /* that came and wait for their command */
 	size_t n_fds;
-	struct qmp_error error;
 };
 
-/* Neither freed (any callback may have done so) nor ended. */
 static bool is_alive(const struct qmp_peer *p)
 {
-	return p->link.fd >= 0 && !p->failed;
+	return qmp_link_is_alive(&p->link);
 }
 
 static void fail(struct qmp_peer *p, enum qmp_error_kind kind, int code, const char *why)
 {
-	if (!is_alive(p))
-		return;
-	p->failed = true;
-	qmp_error_set(&p->error, kind, code, "%s", why);
-	qmp_link_stop(&p->link);
-	qmp_link_wake_at(&p->link, 0);
+	struct qmp_error err = {0};
+
+	qmp_error_set(&err, kind, code, "%s", why);
+	qmp_link_fail(&p->link, &err);
+}
+
+/* No command is taken now, and none read. */
+static bool is_held_back(const struct qmp_peer *p)
+{
+	return p->paused || p->link.wire.bytes > p->max_output / HOLD_BACK_SHARE;
+}
+
+static void update_reading(struct qmp_peer *p)
+{
+	qmp_link_set_reading(&p->link, !is_held_back(p));
 }
 
 /* ---- What goes out ---- */
 
-/*
- * Takes over TEXT, the message's line. One message may exceed the limit by itself, if nothing else waits: a
- * client that reads gets every reply, however large.
- */
+/* Takes over TEXT, the message's line. */
 static void send_consume(struct qmp_peer *p, char *text, size_t len)
 {
-	size_t waiting = p->link.wire.bytes;
-
 	if (!text || !is_alive(p)) {
 		free(text); /* and if it is alive, it must not wait for this in vain */
 		fail(p, QMP_ERR_HOST, -ENOMEM, "no memory for a message to the client");
-		return;
-	}
-	if (waiting > 0 && waiting + len > p->max_output) {
-		free(text);
-		fail(p, QMP_ERR_LIMIT, -ENOBUFS, "the client does not read what it is sent");
 		return;
 	}
 	if (qmp_link_add_consume(&p->link, text, len, NULL, 0) < 0)
 		fail(p, QMP_ERR_HOST, -ENOMEM, "no memory for a message to the client");
 	else
 		qmp_link_flush(&p->link);
+	update_reading(p);
 }
 
 /* {"KEY": RAW, "id": ID} */
@@ -123,8 +125,7 @@ void qmp_peer_return(struct qmp_peer *p, json_t *id, const json_t *value)
 
 void qmp_peer_error(struct qmp_peer *p, json_t *id, const char *error_class, const char *desc)
 {
-	json_auto_t *text = json_string(desc); /* NULL where it is not UTF-8 */
-	json_auto_t *error = json_pack("{s:s, s:O}", "class", error_class, "desc", text ? text : json_null());
+	json_auto_t *error = json_pack("{s:s, s:o}", "class", error_class, "desc", qmp_json_text(desc));
 	size_t len;
 	_cleanup_free_ char *raw = error ? encode(error, &len) : NULL;
 
@@ -136,10 +137,15 @@ void qmp_peer_error(struct qmp_peer *p, json_t *id, const char *error_class, con
 
 void qmp_peer_send_raw(struct qmp_peer *p, const char *raw, size_t len)
 {
+	size_t waiting = p->link.wire.bytes;
 	char *text;
 
 	if (!p->ready || !is_alive(p))
 		return;
+	if (waiting > 0 && waiting + len > p->max_output) {
+		fail(p, QMP_ERR_LIMIT, -ENOBUFS, "the client does not read what it is sent");
+		return;
+	}
 	text = malloc(len + 2);
 	if (text) {
 		memcpy(text, raw, len);
@@ -287,7 +293,7 @@ static void take_message(struct qmp_peer *p, const char *text, size_t len)
 
 static void take_messages(struct qmp_peer *p)
 {
-	while (is_alive(p) && !p->paused) {
+	while (is_alive(p) && !is_held_back(p)) {
 		struct qmp_error err = {0};
 		const char *text;
 		size_t len;
@@ -389,7 +395,8 @@ static void on_readable(struct qmp_link *l)
 {
 	struct qmp_peer *p = peer_of(l);
 
-	for (int i = 0; i < READS_PER_TURN && is_alive(p) && !p->paused; i++)
+	take_messages(p); /* before fds are read that belong to later ones */
+	for (int i = 0; i < READS_PER_TURN && is_alive(p) && !is_held_back(p); i++)
 		if (!read_once(p))
 			break;
 }
@@ -408,8 +415,7 @@ static void on_tick(struct qmp_link *l)
 {
 	struct qmp_peer *p = peer_of(l);
 
-	take_messages(p); /* that came while it was paused */
-	if (p->ready || !is_alive(p))
+	if (p->ready)
 		return;
 	if (qmp_now_ms() >= p->deadline)
 		fail(p, QMP_ERR_TIMEOUT, -ETIMEDOUT, "the client did not negotiate in time");
@@ -419,13 +425,16 @@ static void on_tick(struct qmp_link *l)
 
 static void on_settle(struct qmp_link *l)
 {
-	struct qmp_peer *p = peer_of(l);
-	void (*on_close)(void *, struct qmp_peer *, const struct qmp_error *) = p->opts.on_close;
+	take_messages(peer_of(l)); /* that came while it was held back */
+	update_reading(peer_of(l));
+}
 
-	if (!p->failed || !on_close)
-		return;
-	p->opts.on_close = NULL;
-	on_close(p->opts.data, p, &p->error);
+static void on_ended(struct qmp_link *l)
+{
+	struct qmp_peer *p = peer_of(l);
+
+	if (p->opts.on_close)
+		p->opts.on_close(p->opts.data, p, &l->error);
 }
 
 static void peer_free(struct qmp_peer *p)
@@ -445,6 +454,7 @@ static const struct qmp_link_ops link_ops = {
 	.write_failed = on_write_failed,
 	.tick = on_tick,
 	.settle = on_settle,
+	.ended = on_ended,
 	.gone = on_gone,
 };
 
@@ -487,7 +497,7 @@ int qmp_peer_new(uv_loop_t *loop, int fd_consume, const struct qmp_peer_options 
 
 void qmp_peer_free(struct qmp_peer *p)
 {
-	if (!p || p->link.fd < 0)
+	if (!p || !qmp_link_is_open(&p->link))
 		return;
 	drop_fds(p);
 	qmp_link_close(&p->link);
@@ -501,8 +511,7 @@ void *qmp_peer_data(const struct qmp_peer *p)
 void qmp_peer_pause(struct qmp_peer *p)
 {
 	p->paused = true;
-	if (is_alive(p))
-		qmp_link_set_reading(&p->link, false);
+	update_reading(p);
 }
 
 /* What was read already is taken from the loop, not in here: a handler that answers at once may call this. */
@@ -511,9 +520,7 @@ void qmp_peer_resume(struct qmp_peer *p)
 	if (!p->paused)
 		return;
 	p->paused = false;
-	if (!is_alive(p))
-		return;
-	qmp_link_set_reading(&p->link, true);
+	update_reading(p);
 	qmp_link_wake_at(&p->link, 0);
 }
 

@@ -79,8 +79,8 @@ QMP_API enum qmp_error_kind qmp_error_kind_from_name(const char *name);
 
 /*
  * jansson's integers end at INT64_MAX, and it refuses a message that holds more; QEMU sends uint64.
- * A number that json_int_t cannot hold exactly (and QEMU's bare inf and nan) is decoded as the object
- * {"$number": "<its text>"}, a key that no QAPI type can have, and encoded back to the bare number
+ * A number that json_int_t cannot hold exactly, a real of 1e308 and more, and QEMU's bare inf and nan are decoded
+ * as the object {"$number": "<its text>"}, a key that no QAPI type can have, and encoded back to the bare number
  * (inf and nan: null). Depth is limited to QMP_JSON_DEPTH; duplicate keys are refused; NUL in strings
  * is kept.
  */
@@ -90,6 +90,11 @@ QMP_API enum qmp_error_kind qmp_error_kind_from_name(const char *name);
 QMP_API json_t *qmp_json_decode(const char *text, size_t len, struct qmp_error *err);
 /* Encodes with jansson's FLAGS (JSON_COMPACT, JSON_INDENT(n), JSON_SORT_KEYS). malloc'ed, ends with NUL. */
 QMP_API char *qmp_json_encode(const json_t *value, size_t flags, size_t *ret_len);
+/*
+ * A new string of TEXT (NULL: ""), whose bytes need not be UTF-8 (a file's name, a message that was cut): what is
+ * not becomes U+FFFD. NULL only when memory is out.
+ */
+QMP_API json_t *qmp_json_text(const char *text);
 /* The value as uint64, from an integer >= 0 or a $number. 0, or -ERANGE / -EINVAL. */
 QMP_API int qmp_json_u64(const json_t *value, uint64_t *ret);
 
@@ -190,12 +195,15 @@ struct qmp_session_options {
 /* Takes over FD (a connected stream socket) on success. */
 QMP_API int qmp_session_new(uv_loop_t *loop, int fd_consume, const struct qmp_session_options *opts,
 			    struct qmp_session **ret, struct qmp_error *err);
-/* Fails every waiter with -ECANCELED, then closes; no callback after it returns. NULL is fine. */
+/*
+ * Closes. Every waiter hears of it inside this call (-ECANCELED, or how its command had ended already); no callback
+ * after it returns, and none to on_close. From any callback; what the session gave is valid until that returns. NULL is fine.
+ */
 QMP_API void qmp_session_free(struct qmp_session *s);
 
 /*
  * Sends COMMAND (or queues it: also before the session is ready). On success CB fires exactly once, never
- * from inside this call. RET_SERIAL (may be NULL) names it for cancel. Errors: -EINVAL, -EBUSY, -ENOTCONN.
+ * from inside this call; the callback may execute, cancel and free. RET_SERIAL (may be NULL) names it for cancel. Errors: -EINVAL, -EBUSY, -ENOTCONN.
  */
 QMP_API int qmp_session_execute(struct qmp_session *s, const struct qmp_command *command, qmp_reply_cb cb,
 				void *data, uint64_t *ret_serial, struct qmp_error *err);
@@ -229,9 +237,11 @@ QMP_API void qmp_set_trace(qmp_trace_cb cb, void *data);
 /* ---- The server side of one connection ---------------------------------------------------- */
 
 /*
- * Speaks to one client as QEMU's monitor does: greeting, negotiation, errors in QEMU's words. A client
- * that does not read is cut off when more than max_output bytes would wait for it (a single message may be
- * larger). What is no JSON object is answered with an error, and the rest of its line dropped.
+ * Speaks to one client as QEMU's monitor does: greeting, negotiation, errors in QEMU's words. While much waits
+ * to be read by the client, none of its commands is taken: so replies are bounded by what the handler has under
+ * way for it (see pause), and each of them is delivered, however large. A client that does not read is cut off by
+ * the event with which more than max_output bytes would wait for it (a single message may be larger). What is no
+ * JSON object is answered with an error, and the rest of its line dropped.
  */
 struct qmp_peer;
 

@@ -53,7 +53,7 @@ struct lane {
 	struct qmp_calls queued;
 };
 
-enum state { GREETING, NEGOTIATING, READY, FAILED };
+enum state { GREETING, NEGOTIATING, READY };
 enum { IN_BAND, OUT_OF_BAND, LANES };
 
 struct qmp_session {
@@ -69,34 +69,15 @@ struct qmp_session {
 	uint64_t greeting_deadline;
 	struct qmp_events events;
 	json_t *greeting;
-	struct qmp_error error; /* why it FAILED */
 	struct qmp_session_stats stats;
 };
 
-/* Not freed: any callback may have done so. */
-static bool is_open(const struct qmp_session *s)
-{
-	return s->link.fd >= 0;
-}
-
-/* Open, and the stream is good. */
 static bool is_alive(const struct qmp_session *s)
 {
-	return is_open(s) && s->state != FAILED;
+	return qmp_link_is_alive(&s->link);
 }
 
 /* ---- Failing as a whole ---- */
-
-/* The connection is over; waiters and on_close hear of it from the loop. */
-static void fail(struct qmp_session *s, const struct qmp_error *why)
-{
-	if (!is_alive(s))
-		return;
-	s->state = FAILED;
-	s->error = *why;
-	qmp_link_stop(&s->link);
-	qmp_link_wake_at(&s->link, 0);
-}
 
 static void fail_errno(struct qmp_session *s, int code, const char *what)
 {
@@ -107,7 +88,7 @@ static void fail_errno(struct qmp_session *s, int code, const char *what)
 			      qmp_framer_is_inside(s->framer) ? " in the middle of a message" : "");
 	else
 		qmp_error_errno(&err, code, "%s", what);
-	fail(s, &err);
+	qmp_link_fail(&s->link, &err);
 }
 
 static void fail_protocol(struct qmp_session *s, const char *what, const char *text, size_t len)
@@ -117,25 +98,22 @@ static void fail_protocol(struct qmp_session *s, const char *what, const char *t
 
 	qmp_excerpt(excerpt, sizeof excerpt, text, len);
 	qmp_error_set(&err, QMP_ERR_PROTOCOL, -EPROTO, "QMP: %s: %s", what, excerpt);
-	fail(s, &err);
+	qmp_link_fail(&s->link, &err);
 }
 
-static void finish_failure(struct qmp_session *s)
+/*
+ * Each call that is under way has ended in this way. All of them are moved before any callback fires: a callback
+ * that cancels another call then finds it ended.
+ */
+static void end_all(struct qmp_session *s, int status, enum qmp_error_kind kind, const char *why)
 {
-	void (*on_close)(void *, const struct qmp_error *) = s->opts.on_close;
-
 	for (int i = 0; i < LANES; i++) {
 		struct qmp_call *c;
-		for (size_t k = 0; k < QMP_IN_FLIGHT && is_open(s); k++)
+		for (size_t k = 0; k < QMP_IN_FLIGHT; k++)
 			if ((c = take_ptr(s->lanes[i].slots[k].call)))
-				qmp_call_end_consume(c, s->error.code, s->error.kind, s->error.message);
-		while (is_open(s) && (c = qmp_calls_pop(&s->lanes[i].queued)))
-			qmp_call_end_consume(c, s->error.code, s->error.kind, s->error.message);
+				qmp_calls_append_ended(&s->ended, c, status, kind, why);
+		qmp_calls_end_all(&s->lanes[i].queued, &s->ended, status, kind, why);
 	}
-	if (!is_open(s) || !on_close)
-		return;
-	s->opts.on_close = NULL;
-	on_close(s->opts.data, &s->error);
 }
 
 /* ---- Writing ---- */
@@ -191,7 +169,7 @@ static void pump(struct qmp_session *s)
 	for (int i = LANES - 1; i >= 0; i--) {
 		struct lane *lane = &s->lanes[i];
 		struct slot *slot;
-		while (s->state == READY && lane->queued.head && (slot = find_slot(lane, 0))) {
+		while (s->state == READY && is_alive(s) && lane->queued.head && (slot = find_slot(lane, 0))) {
 			int r = write_call(s, slot, qmp_calls_pop(&lane->queued));
 			if (r < 0)
 				fail_errno(s, r, "sending a command");
@@ -284,7 +262,7 @@ static void take_negotiation(struct qmp_session *s, const struct qmp_span *m)
 		s->opts.on_ready(s->opts.data, s->greeting);
 }
 
-static void take_reply(struct qmp_session *s, const struct qmp_span *m)
+static void take_reply(struct qmp_session *s, const struct qmp_span *m, const char *text, size_t len)
 {
 	uint64_t serial = own_serial(s, &m[M_ID]);
 	struct slot *slot = NULL;
@@ -311,7 +289,7 @@ static void take_reply(struct qmp_session *s, const struct qmp_span *m)
 	if (!c)
 		s->stats.late_replies++;
 	else if (qmp_call_answer_consume(c, &m[M_RETURN], &m[M_ERROR]) < 0)
-		fail_protocol(s, "a reply that is not JSON", m[M_RETURN].text, m[M_RETURN].len);
+		fail_protocol(s, "a reply that is not JSON", text, len);
 }
 
 static void take_event(struct qmp_session *s, const char *text, size_t len)
@@ -328,8 +306,8 @@ static void take_event(struct qmp_session *s, const char *text, size_t len)
 	event = (struct qmp_event){
 		.name = json_string_value(json_object_get(message, "event")),
 		.data = json_object_get(message, "data"),
-		.seconds = json_integer_value(json_object_get(stamp, "seconds")),
-		.microseconds = json_integer_value(json_object_get(stamp, "microseconds")),
+		.seconds = stamp ? json_integer_value(json_object_get(stamp, "seconds")) : -1,
+		.microseconds = stamp ? json_integer_value(json_object_get(stamp, "microseconds")) : -1,
 		.raw = text,
 		.raw_len = len,
 	};
@@ -352,7 +330,7 @@ static void take_message(struct qmp_session *s, const char *text, size_t len)
 	else if (m[M_EVENT].text)
 		take_event(s, text, len);
 	else if (m[M_RETURN].text || m[M_ERROR].text)
-		take_reply(s, m);
+		take_reply(s, m, text, len);
 	else
 		fail_protocol(s, s->state == GREETING ? "no greeting, this is not a QMP server"
 						      : "neither a reply nor an event",
@@ -370,29 +348,34 @@ static void take_messages(struct qmp_session *s)
 		take_message(s, text, len);
 	if (r < 0) {
 		qmp_error_wrap(&err, "QMP");
-		fail(s, &err);
+		qmp_link_fail(&s->link, &err);
 	}
 }
 
-/* Reads once. False: there was nothing (more) to read. */
-static bool read_once(struct qmp_session *s)
+enum { READ_NOTHING, READ_SOME, READ_ALL_THE_PLACE };
+
+static int read_once(struct qmp_session *s)
 {
 	size_t size;
 	void *place = qmp_framer_reserve(s->framer, &size);
-	ssize_t n = place ? recv(s->link.fd, place, size, MSG_DONTWAIT) : -1;
+	ssize_t n;
 
 	if (!place) {
 		fail_errno(s, -ENOMEM, "reading from QMP");
-	} else if (n == 0) {
-		fail_errno(s, -ECONNRESET, "reading from QMP");
-	} else if (n > 0) {
+		return READ_NOTHING;
+	}
+	while ((n = recv(s->link.fd, place, size, MSG_DONTWAIT)) < 0 && errno == EINTR)
+		;
+	if (n > 0) {
 		qmp_framer_commit(s->framer, (size_t)n);
 		take_messages(s);
-		return (size_t)n == size;
-	} else if (errno != EAGAIN && errno != EINTR) {
-		fail_errno(s, -errno, "reading from QMP");
+		return (size_t)n == size ? READ_ALL_THE_PLACE : READ_SOME;
 	}
-	return n < 0 && errno == EINTR;
+	if (n == 0)
+		fail_errno(s, -ECONNRESET, "reading from QMP");
+	else if (errno != EAGAIN)
+		fail_errno(s, -errno, "reading from QMP");
+	return READ_NOTHING;
 }
 
 /* ---- What the link tells ---- */
@@ -407,7 +390,7 @@ static void on_readable(struct qmp_link *l)
 	struct qmp_session *s = session_of(l);
 
 	for (int i = 0; i < READS_PER_TURN && is_alive(s); i++)
-		if (!read_once(s))
+		if (read_once(s) != READ_ALL_THE_PLACE)
 			break;
 }
 
@@ -416,7 +399,7 @@ static void on_hung_up(struct qmp_link *l)
 {
 	struct qmp_session *s = session_of(l);
 
-	while (is_alive(s) && read_once(s))
+	while (is_alive(s) && read_once(s) != READ_NOTHING)
 		;
 	fail_errno(s, -ECONNRESET, "reading from QMP");
 }
@@ -446,7 +429,7 @@ static void check_greeting(struct qmp_session *s, uint64_t now)
 {
 	struct qmp_error err = {0};
 
-	if (s->state >= READY)
+	if (s->state == READY)
 		return;
 	if (now < s->greeting_deadline) {
 		qmp_link_wake_at(&s->link, s->greeting_deadline);
@@ -456,7 +439,7 @@ static void check_greeting(struct qmp_session *s, uint64_t now)
 		      s->state == GREETING
 			      ? "no greeting within its deadline; another client may hold the monitor"
 			      : "greeted, but qmp_capabilities was not answered within its deadline");
-	fail(s, &err);
+	qmp_link_fail(&s->link, &err);
 }
 
 static void on_tick(struct qmp_link *l)
@@ -477,14 +460,18 @@ static void on_tick(struct qmp_link *l)
 
 static void on_settle(struct qmp_link *l)
 {
-	struct qmp_session *s = session_of(l);
-	struct qmp_call *c;
+	pump(session_of(l));
+	qmp_calls_fire(&session_of(l)->ended);
+}
 
-	pump(s);
-	while (is_open(s) && (c = qmp_calls_pop(&s->ended)))
-		qmp_call_end_consume(c, c->status, c->kind, c->why);
-	if (is_open(s) && s->state == FAILED)
-		finish_failure(s);
+static void on_ended(struct qmp_link *l)
+{
+	struct qmp_session *s = session_of(l);
+
+	end_all(s, l->error.code, l->error.kind, l->error.message);
+	qmp_calls_fire(&s->ended);
+	if (qmp_link_is_open(l) && s->opts.on_close)
+		s->opts.on_close(s->opts.data, &l->error);
 }
 
 static void session_free(struct qmp_session *s)
@@ -506,6 +493,7 @@ static const struct qmp_link_ops link_ops = {
 	.write_failed = on_write_failed,
 	.tick = on_tick,
 	.settle = on_settle,
+	.ended = on_ended,
 	.gone = on_gone,
 };
 
@@ -539,28 +527,14 @@ int qmp_session_new(uv_loop_t *loop, int fd_consume, const struct qmp_session_op
 	return 0;
 }
 
-static void cancel_consume(struct qmp_call *c)
-{
-	if (c)
-		qmp_call_end_consume(c, -ECANCELED, QMP_ERR_CANCELLED, "the session was closed");
-}
-
 void qmp_session_free(struct qmp_session *s)
 {
-	struct qmp_call *c;
-
-	if (!s || !is_open(s))
+	if (!s || !qmp_link_is_open(&s->link))
 		return;
 	qmp_events_mute(&s->events);
 	qmp_link_close(&s->link);
-	while ((c = qmp_calls_pop(&s->ended)))
-		cancel_consume(c);
-	for (int i = 0; i < LANES; i++) {
-		for (size_t k = 0; k < QMP_IN_FLIGHT; k++)
-			cancel_consume(take_ptr(s->lanes[i].slots[k].call));
-		while ((c = qmp_calls_pop(&s->lanes[i].queued)))
-			cancel_consume(c);
-	}
+	end_all(s, -ECANCELED, QMP_ERR_CANCELLED, "the session was closed");
+	qmp_calls_fire(&s->ended);
 }
 
 static int refuse_execute(const struct qmp_session *s, const struct qmp_command *command, struct qmp_error *err)
@@ -650,7 +624,7 @@ void qmp_session_unsubscribe(struct qmp_session *s, uint64_t subscription)
 
 bool qmp_session_is_ready(const struct qmp_session *s)
 {
-	return s->state == READY && is_open(s);
+	return s->state == READY && is_alive(s);
 }
 
 bool qmp_session_has_oob(const struct qmp_session *s)

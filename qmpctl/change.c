@@ -150,8 +150,8 @@ static void leave_to_the_guest(struct change *c, json_t *rest, json_t *want)
 
 	if (pending_add(c->call->guest, c->call->op->name, rest, want, &err) < 0)
 		guest_send_event(c->call->guest, "QMPCTL_SETTLED",
-				 json_pack("{s:s, s:s, s:s, s:s}", "item", text_of(json_array_get(rest, 0), "item"), "operation",
-					   c->call->op->name, "outcome", "failed", "why", err.message));
+				 json_pack("{s:s, s:s, s:s, s:o}", "item", text_of(json_array_get(rest, 0), "item"), "operation",
+					   c->call->op->name, "outcome", "failed", "why", qmp_json_text(err.message)));
 }
 
 static void on_done(void *data, enum vm_exec_outcome outcome, json_t *rest_consume, const struct qmp_error *why)

@@ -68,8 +68,8 @@ static void on_client_close(void *data, struct qmp_peer *p, const struct qmp_err
 
 static void send_error(struct client *c, json_t *id, const struct qmp_error *why)
 {
-	json_auto_t *error = json_pack("{s:s, s:s, s:s}", "class", "GenericError", "desc", why->message, "kind",
-				       qmp_error_kind_name(why->kind));
+	json_auto_t *error = json_pack("{s:s, s:o, s:s}", "class", "GenericError", "desc", qmp_json_text(why->message),
+				       "kind", qmp_error_kind_name(why->kind));
 	size_t len;
 	_cleanup_free_ char *text = error ? qmp_json_encode(error, JSON_COMPACT | JSON_ENSURE_ASCII, &len) : NULL;
 

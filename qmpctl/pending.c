@@ -66,7 +66,7 @@ static void settle(struct pending *p, const struct qmp_error *why)
 				 why ? "failed" : "done");
 
 	if (why)
-		json_object_set_new(told, "why", json_string(why->message));
+		json_object_set_new(told, "why", qmp_json_text(why->message));
 	else
 		keep_result(p);
 	unlink_pending(p);

@@ -42,7 +42,7 @@ static void notify(const char *text)
 
 static void report(struct run *r, const struct qmp_error *why)
 {
-	json_auto_t *message = why ? json_pack("{s:s, s:s}", "error", why->message, "kind", qmp_error_kind_name(why->kind))
+	json_auto_t *message = why ? json_pack("{s:o, s:s}", "error", qmp_json_text(why->message), "kind", qmp_error_kind_name(why->kind))
 				   : json_pack("{s:b}", "up", 1);
 	_cleanup_free_ char *text = json_dumps(message, JSON_COMPACT);
 

@@ -1,5 +1,5 @@
 #include "proto/base.h"
-#include "proto/qmp.h"
+#include "proto/framer.h"
 #include "tests/unit/check.h"
 
 /* Feeds TEXT in pieces of CHUNK bytes; the messages, joined by '|'. Ends with "!" where the stream was refused. */
@@ -72,24 +72,72 @@ static void test_limits(void)
 	CHECK_STR(out, "!");
 }
 
-static void test_large_message_byte_by_byte(void)
-{
-	size_t len = (size_t)16 << 20, n = 0;
-	struct qmp_framer *f = qmp_framer_new(0);
-	const char *message;
-	int r = 0;
+#define SMALL "{\"a\":\"}{\\\"\\\\\",\"b\":[{}]}\r\n"
 
-	for (size_t i = 0; i < len; i++) {
-		size_t size;
-		char *place = qmp_framer_reserve(f, &size);
-		*place = i == 0 ? '{' : i == len - 1 ? '}' : ' ';
-		qmp_framer_commit(f, 1);
-		r = qmp_framer_next(f, &message, &n, NULL);
-		CHECK(r >= 0);
+/* Small messages with what may mislead, or one large with them inside. */
+static char *long_text(size_t len, bool one_message)
+{
+	char *text = malloc(len);
+	size_t n = sizeof SMALL - 1;
+
+	CHECK(text);
+	memset(text, ' ', len);
+	for (size_t at = one_message ? n : 0; at + n < len; at += n)
+		memcpy(text + at, SMALL, n);
+	if (one_message) {
+		text[0] = '{';
+		text[len - 1] = '}';
 	}
-	CHECK_INT(r, 1);
-	CHECK_INT(n, len);
+	return text;
+}
+
+/* Feeds TEXT in chunks; how many messages, how many bytes of work. */
+static uint64_t work_of(const char *text, size_t len, size_t chunk, size_t *ret_messages)
+{
+	struct qmp_framer *f = qmp_framer_new(0);
+	size_t at = 0, n, size;
+	uint64_t work;
+
+	*ret_messages = 0;
+	while (at < len) {
+		const char *message;
+		char *place = qmp_framer_reserve(f, &size);
+		int r;
+
+		CHECK(place && size > 0);
+		n = len - at < chunk ? len - at : chunk;
+		n = n < size ? n : size;
+		memcpy(place, text + at, n);
+		qmp_framer_commit(f, n);
+		at += n;
+		while ((r = qmp_framer_next(f, &message, &size, NULL)) == 1)
+			(*ret_messages)++;
+		CHECK_INT(r, 0);
+	}
+	work = qmp_framer_work(f);
 	qmp_framer_free(f);
+	return work;
+}
+
+/* Each byte is looked at once, and moved or copied a few times at most, whatever the chunks: counted, not timed. */
+static void test_linear_whatever_the_chunks(void)
+{
+	static const size_t chunks[] = {1, 4095, 65536};
+	const size_t len = (size_t)16 << 20;
+
+	for (int one_message = 0; one_message <= 1; one_message++) {
+		char *text = long_text(len, one_message);
+
+		for (size_t i = 0; i < ARRAY_SIZE(chunks); i++) {
+			size_t messages;
+			uint64_t work = work_of(text, len, chunks[i], &messages);
+
+			CHECK(one_message ? messages == 1 : messages > 100000);
+			CHECK(work >= len); /* what the counter is for does count */
+			CHECK(work <= 4 * (uint64_t)len);
+		}
+		free(text);
+	}
 }
 
 int main(void)
@@ -98,6 +146,6 @@ int main(void)
 	RUN(test_resynchronises);
 	RUN(test_garbage_is_refused);
 	RUN(test_limits);
-	RUN(test_large_message_byte_by_byte);
+	RUN(test_linear_whatever_the_chunks);
 	return 0;
 }

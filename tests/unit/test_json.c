@@ -33,6 +33,46 @@ static void test_numbers_are_exact(void)
 	same("{\"size\":18446744073709551615,\"x\":[18446744073709551614]}");
 }
 
+static void test_reals_beyond_double(void)
+{
+	json_t *v;
+
+	same("[1e400,-1E+400,12345e9999999999999999999,0.00001e400,9.5e308,{\"x\":-1e309}]");
+	v = qmp_json_decode("[0e400,0.00e99999,1e-400,1.5e307,0.001e309]", 43, NULL);
+	for (size_t i = 0; i < 5; i++)
+		CHECK(json_is_real(json_array_get(v, i)));
+	CHECK(json_real_value(json_array_get(v, 3)) == 1.5e307);
+	json_decref(v);
+	refused("[1e400x]", 8, "JSON");
+	refused("[1e+]", 5, "JSON");
+	refused("[.1e400]", 8, "JSON");
+	refused("[1.e400]", 8, "JSON");
+	refused("[01e400]", 8, "JSON");
+	refused("[1e4.00]", 8, "JSON");
+}
+
+static void test_text(void)
+{
+	static const struct {
+		const char *given, *want;
+	} cases[] = {
+		{NULL, ""},
+		{"", ""},
+		{"h\xc3\xa9\xe2\x82\xac\xf0\x9f\x90\xa7", "h\xc3\xa9\xe2\x82\xac\xf0\x9f\x90\xa7"},
+		{"\xff/\xc3", "\xef\xbf\xbd/\xef\xbf\xbd"},
+		{"\xc0\x80", "\xef\xbf\xbd\xef\xbf\xbd"},
+		{"\xed\xa0\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+		{"\xf4\x90\x80\x80", "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"},
+		{"\xe2\x82", "\xef\xbf\xbd\xef\xbf\xbd"},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		json_t *v = qmp_json_text(cases[i].given);
+		CHECK_STR(json_string_value(v), cases[i].want);
+		json_decref(v);
+	}
+}
+
 static void test_u64(void)
 {
 	json_t *v = qmp_json_decode("[18446744073709551615,7,-7,18446744073709551616]", 48, NULL);
@@ -45,6 +85,10 @@ static void test_u64(void)
 	CHECK_INT(qmp_json_u64(json_array_get(v, 2), &n), -ERANGE);
 	CHECK_INT(qmp_json_u64(json_array_get(v, 3), &n), -ERANGE);
 	CHECK_INT(qmp_json_u64(v, &n), -EINVAL);
+	json_decref(v);
+	v = qmp_json_decode("[1e400,inf]", 11, NULL);
+	CHECK_INT(qmp_json_u64(json_array_get(v, 0), &n), -EINVAL);
+	CHECK_INT(qmp_json_u64(json_array_get(v, 1), &n), -EINVAL);
 	json_decref(v);
 }
 
@@ -80,6 +124,8 @@ static void test_refusals(void)
 int main(void)
 {
 	RUN(test_numbers_are_exact);
+	RUN(test_reals_beyond_double);
+	RUN(test_text);
 	RUN(test_u64);
 	RUN(test_inf_and_nan);
 	RUN(test_strings_are_left_alone);

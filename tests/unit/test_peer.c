@@ -12,8 +12,12 @@ struct world {
 	uv_loop_t loop;
 	struct qmp_peer *p;
 	int client;
-	int commands, closed, fds;
+	int commands, closed;
+	bool hold_after_each;
+	const char *raw; /* what the command of that name returns */
+	size_t raw_len;
 	enum qmp_error_kind kind;
+	char came[200]; /* each command's name and number of fds */
 	char heard[4000];
 };
 
@@ -22,13 +26,19 @@ static void on_command(void *data, struct qmp_peer *p, const struct qmp_peer_com
 	struct world *w = data;
 
 	w->commands++;
-	w->fds += (int)c->n_fds;
+	snprintf(w->came + strlen(w->came), sizeof w->came - strlen(w->came), "%.20s%zu ", c->name, c->n_fds);
 	if (streq(c->name, "fail"))
 		qmp_peer_error(p, c->id, "GenericError", "no");
 	else if (streq(c->name, "raw"))
-		qmp_peer_return_raw(p, c->id, "[inf]", 5);
+		qmp_peer_return_raw(p, c->id, w->raw, w->raw_len);
+	else if (streq(c->name, "free"))
+		qmp_peer_free(take_ptr(w->p));
 	else
 		qmp_peer_return(p, c->id, c->arguments);
+	if (w->hold_after_each) {
+		qmp_peer_pause(p);
+		qmp_peer_resume(p);
+	}
 }
 
 static void on_close(void *data, struct qmp_peer *p, const struct qmp_error *why)
@@ -49,6 +59,8 @@ static void open_world(struct world *w, size_t max_output)
 	int pair[2];
 
 	memset(w, 0, sizeof *w);
+	w->raw = "[inf]";
+	w->raw_len = 5;
 	uv_loop_init(&w->loop);
 	CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
 	w->client = pair[1];
@@ -146,25 +158,137 @@ static void test_who_does_not_read_is_cut_off(void)
 	close_world(&w);
 }
 
+/* Sends TEXT with N fds on its first byte. */
+static void send_with_fds(struct world *w, const char *text, const int *fds, size_t n)
+{
+	char control[CMSG_SPACE(sizeof(int) * QMP_COMMAND_FDS)] = {0};
+	struct iovec iov = {(char *)text, strlen(text)};
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = CMSG_SPACE(sizeof(int) * n)};
+
+	CMSG_FIRSTHDR(&msg)->cmsg_level = SOL_SOCKET;
+	CMSG_FIRSTHDR(&msg)->cmsg_type = SCM_RIGHTS;
+	CMSG_FIRSTHDR(&msg)->cmsg_len = CMSG_LEN(sizeof(int) * n);
+	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), fds, sizeof(int) * n);
+	CHECK_INT(sendmsg(w->client, &msg, 0), strlen(text));
+}
+
+static int count_open_fds(void)
+{
+	int n = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/*
+ * All of it lies in the socket before the peer reads: the kernel joins what was sent before fds with what brings them.
+ * Each command has its own, also where they came in the middle of it, and where the one before them held the peer back.
+ */
 static void test_fds_come_with_their_command(void)
 {
 	struct world w;
-	char text[] = "{\"execute\":\"getfd\"}", control[CMSG_SPACE(sizeof(int))] = {0};
-	struct iovec iov = {text, sizeof text - 1};
-	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-	int fd = open("/dev/null", O_RDONLY);
+	int fds[] = {open("/dev/null", O_RDONLY), open("/dev/null", O_RDONLY)}, before;
+	int hold;
+
+	for (hold = 0; hold <= 1; hold++) {
+		open_world(&w, 0);
+		talk(&w, "{\"execute\":\"qmp_capabilities\"}");
+		before = count_open_fds();
+		w.hold_after_each = hold;
+		CHECK(write(w.client, "{\"execute\":\"a\"}\n{\"execute\":\"b\"}\n", 32) == 32);
+		send_with_fds(&w, "{\"execute\":\"c\"}\n{\"execute\":\"d\"}\n", fds, 1);
+		CHECK(write(w.client, "{\"execute\":", 11) == 11);
+		send_with_fds(&w, "\"e\"}{\"execute\":\"f\"}", fds, 2);
+		send_with_fds(&w, "{\"execute\":\"g\"}", fds, 1);
+		for (int i = 0; i < 20; i++)
+			talk(&w, "");
+		CHECK_STR(w.came, "a0 b0 c1 d0 e2 f0 g1 ");
+		CHECK_INT(count_open_fds(), before);
+		close_world(&w);
+	}
+	close(fds[0]);
+	close(fds[1]);
+}
+
+/* With a command that is no command, or none at all, and when the client or the peer goes. */
+static void test_fds_do_not_leak(void)
+{
+	struct world w;
+	int fd = open("/dev/null", O_RDONLY), many[QMP_COMMAND_FDS], before;
+
+	for (size_t i = 0; i < ARRAY_SIZE(many); i++)
+		many[i] = fd;
+	before = count_open_fds();
+	open_world(&w, 0);
+	talk(&w, "{\"execute\":\"qmp_capabilities\"}");
+	send_with_fds(&w, "{\"execute\":1}", many, ARRAY_SIZE(many));
+	send_with_fds(&w, "garbage\n", &fd, 1);
+	send_with_fds(&w, "{\"exec", many, ARRAY_SIZE(many));
+	send_with_fds(&w, "ute\":\"x\"}", many, ARRAY_SIZE(many)); /* more than a command may have */
+	talk(&w, "");
+	CHECK_STR(w.came, "x16 ");
+	send_with_fds(&w, "{\"half\":", many, ARRAY_SIZE(many));
+	talk(&w, "");
+	close_world(&w);
+	CHECK_INT(count_open_fds(), before);
+	close(fd);
+}
+
+/* Ten times more than may wait, asked for at once by a client that reads slowly: it gets all, the peer keeps little. */
+static void test_large_replies_hold_back(void)
+{
+	struct world w;
+	static char big[100000];
+	size_t got = 0, asked = 100, each = sizeof big + sizeof "{\"return\": }\r\n" - 1;
+
+	open_world(&w, sizeof big * 10);
+	talk(&w, "{\"execute\":\"qmp_capabilities\"}");
+	memset(big, ' ', sizeof big);
+	big[0] = '[';
+	big[sizeof big - 1] = ']';
+	w.raw = big;
+	w.raw_len = sizeof big;
+	for (size_t i = 0; i < asked; i++)
+		CHECK(write(w.client, "{\"execute\":\"raw\"}", 17) == 17);
+	for (int i = 0; i < 10; i++)
+		uv_run(&w.loop, UV_RUN_NOWAIT);
+	CHECK(w.commands > 2 && w.commands < 10);
+	while (got < asked * each) {
+		char part[50000];
+		ssize_t n = recv(w.client, part, sizeof part, MSG_DONTWAIT);
+		CHECK(n != 0 && w.closed == 0);
+		got += n > 0 ? (size_t)n : 0;
+		uv_run(&w.loop, UV_RUN_NOWAIT);
+	}
+	CHECK_INT(got, asked * each);
+	CHECK_INT(w.commands, asked);
+	close_world(&w);
+}
+
+/* A message in which a file's name stands need not be UTF-8. */
+static void test_error_text_is_mended(void)
+{
+	struct world w;
 
 	open_world(&w, 0);
 	talk(&w, "{\"execute\":\"qmp_capabilities\"}");
-	CMSG_FIRSTHDR(&msg)->cmsg_level = SOL_SOCKET;
-	CMSG_FIRSTHDR(&msg)->cmsg_type = SCM_RIGHTS;
-	CMSG_FIRSTHDR(&msg)->cmsg_len = CMSG_LEN(sizeof fd);
-	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), &fd, sizeof fd);
-	CHECK(sendmsg(w.client, &msg, 0) > 0);
-	talk(&w, "{\"execute\":\"x\"}");
-	CHECK_INT(w.commands, 2);
-	CHECK_INT(w.fds, 1);
-	close(fd);
+	qmp_peer_error(w.p, NULL, "GenericError", "/tmp/\xff: no such file");
+	CHECK_STR(talk(&w, ""),
+		  "{\"error\": {\"class\":\"GenericError\",\"desc\":\"/tmp/\\uFFFD: no such file\"}}\r\n");
+	close_world(&w);
+}
+
+static void test_free_from_a_command(void)
+{
+	struct world w;
+
+	open_world(&w, 0);
+	talk(&w, "{\"execute\":\"qmp_capabilities\"}");
+	CHECK_STR(talk(&w, "{\"execute\":\"free\"}{\"execute\":\"x\"}"), "");
+	CHECK_INT(w.commands, 1);
+	CHECK_INT(w.closed, 0);
 	close_world(&w);
 }
 
@@ -175,5 +299,9 @@ int main(void)
 	RUN(test_pause_holds_back);
 	RUN(test_who_does_not_read_is_cut_off);
 	RUN(test_fds_come_with_their_command);
+	RUN(test_fds_do_not_leak);
+	RUN(test_large_replies_hold_back);
+	RUN(test_error_text_is_mended);
+	RUN(test_free_from_a_command);
 	return 0;
 }

@@ -15,6 +15,7 @@ struct world {
 	struct qmp_session *s;
 	int qemu; /* QEMU's end */
 	int ready, closed, replies, events;
+	int extra, replies_at_close;
 	int status[32];
 	char desc[32][400];
 	enum qmp_error_kind close_kind;
@@ -35,6 +36,7 @@ static void on_close(void *data, const struct qmp_error *why)
 
 	w->closed++;
 	w->close_kind = why->kind;
+	w->replies_at_close = w->replies;
 }
 
 static void on_reply(void *data, const struct qmp_reply *reply)
@@ -48,6 +50,15 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 		qmp_session_free(w->s);
 		w->s = NULL;
 	}
+}
+
+static void on_event(void *data, const struct qmp_event *event)
+{
+	struct world *w = data;
+
+	CHECK_STR(event->name, "STOP");
+	CHECK_INT(event->seconds, 5);
+	w->events++;
 }
 
 static void say(struct world *w, const char *fmt, ...)
@@ -100,17 +111,23 @@ static const char *id_in(const char *text, int k)
 	return id;
 }
 
-static void open_world(struct world *w, uint64_t greeting_ms)
+static void open_world_with(struct world *w, const struct qmp_session_options *o)
 {
-	struct qmp_session_options o = {
-		.on_ready = on_ready, .on_close = on_close, .data = w, .greeting_timeout_ms = greeting_ms};
 	int pair[2];
 
 	memset(w, 0, sizeof *w);
 	uv_loop_init(&w->loop);
 	CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
 	w->qemu = pair[1];
-	CHECK_INT(qmp_session_new(&w->loop, pair[0], &o, &w->s, NULL), 0);
+	CHECK_INT(qmp_session_new(&w->loop, pair[0], o, &w->s, NULL), 0);
+}
+
+static void open_world(struct world *w, uint64_t greeting_ms)
+{
+	open_world_with(w, &(struct qmp_session_options){.on_ready = on_ready,
+							 .on_close = on_close,
+							 .data = w,
+							 .greeting_timeout_ms = greeting_ms});
 }
 
 static void close_world(struct world *w)
@@ -276,11 +293,215 @@ static void test_free_from_a_reply(void)
 	close_world(&w);
 }
 
+/* ---- Callbacks that use the session: each fires once, whatever the others do ---- */
+
+enum meddle { EXECUTE, CANCEL_ALL, FREE };
+
+struct waiter {
+	struct world *w;
+	uint64_t serial;
+	int fired, status;
+	enum meddle meddle;
+};
+
+static struct waiter waiters[24];
+
+static void on_meddler(void *data, const struct qmp_reply *reply)
+{
+	struct waiter *me = data;
+	struct world *w = me->w;
+
+	me->fired++;
+	me->status = reply->status;
+	w->replies++;
+	if (me->meddle == FREE) {
+		qmp_session_free(take_ptr(w->s));
+	} else if (me->meddle == CANCEL_ALL && w->s) {
+		for (size_t i = 0; i < ARRAY_SIZE(waiters); i++)
+			qmp_session_cancel(w->s, waiters[i].serial);
+	} else if (me->meddle == EXECUTE && w->s) {
+		int r = qmp_session_execute(w->s, &(struct qmp_command){.name = "more"}, on_reply, w, NULL, NULL);
+		w->extra += r == 0;
+	}
+}
+
+/* More commands than fit in flight, one in three out of band; one of them has timed out already. */
+static void execute_meddlers(struct world *w, enum meddle meddle)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(waiters); i++) {
+		struct qmp_command c = {.name = "x", .oob = i % 3 == 0, .timeout_ms = i == 5 ? 1 : 0};
+		waiters[i] = (struct waiter){.w = w, .meddle = i == 7 ? meddle : EXECUTE};
+		CHECK_INT(qmp_session_execute(w->s, &c, on_meddler, &waiters[i], &waiters[i].serial, NULL), 0);
+	}
+}
+
+static void check_meddlers(void)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(waiters); i++) {
+		CHECK_INT(waiters[i].fired, 1);
+		CHECK(waiters[i].status < 0);
+	}
+}
+
+static void test_meddling_at_the_end_of_file(void)
+{
+	for (enum meddle m = EXECUTE; m <= FREE; m++) {
+		struct world w;
+
+		negotiate(&w);
+		execute_meddlers(&w, m);
+		qmp_session_cancel(w.s, waiters[20].serial);
+		CHECK_INT(w.replies, 0);
+		shutdown(w.qemu, SHUT_RDWR);
+		until(&w, &w.replies, ARRAY_SIZE(waiters));
+		check_meddlers();
+		CHECK_INT(waiters[20].status, -ECANCELED);
+		CHECK_INT(w.closed, m != FREE); /* after the last of them, and not when it was freed */
+		CHECK_INT(w.replies_at_close, m == FREE ? 0 : (int)ARRAY_SIZE(waiters) + w.extra);
+		close_world(&w);
+	}
+}
+
+static void test_meddling_in_free(void)
+{
+	for (enum meddle m = EXECUTE; m <= FREE; m++) {
+		struct world w;
+		struct qmp_session *s;
+
+		negotiate(&w);
+		execute_meddlers(&w, m);
+		s = w.s; /* which a callback frees a second time, from inside */
+		qmp_session_free(s);
+		w.s = NULL;
+		CHECK_INT(w.replies, ARRAY_SIZE(waiters));
+		check_meddlers();
+		CHECK_INT(w.extra, 0);
+		CHECK_INT(w.closed, 0);
+		close_world(&w);
+		CHECK_INT(w.replies, ARRAY_SIZE(waiters));
+	}
+}
+
+static void on_ready_free(void *data, json_t *greeting)
+{
+	struct world *w = data;
+
+	UNUSED(greeting);
+	w->ready++;
+	qmp_session_free(take_ptr(w->s));
+}
+
+static void on_close_free(void *data, const struct qmp_error *why)
+{
+	struct world *w = data;
+
+	CHECK(why->message[0]);
+	w->closed++;
+	qmp_session_free(take_ptr(w->s));
+}
+
+static void on_event_free(void *data, const struct qmp_event *event)
+{
+	struct world *w = data;
+
+	CHECK_STR(event->name, "STOP");
+	w->events++;
+	qmp_session_free(w->s);
+	w->s = NULL;
+	CHECK_STR(json_string_value(json_object_get(event->data, "still")), "valid");
+}
+
+/* Each of the other callbacks frees the session, too. */
+static void test_free_from_any_callback(void)
+{
+	struct qmp_session_options o = {.on_ready = on_ready_free, .on_close = on_close_free};
+	struct world w;
+
+	o.data = &w;
+	open_world_with(&w, &o);
+	say(&w, "{\"QMP\": {}}");
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}{\"event\": \"STOP\"}", id_in(heard(&w), 0));
+	until(&w, &w.ready, 1);
+	CHECK_INT(w.closed, 0);
+	close_world(&w);
+
+	open_world_with(&w, &o);
+	say(&w, "nonsense");
+	until(&w, &w.closed, 1);
+	close_world(&w);
+	CHECK_INT(w.closed, 1);
+
+	negotiate(&w);
+	(void)qmp_session_subscribe(w.s, NULL, on_event_free, &w);
+	(void)qmp_session_subscribe(w.s, NULL, on_event_free, &w);
+	execute(&w, "x");
+	say(&w, "{\"event\": \"STOP\", \"data\": {\"still\": \"valid\"}}{\"event\": \"STOP\"}");
+	until(&w, &w.events, 1);
+	CHECK_INT(w.replies, 1);
+	CHECK_INT(w.status[0], -ECANCELED);
+	close_world(&w);
+	CHECK_INT(w.events, 1);
+}
+
+/* A command that was never sent leaves no fd behind. */
+static void test_fds_do_not_leak(void)
+{
+	struct world w;
+	int null = open("/dev/null", O_RDONLY), fds[] = {null, null}, bad[] = {null, -1}, probe;
+	struct qmp_command c = {.name = "getfd", .fds = fds, .n_fds = 2};
+	uint64_t serial;
+
+	negotiate(&w);
+	probe = dup(null);
+	close(probe);
+	for (int i = 0; i < 12; i++)
+		CHECK_INT(qmp_session_execute(w.s, &c, on_reply, &w, &serial, NULL), 0);
+	qmp_session_cancel(w.s, serial);
+	c.fds = bad;
+	CHECK_INT(qmp_session_execute(w.s, &c, on_reply, &w, NULL, NULL), -EBADF);
+	c.n_fds = QMP_COMMAND_FDS + 1;
+	CHECK_INT(qmp_session_execute(w.s, &c, on_reply, &w, NULL, NULL), -EINVAL);
+	qmp_session_free(take_ptr(w.s));
+	CHECK_INT(w.replies, 12);
+	CHECK(dup(null) <= probe);
+	close(probe);
+	close(null);
+	close_world(&w);
+}
+
+/* What came before the other side left is heard, also where sockets' buffers split it. */
+static void test_last_words(void)
+{
+	struct world w;
+	int fd = open("/dev/null", O_RDONLY);
+	char text[] = "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5}}", control[CMSG_SPACE(sizeof fd)] = {0};
+	struct iovec iov = {text, sizeof text - 1};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+
+	negotiate(&w);
+	(void)qmp_session_subscribe(w.s, "STOP", on_event, &w);
+	execute(&w, "never read");
+	CMSG_FIRSTHDR(&msg)->cmsg_level = SOL_SOCKET;
+	CMSG_FIRSTHDR(&msg)->cmsg_type = SCM_RIGHTS;
+	CMSG_FIRSTHDR(&msg)->cmsg_len = CMSG_LEN(sizeof fd);
+	memcpy(CMSG_DATA(CMSG_FIRSTHDR(&msg)), &fd, sizeof fd);
+	CHECK(sendmsg(w.qemu, &msg, 0) > 0); /* a read ends there */
+	say(&w, "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5}}");
+	close(w.qemu); /* with a command unread: the other side sees an error on its socket */
+	w.qemu = open("/dev/null", O_RDONLY);
+	until(&w, &w.closed, 1);
+	CHECK_INT(w.events, 2);
+	CHECK_INT(w.status[0], -ECONNRESET);
+	close(fd);
+	close_world(&w);
+}
+
 static void protocol_error(const char *bytes)
 {
 	struct world w;
 
 	negotiate(&w);
+	(void)qmp_session_subscribe(w.s, "NEVER", on_event, &w);
 	execute(&w, "x");
 	say(&w, "%s", bytes);
 	until(&w, &w.closed, 1);
@@ -289,12 +510,38 @@ static void protocol_error(const char *bytes)
 	close_world(&w);
 }
 
+/* The one who waits hears of it, and the stream is over. */
+static void test_undecodable_replies(void)
+{
+	static const char *const replies[] = {
+		"{\"return\": {\"a\": 1, \"a\": 2}, \"id\": \"%s\"}",
+		"{\"return\": nonsense, \"id\": \"%s\"}",
+		"{\"error\": {\"class\": nonsense}, \"id\": \"%s\"}",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(replies); i++) {
+		struct world w;
+
+		negotiate(&w);
+		execute(&w, "one");
+		say(&w, replies[i], id_in(heard(&w), 0));
+		execute(&w, "two");
+		until(&w, &w.closed, 1);
+		CHECK_INT(w.replies, 2);
+		CHECK_INT(w.status[0], -EPROTO);
+		CHECK_CONTAINS(w.desc[0], "one: the reply: JSON");
+		CHECK_INT(w.status[1], -EPROTO);
+		close_world(&w);
+	}
+}
+
 static void test_protocol_errors(void)
 {
 	protocol_error("garbage");
 	protocol_error("{\"error\": {\"class\": \"GenericError\", \"desc\": \"x\"}}");
 	protocol_error("{\"neither\": 1}");
 	protocol_error("{\"return\": {}, \"return\": {}}");
+	protocol_error("{\"event\": 1}");
 }
 
 static void test_no_greeting(void)
@@ -305,15 +552,6 @@ static void test_no_greeting(void)
 	until(&w, &w.closed, 1);
 	CHECK_INT(w.close_kind, QMP_ERR_TIMEOUT);
 	close_world(&w);
-}
-
-static void on_event(void *data, const struct qmp_event *event)
-{
-	struct world *w = data;
-
-	CHECK_STR(event->name, "STOP");
-	CHECK_INT(event->seconds, 5);
-	w->events++;
 }
 
 static void test_events(void)
@@ -362,6 +600,12 @@ int main(void)
 	RUN(test_cancel);
 	RUN(test_end_of_file);
 	RUN(test_free_from_a_reply);
+	RUN(test_meddling_at_the_end_of_file);
+	RUN(test_meddling_in_free);
+	RUN(test_free_from_any_callback);
+	RUN(test_fds_do_not_leak);
+	RUN(test_last_words);
+	RUN(test_undecodable_replies);
 	RUN(test_protocol_errors);
 	RUN(test_no_greeting);
 	RUN(test_events);
