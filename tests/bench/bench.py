@@ -221,7 +221,7 @@ def bench_rtt(root):
 
 
 # As long as a session's, see proto/session.c.
-ID = "AAAAAAA"
+ID = "AAABB"
 
 
 def bench_process(root):
