@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/pidfd.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -18,7 +19,28 @@ struct vm_child {
 	void *data;
 };
 
+/* ---- How many fds ---- */
+
+static struct rlimit first_limit;
+
+void vm_child_raise_fd_limit(void)
+{
+	struct rlimit raised;
+
+	if (first_limit.rlim_cur > 0 || getrlimit(RLIMIT_NOFILE, &raised) < 0)
+		return;
+	first_limit = raised;
+	raised.rlim_cur = raised.rlim_max;
+	(void)setrlimit(RLIMIT_NOFILE, &raised);
+}
+
 /* ---- In the child, between fork and exec: only async-signal-safe calls ---- */
+
+static void restore_fd_limit(void)
+{
+	if (first_limit.rlim_cur > 0)
+		(void)setrlimit(RLIMIT_NOFILE, &first_limit);
+}
 
 static void reset_signals(void)
 {
@@ -79,6 +101,7 @@ static _Noreturn void run_child(const struct vm_child_options *o, int report)
 	moved = place_fds(o, report);
 	if (moved >= 0) {
 		report = moved;
+		restore_fd_limit(); /* fds above it stay open until exec closes them */
 		execvp(o->argv[0], o->argv);
 	}
 fail:

@@ -32,6 +32,11 @@ int vm_child_spawn(uv_loop_t *loop, const struct vm_child_options *o, vm_child_c
 /* Watches PID. -ESRCH where there is none. */
 int vm_child_watch(uv_loop_t *loop, pid_t pid, vm_child_cb cb, void *data, struct vm_child **ret,
 		   struct qmp_error *err);
+/*
+ * Lets this process have as many fds as the host allows (RLIMIT_NOFILE's hard limit). Children that it spawns are given the
+ * limit that it was started with: programs that use select() count on it.
+ */
+void vm_child_raise_fd_limit(void);
 pid_t vm_child_pid(const struct vm_child *c);
 /* By its pidfd: never hits another process. 0 or negative errno. */
 int vm_child_signal(const struct vm_child *c, int signal);

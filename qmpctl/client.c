@@ -252,6 +252,7 @@ void client_call_all(struct cli *cli, char *const *names, int n, const char *ope
 	json_auto_t *args = json_object();
 	int open = 1;
 
+	vm_child_raise_fd_limit(); /* a connection each */
 	for (int i = 0; all && i < n; i++) {
 		struct request *r = &all[i];
 		int fd;
@@ -304,6 +305,7 @@ int client_events(struct cli *cli, char *const *names, int n)
 	struct follow *all = calloc((size_t)n + 1, sizeof *all);
 	int open = 0;
 
+	vm_child_raise_fd_limit();
 	for (int i = 0; all && i < n; i++) {
 		struct qmp_session_options o = {.on_close = on_follow_close, .data = &all[i]};
 		int fd;

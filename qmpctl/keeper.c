@@ -50,7 +50,7 @@ static void on_idle(uv_timer_t *t)
 	struct keeper *k = t->data;
 
 	for (struct guest *g = k->guests; g; g = g->next)
-		if (g->vm->state != VM_STOPPED || g->running || g->queue || g->restarting ||
+		if (g->vm->state != VM_STOPPED || g->running || g->queue || g->awaits_start || g->restarting ||
 		    restart_is_due(g->restart))
 			return;
 	if (k->on_idle)

@@ -75,6 +75,7 @@ struct guest {
 	struct op_call *running, *queue, *watching; /* the change that runs; those that wait; those that only look on */
 	struct vm_exec *exec;    /* the plan of the change that runs */
 	struct pending *pending; /* what waits for the guest (pending.h) */
+	bool awaits_start; /* run will start it when others have come up */
 	bool restarting; /* reboot: it stops to start again */
 	struct restart *restart; /* what its policy does when it ends */
 	bool agent_open;

@@ -10,12 +10,18 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+/* So many QEMUs start side by side: each reads and allocates much, and all of a thousand would miss their deadlines. */
+#define START_AT_ONCE 16
+
 struct run {
 	struct cli *cli;
 	struct keeper keeper;
 	uv_signal_t term, interrupt;
 	int report; /* -1, or where the one who started us listens */
-	int starting;
+	struct guest **to_start; /* in the order of the command line; from NEXT_START on they wait for their turn */
+	int n_to_start, next_start;
+	int starting, adopting; /* of those that have begun */
+	bool started_one;
 	int status;
 	bool stopping;
 	struct qmp_error error;
@@ -55,33 +61,87 @@ static void report(struct run *r, const struct qmp_error *why)
 
 /* ---- Starting ---- */
 
-static void on_started(void *data, const struct qmp_error *why)
-{
-	struct run *r = data;
+static void start_some(struct run *r);
 
-	if (why && r->error.kind == QMP_ERR_NONE) {
-		r->error = *why;
-		fprintf(stderr, "qmpctl: %s\n", why->message);
-		report(r, why);
-	}
-	if (--r->starting > 0 || r->error.kind != QMP_ERR_NONE)
+static void failed(struct run *r, const struct qmp_error *why)
+{
+	if (r->error.kind != QMP_ERR_NONE)
+		return;
+	r->error = *why;
+	fprintf(stderr, "qmpctl: %s\n", why->message);
+	report(r, why);
+}
+
+static void check_all_up(struct run *r)
+{
+	if (r->starting > 0 || r->adopting > 0 || r->error.kind != QMP_ERR_NONE)
 		return;
 	report(r, NULL);
 	notify("READY=1");
 }
 
+static void on_started(void *data, const struct qmp_error *why)
+{
+	struct run *r = data;
+
+	if (why)
+		failed(r, why);
+	r->starting--;
+	r->started_one = true;
+	start_some(r);
+	check_all_up(r);
+}
+
+static void on_adopted(void *data, const struct qmp_error *why)
+{
+	struct run *r = data;
+
+	if (why)
+		failed(r, why);
+	r->adopting--;
+	check_all_up(r);
+}
+
+/* The first starts alone: it may have to find out what QEMU can, which is kept for the others. */
+static void start_some(struct run *r)
+{
+	while (r->next_start < r->n_to_start && r->starting < (r->started_one ? START_AT_ONCE : 1)) {
+		struct guest *g = r->to_start[r->next_start++];
+		struct qmp_error why = {0};
+
+		g->awaits_start = false;
+		if (g->vm->state != VM_STOPPED)
+			continue; /* somebody asked for it meanwhile */
+		if (vm_start(g->vm, cli_option(r->cli, "paused") != NULL, on_started, r, &why) == 0) {
+			r->starting++;
+		} else {
+			failed(r, &why);
+			guest_stopped(g);
+		}
+	}
+}
+
 static int bring_up(struct run *r, const char *name)
 {
-	bool paused = cli_option(r->cli, "paused") != NULL;
 	struct guest *g;
 	int e = keeper_add(&r->keeper, name, true, &g, &r->error);
 
 	if (e < 0)
 		return e;
-	r->starting++;
-	if (vm_qemu_lives(g->vm))
-		return vm_adopt(g->vm, on_started, r, &r->error);
-	return vm_start(g->vm, paused, on_started, r, &r->error);
+	if (vm_qemu_lives(g->vm)) {
+		r->adopting++;
+		return vm_adopt(g->vm, on_adopted, r, &r->error);
+	}
+	g->awaits_start = true;
+	r->to_start[r->n_to_start++] = g;
+	return 0;
+}
+
+/* Those that wait for their turn are not started any more. */
+static void forget_starts(struct run *r)
+{
+	while (r->next_start < r->n_to_start)
+		r->to_start[r->next_start++]->awaits_start = false;
 }
 
 /* ---- Ending ---- */
@@ -99,10 +159,11 @@ static void stop_all(struct run *r, bool force)
 	json_auto_t *args = json_pack("{s:b}", "force", force);
 
 	notify("STOPPING=1");
+	forget_starts(r);
 	for (struct guest *g = r->keeper.guests; g; g = g->next)
-		if (restart_cancel(g->restart))
+		if (restart_cancel(g->restart) || g->vm->state == VM_STOPPED)
 			guest_stopped(g);
-		else if (g->vm->state != VM_STOPPED)
+		else
 			op_run(g, op_find(force ? "qmpctl-kill" : "qmpctl-stop"),
 			       force ? json_object_clear(args), args : args, on_stopped, r);
 }
@@ -166,15 +227,20 @@ static int run_run(struct cli *cli)
 {
 	struct run r = {.cli = cli};
 
+	vm_child_raise_fd_limit();
 	prepare(&r);
+	r.to_start = calloc((size_t)cli->n_args + 1, sizeof(struct guest *));
 	for (int i = 0; i < cli->n_args && r.error.kind == QMP_ERR_NONE; i++)
 		if (bring_up(&r, cli->args[i]) < 0) {
 			fprintf(stderr, "qmpctl: %s\n", r.error.message);
 			report(&r, &r.error);
 		}
 	if (r.error.kind == QMP_ERR_NONE)
+		start_some(&r);
+	if (r.error.kind == QMP_ERR_NONE)
 		uv_run(cli->loop, UV_RUN_DEFAULT);
 	keeper_close(&r.keeper);
+	free(r.to_start);
 	uv_close((uv_handle_t *)&r.term, NULL);
 	uv_close((uv_handle_t *)&r.interrupt, NULL);
 	uv_run(cli->loop, UV_RUN_NOWAIT);
