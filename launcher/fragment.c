@@ -1,4 +1,5 @@
 #include "launcher/fragment.h"
+#include "launcher/peril.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -431,12 +432,19 @@ static json_t *netdev(const json_t *nic, const char *id, const struct vm_host *h
 	return json_pack("{s:s, s:s, s:s, s:b}", "type", "tap", "id", id, "fd", fd_name, "vhost", host->vhost_net);
 }
 
-static int add_netdev(struct vm_fragment *f, const json_t *nic, const char *id, const struct vm_host *host)
+static int add_netdev(struct vm_fragment *f, const json_t *nic, const char *id, const struct vm_host *host,
+		      struct qmp_error *err)
 {
 	char fd_name[32] = "";
-	json_t *args = netdev(nic, id, host, fd_name, sizeof fd_name);
+	json_t *args = with_raw_consume(netdev(nic, id, host, fd_name, sizeof fd_name), nic, "netdev");
 
-	return add_consume(f, VM_NETDEV, with_raw_consume(args, nic, "netdev"), *fd_name ? fd_name : NULL);
+	/* The raw members may ask for anything. */
+	if (args && vm_peril_check("netdev_add", args, host, err) < 0) {
+		json_decref(args);
+		vm_fragment_deinit(f);
+		return qmp_error_wrap(err, "nics.%s", text_of(nic, "id"));
+	}
+	return add_consume(f, VM_NETDEV, args, *fd_name ? fd_name : NULL) < 0 ? out_of_memory(f, err) : 0;
 }
 
 int vm_fragment_nic(const json_t *spec, const json_t *item, const struct vm_host *host, struct vm_fragment *ret,
@@ -450,8 +458,11 @@ int vm_fragment_nic(const json_t *spec, const json_t *item, const struct vm_host
 	int r;
 
 	snprintf(dev, sizeof dev, "%.16s-netdev", id);
-	if (!f.item || (connected && add_netdev(&f, item, dev, host) < 0))
+	if (!f.item)
 		return out_of_memory(&f, err);
+	r = connected ? add_netdev(&f, item, dev, host, err) : 0;
+	if (r < 0)
+		return r;
 	device = json_pack("{s:s, s:s}", "driver",
 			   streq(text_of(item, "model"), "e1000e") ? "e1000e" : "virtio-net-pci", "id", id);
 	if (connected)

@@ -11,7 +11,8 @@ struct vm_host {
 	const char *accel;     /* "kvm" or "tcg": resolved, never "auto" */
 	const char *cpu_model; /* resolved: "host", "host,-arch-capabilities", "max", "qemu64", ... */
 	const char *machine;   /* resolved: "pc-q35-7.2" */
-	bool vhost_net;        /* /dev/vhost-net is there */
+	bool vhost_net;        /* /dev/vhost-net can be opened */
+	int qemu_major;        /* 7, 10, ...; 0: not known */
 };
 
 enum vm_object_kind { VM_OBJECT, VM_BLOCKDEV, VM_NETDEV, VM_DEVICE };

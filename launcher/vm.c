@@ -212,6 +212,8 @@ struct vm_host vm_host_of(const struct vm *vm)
 		.cpu_model = text_of(vm->host_facts, "cpu-model"),
 		.machine = text_of(vm->host_facts, "machine"),
 		.vhost_net = vm_hostnet_has_vhost(),
+		.qemu_major = (int)json_integer_value(
+			json_object_get(json_object_get(vm->host_facts, "qemu-version"), "major")),
 	};
 }
 

@@ -5,6 +5,7 @@
  * operations starts when those before it are answered, and what follows waits for it.
  */
 #include "qmpctl/keeper.h"
+#include "launcher/peril.h"
 #include "proto/base.h"
 
 #include <sys/socket.h>
@@ -178,7 +179,8 @@ static void pass_on(struct client *c, const struct qmp_peer_command *command)
 		.raw = true,
 	};
 	struct qmp_error err = {0};
-	struct qmp_session *s = vm_session(vm, &err);
+	struct vm_host host = vm_host_of(vm);
+	struct qmp_session *s = vm_peril_check(command->name, command->arguments, &host, &err) < 0 ? NULL : vm_session(vm, &err);
 	struct relay *relay = relay_take(c, command->id, streq(command->name, "query-commands"));
 
 	if (streq(command->name, "quit"))

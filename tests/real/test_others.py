@@ -2,6 +2,7 @@
 import os
 
 import world
+from qmp import QmpError
 from test_hotplug import blocks, peripherals
 from world import FAILED, WorldTest
 
@@ -77,6 +78,25 @@ class Others(WorldTest):
             self.assertIn("vdx-file", result.err)
             self.assertIn("vdx-file", blocks(qmp), "what is not ours is not undone")
             self.assertNotIn("vdx-fmt", blocks(qmp))
+
+    def test_no_request_ends_qemu(self):
+        self.w.start_tiny("a")
+        pid = self.w.qemu_pid("a")
+        raw = {"type": "tap", "id": "n", "ifname": "qmpctl-none", "script": "no", "downscript": "no", "vhost": True}
+        with self.w.control("a") as qmp:
+            for command, arguments in (
+                    ("netdev_add", raw),
+                    ("human-monitor-command", {"command-line": "netdev_add tap,id=n,ifname=qmpctl-none,script=no,vhost=on"}),
+                    ("qmpctl-nic-add", {"nic": {"id": "n", "backend": "tap", "interface": "qmpctl-none",
+                                                "qemu": {"netdev": {"vhost": True}}}})):
+                with self.subTest(command=command):
+                    if os.path.exists("/dev/vhost-net"):
+                        continue  # then QEMU does what it is asked
+                    with self.assertRaises(QmpError) as caught:
+                        qmp.execute(command, arguments)
+                    self.assertIn("/dev/vhost-net", caught.exception.desc)
+            self.assertEqual(qmp.execute("query-status")["status"], "running")
+        self.assertEqual(self.w.qemu_pid("a"), pid)
 
 
 if __name__ == "__main__":
