@@ -137,8 +137,8 @@ static int add_text(struct qmp_agent *a, char *text_consume, size_t len)
 	return qmp_link_add_consume(&a->link, text_consume, len, NULL, 0);
 }
 
-/* The 0xFF makes the agent drop what it has half read. */
-static int add_sync(struct qmp_agent *a)
+/* RESYNC: with the 0xFF, on which the agent drops what it has half read; it complains of that with an error, too. */
+static int add_sync(struct qmp_agent *a, bool resync)
 {
 	json_auto_t *arguments = NULL;
 	struct qmp_command sync = {.name = "guest-sync-delimited"};
@@ -150,7 +150,9 @@ static int add_sync(struct qmp_agent *a)
 	a->sync_id &= SYNC_ID_MASK;
 	sync.arguments = arguments = json_pack("{s:I}", "id", (json_int_t)a->sync_id);
 	line = arguments ? qmp_call_encode(&sync, NULL, &len) : NULL;
-	return line ? add_text(a, qmp_asprintf("%c%s", 0xff, line), len + 1) : -ENOMEM;
+	if (line && resync)
+		return add_text(a, qmp_asprintf("%c%s", 0xff, line), len + 1);
+	return add_text(a, take_ptr(line), len);
 }
 
 static void begin_exchange(struct qmp_agent *a, struct qmp_call *c)
@@ -162,7 +164,7 @@ static void begin_exchange(struct qmp_agent *a, struct qmp_call *c)
 	a->state = SYNCING;
 	a->sync_deadline = c->deadline < limit ? c->deadline : limit;
 	if (r == 0)
-		r = add_sync(a);
+		r = add_sync(a, true);
 	if (r < 0) {
 		fail_errno(a, r, "asking the guest agent");
 		return;
@@ -183,7 +185,7 @@ static void ask(struct qmp_agent *a)
 		r = add_text(a, take_ptr(c->text), c->len);
 	/* A sync behind it is answered as soon as the agent has taken it. */
 	if (r == 0 && c->no_reply)
-		r = add_sync(a);
+		r = add_sync(a, false);
 	if (r < 0) {
 		fail_errno(a, r, "sending to the guest agent");
 		return;

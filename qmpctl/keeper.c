@@ -1,3 +1,4 @@
+#include "qmpctl/agent.h"
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
@@ -45,6 +46,11 @@ void guest_send_event(struct guest *g, const char *name, json_t *data_consume)
 	tell_calls(g, on_event, &told);
 }
 
+void guest_tell_agent(struct guest *g)
+{
+	tell_calls(g, on_agent);
+}
+
 static void on_idle(uv_timer_t *t)
 {
 	struct keeper *k = t->data;
@@ -76,7 +82,9 @@ static void on_state(void *data, struct vm *vm)
 	}
 	if (vm->state == VM_STOPPED) {
 		pending_clear(g);
-		g->agent_open = false;
+		agent_leave(g->agent);
+	} else if (vm->state == VM_RUNNING) {
+		agent_look(g->agent);
 	}
 	tell_calls(g, on_state);
 	if (vm->state == VM_STOPPED) {
@@ -91,9 +99,7 @@ static void on_event(void *data, struct vm *vm, const struct qmp_event *event)
 
 	UNUSED(vm);
 	guest_send(g, event->raw, event->raw_len);
-	if (streq(event->name, "VSERPORT_CHANGE") && event->data &&
-	    streq(json_string_value(json_object_get(event->data, "id")), "agent-port"))
-		g->agent_open = json_is_true(json_object_get(event->data, "open"));
+	agent_on_event(g->agent, event);
 	tell_calls(g, on_event, event);
 }
 
@@ -118,7 +124,10 @@ int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **re
 		return qmp_error_errno(err, -ENOMEM, "%s", name);
 	g->keeper = k;
 	g->restart = restart_new(g);
-	if (!g->restart) {
+	g->agent = agent_new(g);
+	if (!g->restart || !g->agent) {
+		restart_free(g->restart);
+		agent_free(g->agent);
 		free(g);
 		return qmp_error_errno(err, -ENOMEM, "%s", name);
 	}
@@ -132,6 +141,7 @@ int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **re
 		listener_free(g->control);
 		vm_close(g->vm);
 		restart_free(g->restart);
+		agent_free(g->agent);
 		free(g);
 		return r;
 	}
@@ -172,6 +182,7 @@ void keeper_close(struct keeper *k)
 		pending_clear(g);
 		fail_calls(g);
 		vm_close(g->vm); /* answers what is in flight */
+		agent_free(g->agent);
 		clients_free(g);
 		restart_free(g->restart);
 		free(g);

@@ -8,6 +8,8 @@
 
 #include "launcher/vm.h"
 
+struct agent;
+struct ask;
 struct keeper;
 struct guest;
 struct op_call;
@@ -48,17 +50,22 @@ struct op_call {
 	void (*on_state)(struct op_call *call);
 	void (*on_event)(struct op_call *call, const struct qmp_event *event);
 	void (*on_console)(struct op_call *call, const char *console, size_t len);
+	void (*on_agent)(struct op_call *call); /* the guest agent has answered */
+	struct ask *asked; /* what the guest agent is asked for it (agent.h) */
 	void *state; /* the operation's own; freed with the call */
 	struct vm_inventory *inventory; /* what QEMU has, where the operation asks; NULL: there is none, or it does not answer */
 };
 
 extern const struct op *const all_ops[]; /* ends with NULL */
+extern const struct op op_agent, op_stop, op_reboot, op_kill;
 const struct op *op_find(const char *name);
 json_t *op_schema(void);
 /* Starts or queues the operation; DONE once, possibly from inside. ARGS borrowed. */
 void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done, void *data);
 void op_return(struct op_call *call, json_t *result_consume);
 void op_fail(struct op_call *call, const struct qmp_error *why);
+void op_failf(struct op_call *call, enum qmp_error_kind kind, int code, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
 /* Arguments by name, checked against the table already. */
 const char *op_text(const struct op_call *call, const char *name);
 bool op_flag(const struct op_call *call, const char *name, bool fallback);
@@ -78,7 +85,7 @@ struct guest {
 	bool awaits_start; /* run will start it when others have come up */
 	bool restarting; /* reboot: it stops to start again */
 	struct restart *restart; /* what its policy does when it ends */
-	bool agent_open;
+	struct agent *agent;
 };
 
 /* Changes of the spec, live and kept (change.c). EDIT alters SPEC in place. */
@@ -113,7 +120,12 @@ void keeper_close(struct keeper *k);
 void guest_stopped(struct guest *g);
 /* Tells every client of G. */
 void guest_send(struct guest *g, const char *raw, size_t len);
+/* Its agent has answered. */
+void guest_tell_agent(struct guest *g);
 void guest_send_event(struct guest *g, const char *name, json_t *data_consume);
+
+/* stop.c: what CALL, if it is a stop or a reboot, does now to have the guest stopped; else NULL. */
+const char *stop_stage(const struct op_call *call);
 
 /* control.c */
 int listener_new(struct guest *g, const char *file, bool read_only, struct listener **ret, struct qmp_error *err);

@@ -1,3 +1,4 @@
+#include "qmpctl/agent.h"
 #include "qmpctl/keeper.h"
 #include "launcher/inventory.h"
 #include "proto/base.h"
@@ -161,6 +162,8 @@ static void finish(struct op_call *call, json_t *result, const struct qmp_error 
 	call->on_state = NULL;
 	call->on_event = NULL;
 	call->on_console = NULL;
+	call->on_agent = NULL;
+	agent_forget(call);
 	uv_timer_stop(&call->timer);
 	call->done(call->data, result, why);
 	uv_close((uv_handle_t *)&call->timer, on_timer_closed);
@@ -178,6 +181,19 @@ void op_return(struct op_call *call, json_t *result_consume)
 void op_fail(struct op_call *call, const struct qmp_error *why)
 {
 	finish(call, NULL, why);
+}
+
+void op_failf(struct op_call *call, enum qmp_error_kind kind, int code, const char *fmt, ...)
+{
+	struct qmp_error err = {0};
+	char text[QMP_ERROR_MAX];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof text, fmt, ap);
+	va_end(ap);
+	qmp_error_set(&err, kind, code, "%s", text);
+	op_fail(call, &err);
 }
 
 void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done, void *data)

@@ -1,6 +1,7 @@
 /*
  * The operations that control.sock has beside QEMU's commands, one entry each in the table at the end.
  */
+#include "qmpctl/agent.h"
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
@@ -8,7 +9,6 @@
 #include "launcher/spec.h"
 #include "proto/base.h"
 
-#include <signal.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -45,7 +45,7 @@ static void start_status(struct op_call *call)
 		json_object_set_new(s, "pid", json_integer(vm_child_pid(vm_qemu_child(vm->qemu))));
 		json_object_set_new(s, "uptime", json_integer((json_int_t)time(NULL) - vm->started));
 		json_object_update_missing(s, vm->host_facts);
-		json_object_set_new(s, "agent", json_boolean(g->agent_open));
+		json_object_set_new(s, "agent", agent_status(g->agent));
 	}
 	if (vm->state == VM_UNRESPONSIVE) {
 		_cleanup_free_ char *why = vm_why_unresponsive(vm);
@@ -54,6 +54,8 @@ static void start_status(struct op_call *call)
 	}
 	if (g->running)
 		json_object_set_new(s, "operation", json_string(g->running->op->name));
+	if (g->running && stop_stage(g->running))
+		json_object_set_new(s, "how", json_string(stop_stage(g->running)));
 	if (vm->last_end)
 		json_object_set(s, "last-end", vm->last_end);
 	json_object_set_new(s, "restart", restart_status(g->restart));
@@ -414,159 +416,6 @@ static void start_start(struct op_call *call)
 		op_fail(call, &err);
 }
 
-/* ---- stop, kill, reboot ---- */
-
-struct stopping {
-	int stage; /* 0: asked the guest; 1: quit; 2: SIGTERM; 3: SIGKILL */
-	bool again;
-};
-
-static void stop_escalate(struct op_call *call);
-
-static const char *const stages[] = {"power button", "quit", "SIGTERM", "SIGKILL"};
-
-static void on_restarted(void *data, const struct qmp_error *why)
-{
-	struct op_call *call = data;
-
-	call->guest->restarting = false;
-	if (why)
-		op_fail(call, why);
-	else
-		op_return(call, json_pack("{s:s}", "outcome", "done"));
-}
-
-static void on_stop_state(struct op_call *call)
-{
-	const struct stopping *s = call->state;
-	struct vm *vm = call->guest->vm;
-	struct qmp_error err = {0};
-
-	if (vm->state != VM_STOPPED)
-		return;
-	if (s->again) {
-		call->on_state = NULL;
-		uv_timer_stop(&call->timer);
-		if (vm_start(vm, false, on_restarted, call, &err) < 0)
-			op_fail(call, &err);
-		return;
-	}
-	op_return(call, json_pack("{s:s, s:s, s:O}", "outcome", "done", "how", stages[s->stage], "last-end", vm->last_end));
-}
-
-static void on_stop_reply(void *data, const struct qmp_reply *reply)
-{
-	UNUSED(data);
-	UNUSED(reply); /* what counts is that the process ends */
-}
-
-static void on_stop_timeout(uv_timer_t *t)
-{
-	struct op_call *call = container_of(t, struct op_call, timer);
-	const struct stopping *s = call->state;
-
-	if (s->stage == 0 && !op_flag(call, "force", false)) {
-		call->guest->restarting = false;
-		fail(call, QMP_ERR_TIMEOUT, -ETIMEDOUT,
-		     "the guest of %s did not power off within %lld s of the power button; it still runs. Wait longer "
-		     "(--timeout), or end it with --force or kill",
-		     call->guest->vm->name, (long long)op_int(call, "timeout", 60));
-		return;
-	}
-	stop_escalate(call);
-}
-
-/* The next harder way. */
-static void stop_escalate(struct op_call *call)
-{
-	struct stopping *s = call->state;
-	struct vm *vm = call->guest->vm;
-	struct qmp_session *session = vm_session(vm, NULL);
-
-	s->stage++;
-	vm->wanted_end = true;
-	if (s->stage == 1 && session)
-		(void)qmp_session_execute(session, &(struct qmp_command){.name = "quit"}, on_stop_reply, NULL, NULL, NULL);
-	else if (s->stage == 2)
-		vm_kill(vm, SIGTERM);
-	else if (s->stage >= 3)
-		vm_kill(vm, SIGKILL);
-	uv_timer_start(&call->timer, on_stop_timeout, s->stage < 3 ? 5000 : 1000, 0);
-}
-
-static bool begin_stop(struct op_call *call, bool again)
-{
-	struct stopping *s = calloc(1, sizeof *s);
-	struct vm *vm = call->guest->vm;
-
-	call->state = s;
-	if (s && !again && restart_cancel(call->guest->restart)) {
-		guest_stopped(call->guest);
-		op_return(call, json_pack("{s:s, s:s, s:O}", "outcome", "done", "how", "restart cancelled", "last-end",
-					  vm->last_end));
-		return false;
-	}
-	if (!s || vm->state == VM_STOPPED) {
-		fail(call, QMP_ERR_STATE, -EALREADY, "the VM %s is not running", vm->name);
-		return false;
-	}
-	s->again = again;
-	vm->stop_asked |= !again;
-	call->on_state = on_stop_state;
-	return true;
-}
-
-static void press_power_button(struct op_call *call)
-{
-	struct vm *vm = call->guest->vm;
-	struct qmp_error err = {0};
-	struct qmp_session *session = vm_session(vm, &err);
-	bool force = op_flag(call, "force", false);
-
-	if (!force && (!session || vm->state == VM_PAUSED)) {
-		call->guest->restarting = false;
-		if (session)
-			qmp_error_set(&err, QMP_ERR_STATE, -EAGAIN,
-				      "the VM %s is paused, its guest cannot react to the power button; resume it, or use "
-				      "--force",
-				      vm->name);
-		op_fail(call, &err);
-		return;
-	}
-	if (!session || vm->state == VM_PAUSED) {
-		stop_escalate(call);
-		return;
-	}
-	(void)qmp_session_execute(session, &(struct qmp_command){.name = "system_powerdown"}, on_stop_reply, NULL, NULL,
-				  NULL);
-	uv_timer_start(&call->timer, on_stop_timeout, (uint64_t)op_int(call, "timeout", 60) * 1000, 0);
-}
-
-static void start_stop(struct op_call *call)
-{
-	if (begin_stop(call, false))
-		press_power_button(call);
-}
-
-static void start_reboot(struct op_call *call)
-{
-	if (!begin_stop(call, true))
-		return;
-	call->guest->restarting = true;
-	press_power_button(call);
-}
-
-static void start_kill(struct op_call *call)
-{
-	struct stopping *s;
-
-	if (!begin_stop(call, false))
-		return;
-	s = call->state;
-	s->stage = 3;
-	vm_kill(call->guest->vm, SIGKILL);
-}
-
 /* ---- wait ---- */
 
 static bool wait_holds(const struct op_call *call)
@@ -577,8 +426,6 @@ static bool wait_holds(const struct op_call *call)
 
 	if (streq(what, "running") || streq(what, "stopped") || streq(what, "paused"))
 		return streq(what, vm_state_name(vm->state));
-	if (streq(what, "agent"))
-		return call->guest->agent_open;
 	if (!streq(what, "console"))
 		return false;
 	said = vm_console_recent(vm, op_text(call, "console"), &len);
@@ -619,6 +466,12 @@ static void on_wait_console(struct op_call *call, const char *console, size_t le
 		wait_check(call);
 }
 
+/* What it answered before tells nothing of now: a fresh answer counts. */
+static void on_wait_agent(struct op_call *call)
+{
+	op_return(call, json_pack("{s:s}", "outcome", "done"));
+}
+
 static void on_wait_timeout(uv_timer_t *t)
 {
 	struct op_call *call = container_of(t, struct op_call, timer);
@@ -645,6 +498,10 @@ static void start_wait(struct op_call *call)
 	call->on_event = on_wait_event;
 	call->on_console = on_wait_console;
 	uv_timer_start(&call->timer, on_wait_timeout, (uint64_t)op_int(call, "timeout", 60) * 1000, 0);
+	if (streq(what, "agent")) {
+		call->on_agent = on_wait_agent;
+		agent_probe(call->guest->agent);
+	}
 	wait_check(call);
 }
 
@@ -685,11 +542,6 @@ static const struct op_arg remove_args[] = {{"id", "string", "its id", true}, CH
 static const struct op_arg apply_args[] = {{"spec", "object", "the whole spec", true}, CHANGE_ARGS, {0}};
 static const struct op_arg set_args[] = {{"values", "object", "path: JSON text or null", true}, CHANGE_ARGS, {0}};
 static const struct op_arg start_args[] = {{"paused", "bool", "do not let the guest run yet (default: false)", false}, {0}};
-static const struct op_arg stop_args[] = {
-	{"timeout", "int", "seconds to wait for the guest (default: 60)", false},
-	{"force", "bool", "then quit, SIGTERM, SIGKILL", false},
-	{0},
-};
 static const struct op_arg wait_args[] = {
 	{"for", "string", "running, stopped, paused, agent, console or event", true},
 	{"text", "string", "console: what it must say", false},
@@ -713,10 +565,11 @@ const struct op *const all_ops[] = {
 	&(const struct op){"qmpctl-set", "change values of the spec", set_args, true, .asks = true, .waits = true, .start = start_set},
 	&(const struct op){"qmpctl-start", "start it, where a keeper holds it and it is stopped", start_args, true, .waits = true,
 			   .start = start_start},
-	&(const struct op){"qmpctl-stop", "power off through the guest", stop_args, true, .waits = true, .start = start_stop},
-	&(const struct op){"qmpctl-kill", "end QEMU now", no_args, true, .urgent = true, .waits = true, .start = start_kill},
-	&(const struct op){"qmpctl-reboot", "power off, then start again", stop_args, true, .waits = true, .start = start_reboot},
+	&op_stop,
+	&op_kill,
+	&op_reboot,
 	&(const struct op){"qmpctl-wait", "wait for something", wait_args, false, .waits = true, .start = start_wait},
+	&op_agent,
 	&(const struct op){"qmpctl-type", "type into a console", type_args, true, .urgent = true, .waits = false, .start = start_type},
 	&(const struct op){"qmpctl-leave", "end the keeper, leave the VM running", no_args, true, .urgent = true, .waits = false, .start = start_leave},
 	NULL,

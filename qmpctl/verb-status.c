@@ -39,11 +39,12 @@ static void print_status(const json_t *s)
 		       "agent     %s\n",
 		       int_of(s, "pid"), int_of(s, "uptime"), text_of(s, "accel"), text_of(s, "cpu-model"),
 		       text_of(s, "machine"), int_of(version, "major"), int_of(version, "minor"), int_of(version, "micro"),
-		       json_is_true(json_object_get(s, "agent")) ? "connected" : "not connected");
+		       text_of(json_object_get(s, "agent"), "state"));
 	if (end)
 		printf("last end  %s\n", text_of(end, "reason"));
 	if (text_of(s, "operation"))
-		printf("working   %s\n", text_of(s, "operation"));
+		printf("working   %s%s%s\n", text_of(s, "operation"), text_of(s, "how") ? " by " : "",
+		       text_of(s, "how") ? text_of(s, "how") : "");
 	if (restart)
 		print_restart(restart);
 	json_array_foreach(json_object_get(s, "pending"), i, entry)

@@ -23,6 +23,12 @@ int verb_call(struct cli *cli, const char *operation, json_t *args_consume, json
 /* What an operation that changes gave: done (WHAT is printed), pending (exit status 6), dry-run (the plan). The exit status. */
 int verb_print_outcome(struct cli *cli, const json_t *result, const char *what);
 
+/*
+ * The words behind NAME and COMMAND as a command's arguments: one JSON object, or KEY=VALUE..., where a VALUE is JSON if it
+ * reads as such, else a string. New; NULL: cli->error.
+ */
+json_t *verb_command_arguments(struct cli *cli);
+
 /* --live, --config, --dry-run, --timeout: for verbs that end in verb_change. */
 extern const struct cli_option change_options[];
 /* An operation that changes the VM, with the argument KEY and what those options say. The exit status. NULL: cli->error. */
