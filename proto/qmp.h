@@ -360,6 +360,17 @@ QMP_API bool qmp_schema_has(const struct qmp_schema *s, const char *path);
  * branches; NULL: no such command. New.
  */
 QMP_API json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *command);
+/*
+ * ARGUMENTS (an object) for COMMAND as this QEMU takes them; new. NULL where it would refuse them: an unknown command,
+ * name or value (ERR has the nearest, and the choices), a wrong type, one that is missing. In it, qmp_text() stands
+ * for what somebody wrote without a type, and becomes the one that the schema has there ("on" for a boolean, an
+ * object with the keys "0", "1", ... for an array). JSON is checked and not converted.
+ */
+QMP_API json_t *qmp_schema_type_arguments(const struct qmp_schema *s, const char *command, const json_t *arguments,
+					  struct qmp_error *err);
+QMP_API json_t *qmp_text(const char *text);
+/* The same without a schema: each text as JSON where it is JSON, else a string; new. */
+QMP_API json_t *qmp_untyped(const json_t *value);
 /* All names of commands (or events), sorted. New. */
 QMP_API json_t *qmp_schema_commands(const struct qmp_schema *s);
 QMP_API json_t *qmp_schema_events(const struct qmp_schema *s);

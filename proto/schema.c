@@ -2,15 +2,8 @@
  * Look-ups in query-qmp-schema's reply. Its types have masked names ("215"), so that each look-up begins at a
  * command or an event and follows the references. Source: QEMU qapi/introspect.json (SchemaInfo).
  */
+#include "proto/schema.h"
 #include "proto/base.h"
-#include "proto/qmp.h"
-
-/* References followed in one look-up: more means that the schema refers to itself. */
-#define DEPTH_MAX 64
-
-struct qmp_schema {
-	json_t *index; /* name -> its SchemaInfo */
-};
 
 /* One part of a path: "driver=qcow2". */
 struct part {
@@ -19,15 +12,15 @@ struct part {
 	const char *rest; /* NULL: it is the last */
 };
 
-static bool equals(const json_t *string, const char *text, size_t len)
+bool qmp_schema_equals(const json_t *string, const char *text, size_t len)
 {
 	return json_is_string(string) && json_string_length(string) == len &&
 	       memcmp(json_string_value(string), text, len) == 0;
 }
 
-static bool is_meta(const json_t *info, const char *meta)
+bool qmp_schema_is(const json_t *info, const char *meta)
 {
-	return equals(json_object_get(info, "meta-type"), meta, strlen(meta));
+	return qmp_schema_equals(json_object_get(info, "meta-type"), meta, strlen(meta));
 }
 
 static const json_t *info_of(const struct qmp_schema *s, const json_t *name)
@@ -35,8 +28,7 @@ static const json_t *info_of(const struct qmp_schema *s, const json_t *name)
 	return json_is_string(name) ? json_object_get(s->index, json_string_value(name)) : NULL;
 }
 
-/* What stands behind KEY of INFO. NULL: nothing. */
-static const json_t *follow(const struct qmp_schema *s, const json_t *info, const char *key)
+const json_t *qmp_schema_follow(const struct qmp_schema *s, const json_t *info, const char *key)
 {
 	return info_of(s, json_object_get(info, key));
 }
@@ -92,14 +84,13 @@ static struct part part_at(const char *path)
 	return p;
 }
 
-/* The member of an object type (or the branch of an alternate's) with that name. */
-static const json_t *find_member(const json_t *info, const char *name, size_t len)
+const json_t *qmp_schema_member(const json_t *info, const char *name, size_t len)
 {
 	const json_t *member;
 	size_t i;
 
 	json_array_foreach(json_object_get(info, "members"), i, member)
-		if (equals(json_object_get(member, "name"), name, len))
+		if (qmp_schema_equals(json_object_get(member, "name"), name, len))
 			return member;
 	return NULL;
 }
@@ -110,26 +101,31 @@ static bool enum_has(const struct qmp_schema *s, const json_t *info, const char 
 	const json_t *entry;
 	size_t i;
 
-	for (int depth = 0; is_meta(info, "array") && depth < DEPTH_MAX; depth++)
-		info = follow(s, info, "element-type");
+	for (int depth = 0; qmp_schema_is(info, "array") && depth < QMP_SCHEMA_DEPTH; depth++)
+		info = qmp_schema_follow(s, info, "element-type");
 	json_array_foreach(json_object_get(info, "values"), i, entry)
-		if (equals(entry, value, len))
+		if (qmp_schema_equals(entry, value, len))
 			return true;
-	return find_member(is_meta(info, "enum") ? info : NULL, value, len) != NULL;
+	return qmp_schema_member(qmp_schema_is(info, "enum") ? info : NULL, value, len) != NULL;
 }
 
-/* What a union adds when its tag is VALUE; NULL: nothing, or it is not the tag. */
-static const json_t *branch_of(const struct qmp_schema *s, const json_t *info, const struct part *p)
+const json_t *qmp_schema_branch(const struct qmp_schema *s, const json_t *info, const char *value, size_t len)
 {
 	const json_t *variant;
 	size_t i;
 
-	if (!equals(json_object_get(info, "tag"), p->name, p->name_len))
-		return NULL;
 	json_array_foreach(json_object_get(info, "variants"), i, variant)
-		if (equals(json_object_get(variant, "case"), p->value, p->value_len))
-			return follow(s, variant, "type");
+		if (qmp_schema_equals(json_object_get(variant, "case"), value, len))
+			return qmp_schema_follow(s, variant, "type");
 	return NULL;
+}
+
+/* The same for a part of a path, which may be another member than the tag. */
+static const json_t *branch_of(const struct qmp_schema *s, const json_t *info, const struct part *p)
+{
+	bool is_tag = qmp_schema_equals(json_object_get(info, "tag"), p->name, p->name_len);
+
+	return is_tag ? qmp_schema_branch(s, info, p->value, p->value_len) : NULL;
 }
 
 static bool has(const struct qmp_schema *s, const json_t *info, const char *path, int depth);
@@ -140,7 +136,7 @@ static bool alternate_has(const struct qmp_schema *s, const json_t *info, const 
 	size_t i;
 
 	json_array_foreach(json_object_get(info, "members"), i, member)
-		if (has(s, follow(s, member, "type"), path, depth))
+		if (has(s, qmp_schema_follow(s, member, "type"), path, depth))
 			return true;
 	return false;
 }
@@ -148,8 +144,8 @@ static bool alternate_has(const struct qmp_schema *s, const json_t *info, const 
 static bool object_has(const struct qmp_schema *s, const json_t *info, const char *path, int depth)
 {
 	struct part p = part_at(path);
-	const json_t *member = find_member(info, p.name, p.name_len);
-	const json_t *type = follow(s, member, "type");
+	const json_t *member = qmp_schema_member(info, p.name, p.name_len);
+	const json_t *type = qmp_schema_follow(s, member, "type");
 
 	if (!member)
 		return false;
@@ -166,11 +162,11 @@ static bool object_has(const struct qmp_schema *s, const json_t *info, const cha
 /* Whether PATH leads on from the type INFO (NULL: from nowhere). */
 static bool has(const struct qmp_schema *s, const json_t *info, const char *path, int depth)
 {
-	if (!info || depth == DEPTH_MAX)
+	if (!info || depth == QMP_SCHEMA_DEPTH)
 		return false;
-	if (is_meta(info, "array"))
-		return has(s, follow(s, info, "element-type"), path, depth + 1);
-	if (is_meta(info, "alternate"))
+	if (qmp_schema_is(info, "array"))
+		return has(s, qmp_schema_follow(s, info, "element-type"), path, depth + 1);
+	if (qmp_schema_is(info, "alternate"))
 		return alternate_has(s, info, path, depth + 1);
 	return object_has(s, info, path, depth + 1);
 }
@@ -181,26 +177,25 @@ bool qmp_schema_has(const struct qmp_schema *s, const char *path)
 	_cleanup_free_ char *name = strndup(p.name, p.name_len);
 	const json_t *info = name && !p.value ? json_object_get(s->index, name) : NULL;
 
-	if (!is_meta(info, "command") && !is_meta(info, "event"))
+	if (!qmp_schema_is(info, "command") && !qmp_schema_is(info, "event"))
 		return false;
-	return !p.rest || has(s, follow(s, info, "arg-type"), p.rest, 0);
+	return !p.rest || has(s, qmp_schema_follow(s, info, "arg-type"), p.rest, 0);
 }
 
 /* ---- Lists ---- */
 
-/* "int", "string", ... of a builtin; "enum", "array", "object", "alternate". */
-static json_t *type_word(const json_t *info)
+json_t *qmp_schema_type_word(const json_t *info)
 {
-	return json_object_get(info, is_meta(info, "builtin") ? "json-type" : "meta-type");
+	return json_object_get(info, qmp_schema_is(info, "builtin") ? "json-type" : "meta-type");
 }
 
-/* The values of an enum, new; NULL for any other type. QEMU before 6.2 lists them as "values" alone. */
-static json_t *choices_of(const json_t *info)
+/* QEMU before 6.2 lists them as "values" alone. */
+json_t *qmp_schema_choices(const json_t *info)
 {
 	json_t *choices, *entry;
 	size_t i;
 
-	if (!is_meta(info, "enum"))
+	if (!qmp_schema_is(info, "enum"))
 		return NULL;
 	if (json_is_array(json_object_get(info, "values")))
 		return json_copy(json_object_get(info, "values"));
@@ -212,10 +207,10 @@ static json_t *choices_of(const json_t *info)
 
 static json_t *describe(const struct qmp_schema *s, const json_t *member)
 {
-	const json_t *info = follow(s, member, "type");
+	const json_t *info = qmp_schema_follow(s, member, "type");
 
-	return json_pack("{s:O, s:O*, s:b, s:o*}", "name", json_object_get(member, "name"), "type", type_word(info),
-			 "optional", json_object_get(member, "default") != NULL, "choices", choices_of(info));
+	return json_pack("{s:O, s:O*, s:b, s:o*}", "name", json_object_get(member, "name"), "type", qmp_schema_type_word(info),
+			 "optional", json_object_get(member, "default") != NULL, "choices", qmp_schema_choices(info));
 }
 
 static int by_string(const void *a, const void *b)
@@ -250,11 +245,11 @@ static json_t *sorted_consume(json_t *array, int (*compare)(const void *, const 
 
 json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *command)
 {
-	const json_t *info = json_object_get(s->index, command), *type = follow(s, info, "arg-type");
+	const json_t *info = json_object_get(s->index, command), *type = qmp_schema_follow(s, info, "arg-type");
 	json_t *ret, *member;
 	size_t i;
 
-	if (!is_meta(info, "command"))
+	if (!qmp_schema_is(info, "command"))
 		return NULL;
 	ret = json_array();
 	json_array_foreach(json_object_get(type, "members"), i, member)
@@ -269,7 +264,7 @@ static json_t *names_of(const struct qmp_schema *s, const char *meta)
 	const char *name;
 
 	json_object_foreach(s->index, name, info)
-		if (is_meta(info, meta))
+		if (qmp_schema_is(info, meta))
 			json_array_append(ret, json_object_get(info, "name"));
 	return sorted_consume(ret, by_string);
 }
