@@ -4,6 +4,7 @@
  */
 #include "launcher/caps.h"
 #include "launcher/qemu.h"
+#include "launcher/record.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
@@ -264,7 +265,7 @@ int vm_caps_get(uv_loop_t *loop, const struct vm_dirs *dirs, const char *binary,
 	p->data = data;
 	snprintf(p->file, sizeof p->file, "qemu-%016llx.json", (unsigned long long)hash(found));
 	cached = vm_file_read_json(cache, p->file);
-	if (cached && json_is_string(json_object_get(cached, "identity")) &&
+	if (vm_caps_are_whole(cached) &&
 	    streq(json_string_value(json_object_get(cached, "identity")), identity)) {
 		p->caps = take_ptr(cached);
 		p->machines_known = true;

@@ -8,6 +8,7 @@
 #include "launcher/argv.h"
 #include "launcher/console.h"
 #include "launcher/hostnet.h"
+#include "launcher/record.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -116,6 +117,8 @@ int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const
 		return r;
 	}
 	vm->last_end = vm_file_read_json(vm->run_dir, LAST_END);
+	if (!vm_end_is_whole(vm->last_end))
+		replace(&vm->last_end, NULL);
 	settle_unseen_end(vm);
 	uv_timer_init(loop, &vm->retry);
 	vm->retry.data = vm;
@@ -723,26 +726,45 @@ static int read_pid(const struct vm *vm, pid_t *ret, struct qmp_error *err)
 	_cleanup_free_ char *text = NULL;
 	size_t len;
 	int r = vm_file_read(vm->run_dir, QEMU_LOCK, &text, &len, err);
+	long pid;
 
 	if (r < 0)
 		return r;
-	*ret = (pid_t)strtol(text, NULL, 10);
-	return *ret > 1 ? 0 : qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s holds no pid", QEMU_LOCK);
+	pid = strtol(text, NULL, 10);
+	if (pid <= 1 || pid > INT32_MAX)
+		return qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s holds no pid", QEMU_LOCK);
+	*ret = (pid_t)pid;
+	return 0;
+}
+
+static json_t *read_record(const struct vm *vm, struct qmp_error *err)
+{
+	json_t *record = vm_file_read_json(vm->run_dir, RUNNING);
+
+	if (!record)
+		qmp_error_set(err, QMP_ERR_HOST, -ENOENT, "it is missing, or no JSON object");
+	if (record && vm_record_check(record, err) == 0)
+		return record;
+	json_decref(record);
+	qmp_error_wrap(err, "%s/%s/" RUNNING, vm->dirs->run, vm->name);
+	return NULL;
 }
 
 int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why), void *data, struct qmp_error *err)
 {
-	json_auto_t *record = vm_file_read_json(vm->run_dir, RUNNING);
-	struct vm_qemu_options o = {0};
-	int r = read_pid(vm, &o.pid, err);
+	struct vm_qemu_options o = {.qmp_fd = -1};
+	json_auto_t *record = read_record(vm, err);
+	int r = record ? read_pid(vm, &o.pid, err) : -EINVAL;
 
-	if (r == 0 && !record)
-		r = qmp_error_set(err, QMP_ERR_HOST, -ENOENT, "%s/%s/%s is missing or damaged", vm->dirs->run, vm->name,
-				  RUNNING);
 	if (r == 0)
 		r = vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, err);
+	if (r == 0) {
+		fill_options(vm, &o);
+		r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
+	}
 	if (r < 0) {
-		qmp_error_wrap(err, "taking over the QEMU that runs %s", vm->name);
+		qmp_cleanup_fd(&o.qmp_fd);
+		qmp_error_wrap(err, "taking over the QEMU that runs %s, which goes on", vm->name);
 		return r;
 	}
 	replace(&vm->running, json_incref(json_object_get(record, "spec")));
@@ -752,12 +774,6 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 	vm->start_cb = cb;
 	vm->start_data = data;
 	vm->start_paused = json_is_true(json_object_get(record, "paused"));
-	fill_options(vm, &o);
-	r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
-	if (r < 0) {
-		(void)close(o.qmp_fd);
-		return r;
-	}
 	vm->state = VM_UNRESPONSIVE; /* until it has answered */
 	vm->since = (int64_t)time(NULL);
 	uv_timer_start(&vm->retry, on_retry, RETRY_MS, 0);
