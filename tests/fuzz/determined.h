@@ -1,7 +1,6 @@
 /*
  * What makes a harness's run depend on its input alone. The linker puts it in the place of getrandom (which gives zeros
- * first, so that the ids of a session are known, then ones, ...), uv_hrtime and uv_timer_start: time passes when the
- * harness says so.
+ * first, then ones, ...), uv_hrtime and uv_timer_start: time passes when the harness says so.
  */
 #pragma once
 

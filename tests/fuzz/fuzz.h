@@ -34,6 +34,34 @@ static inline char *exact_copy(const void *data, size_t len)
 	return copy;
 }
 
+/* The ids of the commands that came, for a script that answers them whatever ids look like. */
+struct ids {
+	char list[32][40];
+	size_t n;
+};
+
+/* TEXT: whole commands as the session encodes them. */
+static inline void ids_collect(struct ids *ids, const char *text, size_t len)
+{
+	static const char key[] = "\"id\":\"";
+	const char *end = text + len, *at;
+
+	while (ids->n < ARRAY_SIZE(ids->list) && (at = memmem(text, (size_t)(end - text), key, sizeof key - 1))) {
+		at += sizeof key - 1;
+		text = memchr(at, '"', (size_t)(end - at));
+		if (!text || text - at >= (ptrdiff_t)sizeof ids->list[0])
+			return;
+		memcpy(ids->list[ids->n], at, (size_t)(text - at));
+		ids->list[ids->n++][text - at] = '\0';
+	}
+}
+
+/* LETTER: 'A' for the first. */
+static inline const char *ids_get(const struct ids *ids, uint8_t letter)
+{
+	return letter >= 'A' && letter - 'A' < (int)ids->n ? ids->list[letter - 'A'] : "unknown";
+}
+
 /* A failure must say so. */
 static inline void must_explain(int r, const struct qmp_error *err)
 {

@@ -4,7 +4,8 @@
  *
  *   01 execute   02 execute out of band   03 execute with fds   04 execute, raw   05 cancel the last one
  *   06 a turn of the loop   07 time passes   08 QEMU hangs up   0b subscribe   0c unsubscribe
- *   0e free the session in the next callback   0f execute in the next callback   10 the next byte is said as it is
+ *   0e free the session in the next callback   0f execute in the next callback
+ *   10 the next byte is said as it is   11 the id of a command is said: the next byte, 'A', names the first, ...
  *
  * Every command that was accepted completes once, never from inside the call; on_close comes once at most; after the session
  * was freed nothing comes; what goes out are commands; no file descriptor stays.
@@ -25,6 +26,7 @@ static struct {
 	uint64_t serial, subscription;
 	bool executing, closed, freed, free_next, execute_next;
 	size_t fds_sent, fds_came;
+	struct ids ids;
 	size_t out_len;
 	char out[1 << 16]; /* at last: it need not be cleared */
 } w;
@@ -131,6 +133,7 @@ static void check_out(void)
 	while ((end = memchr(from, '\n', w.out_len - (size_t)(from - w.out)))) {
 		json_auto_t *command = qmp_json_decode(from, (size_t)(end - from), NULL);
 		MUST(json_object_get(command, "execute") || json_object_get(command, "exec-oob"), "%.*s", (int)(end - from), from);
+		ids_collect(&w.ids, from, (size_t)(end - from));
 		from = end + 1;
 	}
 	w.out_len -= (size_t)(from - w.out);
@@ -212,16 +215,23 @@ static void play(const uint8_t *data, size_t size)
 	size_t from = 0, i, turns = 0;
 
 	for (i = 0; i < size; i++) {
-		if (data[i] > 0x10 || data[i] == '\t' || data[i] == '\n' || data[i] == '\r' || data[i] == 0)
+		if (data[i] > 0x11 || data[i] == '\t' || data[i] == '\n' || data[i] == '\r' || data[i] == 0)
 			continue;
 		say(data + from, i - from);
 		if (data[i] == 0x06 && ++turns > TURNS)
 			break;
 		if (act(data[i]))
 			from = i + 1;
-		if (data[i] == 0x10)
+		if (data[i] == 0x11 && i + 1 < size) {
+			const char *id = ids_get(&w.ids, data[i + 1]);
+			say((const uint8_t *)id, strlen(id));
+			from = i + 2;
+		}
+		if (data[i] == 0x10 || data[i] == 0x11)
 			i++;
 	}
+	if (from > size)
+		from = size;
 	say(data + from, i < size ? i - from : size - from);
 }
 

@@ -1,8 +1,5 @@
 #!/usr/bin/env python3
-"""record.py QEMU: a session with a real QEMU, written to session.txt: "> " what the client sent, "< " what QEMU said.
-
-The ids are those of the client session in the harness (its random epoch is zero there).
-"""
+"""record.py QEMU: a session with a real QEMU, written to session.txt: "> " what the client sent, "< " what QEMU said."""
 import json
 import os
 import subprocess
@@ -38,7 +35,7 @@ def record(qemu):
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     lines = [f"< {proc.stdout.readline().rstrip()}"]
     for serial, (name, arguments) in enumerate(COMMANDS, 1):
-        command = {"execute": name, "id": f"AAAAAAAAAAA{serial}"}
+        command = {"execute": name, "id": f"id-{serial}"}
         if arguments is not None:
             command["arguments"] = arguments
         text = json.dumps(command, separators=(",", ":"))

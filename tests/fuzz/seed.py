@@ -5,6 +5,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -53,23 +54,29 @@ def seeds_spec():
         yield read(f"{UNIT}/spec-cases/good/nics.json") + f"\0{change}\0{change.split('=')[0]}\0".encode()
 
 
+def ident(number):
+    """What the harness replaces by the id of that command."""
+    return b"\x11" + bytes([ord("A") + number])
+
+
 def seeds_session():
-    lines = session()
+    # The recorded ids count from 1, the harness from 0.
+    lines = [(who, re.sub(rb"id-(\d+)", lambda m: ident(int(m[1]) - 1), line)) for who, line in session()]
     # All of it as it was: a command of ours, then what QEMU said, and a turn of the loop.
     whole = b"\x06\x0b"
     for who, line in lines:
         whole += b"\x01" if who == b">" and b"capabilities" not in line else line + b"\r\n\x06" if who == b"<" else b""
     yield whole
     yield whole.replace(b"\x01", b"\x03", 3).replace(b"\x01", b"\x04")
-    hello, up = lines[0][1] + b"\n\x06", b'{"return":{},"id":"AAAAAAAAAAA1"}\n\x06'
-    yield hello + up + b'\x01\x01\x02\x05{"return":{},"id":"AAAAAAAAAAA2"}\x06\x07\x06'
-    yield hello + up + b'\x01\x0e{"error":{"class":"GenericError","desc":"no"},"id":"AAAAAAAAAAA2"}\x06'
-    yield hello + up + b'\x01\x0f{"return":[],"id":"AAAAAAAAAAA2"}{"return":1,"id":"AAAAAAAAAAA3"}\x06'
-    yield hello + up + b"\x03" * 12 + b'{"return":{},"id":"AAAAAAAAAAA2"}\x06\x08\x06'
-    yield b"\x01\x02\x05" + hello + b'{"return":{},"id":"AAAAAAAAAAA4"}\x06{"error":{"class":"x","desc":"y"}}\x06'
-    yield b"\x01" + hello.replace(b'"oob"', b"") + b'{"return":{},"id":"AAAAAAAAAAA2"}\x06\x02\x06'
+    hello, up = lines[0][1] + b"\n\x06", b'{"return":{},"id":"' + ident(0) + b'"}\n\x06'
+    yield hello + up + b'\x01\x01\x02\x05{"return":{},"id":"\x11B"}\x06\x07\x06'
+    yield hello + up + b'\x01\x0e{"error":{"class":"GenericError","desc":"no"},"id":"\x11B"}\x06'
+    yield hello + up + b'\x01\x0f{"return":[],"id":"\x11B"}{"return":1,"id":"\x11C"}\x06'
+    yield hello + up + b"\x03" * 12 + b'{"return":{},"id":"\x11B"}\x06\x08\x06'
+    yield b"\x01\x02\x05" + hello + b'{"return":{},"id":"\x11D"}\x06{"error":{"class":"x","desc":"y"}}\x06'
+    yield b"\x01" + hello.replace(b'"oob"', b"") + b'{"return":{},"id":"\x11B"}\x06\x02\x06'
     yield b"\x01\x07\x06"
-    yield hello + b'{"error":{},"id":"AAAAAAAAAAA1"}\x06\x01'
+    yield hello + b'{"error":{},"id":"\x11A"}\x06\x01'
 
 
 def seeds_peer():
@@ -86,6 +93,31 @@ def seeds_peer():
     yield up + b'\x0b{"execute":"x"}\x01'
     yield b"\x07\x01" + up + b"\x08\x01"
     yield b'{"execute":"x","id":{"a":[null]}}\x01{"execute":"qmp_capabilities","arguments":{"enable":["no"],"x":1}}\x01'
+
+
+def seeds_state():
+    """As vm_save_running and record_end write them: the effective spec, what "auto" became, the command line."""
+    hello, up = session()[0][1] + b"\n\x06", b'{"return":{},"id":"\x11A"}\n\x06'
+    status = b'{"return":{"running":true,"status":"running"},"id":"\x11B"}\n\x06'
+    lost = b'{"return":{"running":false,"status":"prelaunch"},"id":"\x11B"}\n\x06\x07\x07'
+    end = json.dumps({"reason": "guest-shutdown", "time": 1700000000, "exit-code": 0}).encode()
+    caps = json.dumps({"identity": "/usr/bin/qemu-system-x86_64 1 2", "binary": "/usr/bin/qemu-system-x86_64", "kvm-cpu": None,
+                       "version": {"major": 7, "minor": 2, "micro": 22},
+                       "machines": {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}}).encode()
+    host = {"accel": "tcg", "cpu-model": "max", "machine": "pc-q35-7.2", "qemu-version": {"major": 7, "minor": 2, "micro": 22},
+            "binary": "/usr/bin/qemu-system-x86_64"}
+    for path in [os.path.join(HERE, "effective.json")] + [p for p in cases() if "/good/" in p]:
+        spec = dict(json.loads(read(path)), uuid="6a2d4c1e-7b0f-4a65-9d0a-5f3f2b6c1d10")
+        record = json.dumps({"spec": spec, "host": host, "argv": ["qemu", "-S"], "started": 1700000000, "paused": False,
+                             "boot": "0d2a1ad4-0000-4000-8000-000000000000"}).encode()
+        text = json.dumps({"name": "a", "disks": spec.get("disks", [])}).encode()
+        answers = b"".join(b'{"return":{},"id":"' + ident(n) + b'"}\x06' for n in range(2, 14))
+        for flags, says in ((7, hello + up + status + b"\x0e\x06" + answers + b"\x07" + answers), (23, hello + up + status + b"\x0e\x06" + answers),
+                            (3, hello + up + status), (7, hello + up + lost), (15, b"\x06\x07"), (2, b"\x06"), (0, b"")):
+            yield bytes([flags]) + b"\0".join([record, end, b"4711\n", text, caps, says])
+            yield bytes([flags]) + b"\0".join([record, b"", b"4711", b"", b"{}", says])
+    yield b"\x03{}\x000\x001\x00"
+    yield b'\x03{"spec": []}\0{}\x0017\0\0\0'
 
 
 def seeds_header():
