@@ -14,6 +14,7 @@ struct vm_console {
 	size_t logged;
 	char *recent; /* 2 * VM_CONSOLE_RECENT: the last part of it is what was said */
 	size_t len;
+	uint64_t said, epoch;
 	struct qmp_wire wire;
 	vm_console_cb cb;
 	void *data;
@@ -53,13 +54,26 @@ static void keep(struct vm_console *c, const char *text, size_t len)
 	}
 	memcpy(c->recent + c->len, text, len);
 	c->len += len;
+	c->said += len;
+}
+
+/* Reads once: 1, 0: there is nothing now, -ECONNRESET: nothing will come any more. */
+static int take(struct vm_console *c)
+{
+	char buffer[16384];
+	ssize_t n = recv(c->fd, buffer, sizeof buffer, MSG_DONTWAIT);
+
+	if (n > 0) {
+		keep(c, buffer, (size_t)n);
+		c->cb(c->data, c->id, buffer, (size_t)n);
+		return 1;
+	}
+	return n < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : -ECONNRESET;
 }
 
 static void on_poll(uv_poll_t *handle, int status, int events)
 {
 	struct vm_console *c = handle->data;
-	char buffer[16384];
-	ssize_t n = 0;
 
 	if (status < 0)
 		return;
@@ -67,17 +81,8 @@ static void on_poll(uv_poll_t *handle, int status, int events)
 		if (qmp_wire_flush(&c->wire, c->fd) != 0)
 			uv_poll_start(&c->poll, UV_READABLE, on_poll);
 	}
-	if (events & UV_READABLE) {
-		n = recv(c->fd, buffer, sizeof buffer, MSG_DONTWAIT);
-		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
-			uv_poll_stop(&c->poll);
-			return;
-		}
-	}
-	if (n > 0) {
-		keep(c, buffer, (size_t)n);
-		c->cb(c->data, c->id, buffer, (size_t)n);
-	}
+	if ((events & UV_READABLE) && take(c) < 0)
+		uv_poll_stop(&c->poll);
 }
 
 int vm_console_new(uv_loop_t *loop, int dir, const char *id, int fd, vm_console_cb cb, void *data,
@@ -104,6 +109,7 @@ int vm_console_new(uv_loop_t *loop, int dir, const char *id, int fd, vm_console_
 	c->cb = cb;
 	c->data = data;
 	c->poll.data = c;
+	c->epoch = uv_hrtime();
 	qmp_wire_init(&c->wire);
 	open_log(c, O_APPEND);
 	c->logged = c->log >= 0 ? (size_t)lseek(c->log, 0, SEEK_END) : 0;
@@ -128,7 +134,8 @@ void vm_console_free(struct vm_console *c)
 	uv_poll_stop(&c->poll);
 	uv_close((uv_handle_t *)&c->poll, on_closed);
 	qmp_wire_deinit(&c->wire);
-	(void)close(c->fd);
+	if (c->fd >= 0)
+		(void)close(c->fd);
 	if (c->log >= 0)
 		(void)close(c->log);
 }
@@ -138,11 +145,19 @@ const char *vm_console_id(const struct vm_console *c)
 	return c->id;
 }
 
+bool vm_console_is_open(const struct vm_console *c)
+{
+	return c->fd >= 0;
+}
+
 int vm_console_send(struct vm_console *c, const char *text, size_t len)
 {
-	char *copy = c->wire.bytes < VM_CONSOLE_RECENT ? malloc(len) : NULL;
+	char *copy;
 	int r;
 
+	if (c->fd < 0)
+		return -ENOTCONN;
+	copy = c->wire.bytes < VM_CONSOLE_RECENT ? malloc(len + 1) : NULL;
 	if (!copy)
 		return -ENOBUFS;
 	memcpy(copy, text, len);
@@ -158,6 +173,26 @@ const char *vm_console_tail(const struct vm_console *c, size_t *ret_len)
 {
 	*ret_len = c->len;
 	return c->recent;
+}
+
+uint64_t vm_console_said(const struct vm_console *c)
+{
+	return c->said;
+}
+
+uint64_t vm_console_epoch(const struct vm_console *c)
+{
+	return c->epoch;
+}
+
+void vm_console_hang_up(struct vm_console *c)
+{
+	if (c->fd < 0)
+		return;
+	while (take(c) > 0)
+		;
+	uv_poll_stop(&c->poll);
+	(void)close(take_fd(&c->fd));
 }
 
 struct vm_console *vm_console_next(const struct vm_console *c)

@@ -314,7 +314,8 @@ static void cleanup_run(struct vm *vm)
 {
 	uv_timer_stop(&vm->retry);
 	vm_qemu_free(take_ptr(vm->qemu));
-	free_consoles(vm);
+	for (struct vm_console *c = vm->consoles; c; c = vm_console_next(c))
+		vm_console_hang_up(c);
 	remove_files(vm);
 	replace(&vm->running, NULL);
 	replace(&vm->greeting, NULL);
@@ -442,6 +443,7 @@ static void open_consoles(struct vm *vm)
 {
 	const json_t *list = json_object_get(vm->running, "consoles");
 
+	free_consoles(vm); /* of the run before */
 	/* Each is put at the head: the first of the spec ends up first. */
 	for (size_t i = json_array_size(list); i > 0; i--)
 		open_console(vm, text_of(json_array_get(list, i - 1), "id"));
@@ -833,7 +835,7 @@ int vm_kill(struct vm *vm, int sig)
 	return vm_child_signal(vm_qemu_child(vm->qemu), sig);
 }
 
-static struct vm_console *find_console(const struct vm *vm, const char *id)
+struct vm_console *vm_find_console(const struct vm *vm, const char *id)
 {
 	struct vm_console *c = vm->consoles;
 
@@ -844,17 +846,17 @@ static struct vm_console *find_console(const struct vm *vm, const char *id)
 
 int vm_console_write(struct vm *vm, const char *console, const char *text, size_t len)
 {
-	struct vm_console *c = find_console(vm, console);
+	struct vm_console *c = vm_find_console(vm, console);
 
 	return c ? vm_console_send(c, text, len) : -ENOENT;
 }
 
 const char *vm_console_recent(const struct vm *vm, const char *console, size_t *ret_len)
 {
-	struct vm_console *c = find_console(vm, console);
+	struct vm_console *c = vm_find_console(vm, console);
 
 	*ret_len = 0;
-	return c ? vm_console_tail(c, ret_len) : NULL;
+	return c && vm_console_is_open(c) ? vm_console_tail(c, ret_len) : NULL;
 }
 
 int vm_preview_argv(struct vm *vm, json_t *caps, char ***ret, struct qmp_error *err)

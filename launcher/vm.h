@@ -84,9 +84,11 @@ int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err);
 struct vm_host vm_host_of(const struct vm *vm);
 /* Ends QEMU now (SIGKILL by pidfd). */
 int vm_kill(struct vm *vm, int signal);
-/* Types into a console. -ENOENT: no such console. */
+/* The console of that id (NULL: the first), of the VM that runs or ran last; NULL: there is none. */
+struct vm_console *vm_find_console(const struct vm *vm, const char *id);
+/* Types into a console. -ENOENT: no such console; see vm_console_send. */
 int vm_console_write(struct vm *vm, const char *console, const char *text, size_t len);
-/* What a console said lately (at most 64 KiB), not ended by NUL; borrowed. */
+/* What a console of a VM that runs said lately, not ended by NUL; borrowed. */
 const char *vm_console_recent(const struct vm *vm, const char *console, size_t *ret_len);
 /* The command line as it would be started now; new. */
 int vm_preview_argv(struct vm *vm, json_t *caps, char ***ret, struct qmp_error *err);

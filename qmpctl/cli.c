@@ -1,6 +1,7 @@
 #include "qmpctl/cli.h"
 #include "proto/base.h"
 
+#include <fcntl.h>
 #include <signal.h>
 
 int cli_main(int argc, char **argv);
@@ -275,6 +276,21 @@ int cli_seconds(struct cli *cli, const char *name, int64_t fallback, int64_t *re
 	return 0;
 }
 
+int cli_count(struct cli *cli, const char *name, int64_t fallback, int64_t *ret)
+{
+	const char *text = cli_option(cli, name);
+	char *end;
+
+	*ret = fallback;
+	if (!text)
+		return 0;
+	errno = 0;
+	*ret = strtoll(text, &end, 10);
+	if (errno || end == text || *end || *ret < 0 || *ret > 1000000000)
+		return usage(cli, "--%s: \"%s\" is no number", name, text);
+	return 0;
+}
+
 static int check_args(struct cli *cli)
 {
 	const struct verb *v = cli->verb;
@@ -332,12 +348,21 @@ static int prepare(struct cli *cli, int argc, char **argv)
 	return 0;
 }
 
+/* No file of ours may take the place of a standard stream that was closed. Those stay as unusable as they were. */
+static void hold_closed_streams(void)
+{
+	for (int fd = 0; fd <= 2; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			(void)open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
+}
+
 int cli_main(int argc, char **argv)
 {
 	struct cli cli = {.program = argv[0]};
 	uv_loop_t loop;
 	int status;
 
+	hold_closed_streams();
 	signal(SIGPIPE, SIG_IGN);
 	if (argc == 2 && (streq(argv[1], "--version") || streq(argv[1], "-V"))) {
 		puts("qmpctl " QMPCTL_VERSION);

@@ -80,6 +80,8 @@ const char *cli_option(const struct cli *cli, const char *name);
 const char *cli_option_at(const struct cli *cli, const char *name, int i);
 /* An option that is a number of seconds; -1 and the error filled where it is not. */
 int cli_seconds(struct cli *cli, const char *name, int64_t fallback, int64_t *ret);
+/* Likewise one that is a number of something. */
+int cli_count(struct cli *cli, const char *name, int64_t fallback, int64_t *ret);
 int exit_status_of(enum qmp_error_kind kind);
 /* Prints the error and returns its exit status. */
 int cli_fail(struct cli *cli);
@@ -92,6 +94,8 @@ const char *cli_plain(void);
 int client_call(struct cli *cli, const char *name, const char *operation, json_t *args_consume, json_t **ret);
 /* Starts a keeper detached; returns when the VM is up or has failed to come up. */
 int client_start(struct cli *cli, const char *name, bool paused);
+/* A connection to its control.sock; the keeper is there already. */
+int client_connect(struct cli *cli, const char *name, int *ret_fd);
 /* 1: a keeper answers or QEMU lives; 0: not. */
 int client_is_up(struct cli *cli, const char *name);
 /* Whether QEMU lives, with or without a keeper. */

@@ -81,7 +81,7 @@ static void on_close(void *data, const struct qmp_error *why)
 	end_request(r);
 }
 
-static int connect_to(struct cli *cli, const char *name, int *ret_fd)
+int client_connect(struct cli *cli, const char *name, int *ret_fd)
 {
 	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.run, name, false, NULL);
 
@@ -198,7 +198,7 @@ static int call_with(struct cli *cli, const char *name, const char *operation, j
 	struct timespec nap = {0, 20 * 1000 * 1000};
 
 	for (int i = 0; i < BUSY_TRIES; i++) {
-		int fd, r = connect_to(cli, name, &fd);
+		int fd, r = client_connect(cli, name, &fd);
 		if (r == 0)
 			r = call_over(cli, fd, operation, args, ret);
 		else if ((r = try_here(cli, name, operation, args, ret)) == 0)
@@ -231,7 +231,7 @@ int client_is_up(struct cli *cli, const char *name)
 {
 	int fd;
 
-	if (connect_to(cli, name, &fd) < 0)
+	if (client_connect(cli, name, &fd) < 0)
 		return 0;
 	(void)close(fd);
 	return 1;
@@ -257,7 +257,7 @@ void client_call_all(struct cli *cli, char *const *names, int n, const char *ope
 		struct request *r = &all[i];
 		int fd;
 		*r = (struct request){.cli = cli, .operation = operation, .args = args, .open = &open, .ended = true};
-		if (connect_to(cli, names[i], &fd) < 0)
+		if (client_connect(cli, names[i], &fd) < 0)
 			continue;
 		r->ended = false;
 		open++;
@@ -310,7 +310,7 @@ int client_events(struct cli *cli, char *const *names, int n)
 		struct qmp_session_options o = {.on_close = on_follow_close, .data = &all[i]};
 		int fd;
 		all[i] = (struct follow){names[i], &open, cli, NULL};
-		if (connect_to(cli, names[i], &fd) < 0)
+		if (client_connect(cli, names[i], &fd) < 0)
 			qmp_error_set(&cli->error, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", names[i]);
 		else if (qmp_session_new(cli->loop, fd, &o, &all[i].session, &cli->error) == 0) {
 			open++;

@@ -2,6 +2,7 @@
  * The operations that control.sock has beside QEMU's commands, one entry each in the table at the end.
  */
 #include "qmpctl/agent.h"
+#include "qmpctl/console.h"
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
@@ -505,19 +506,7 @@ static void start_wait(struct op_call *call)
 	wait_check(call);
 }
 
-/* ---- console ---- */
-
-static void start_type(struct op_call *call)
-{
-	const char *text = op_text(call, "text");
-	int r = vm_console_write(call->guest->vm, op_text(call, "console"), text, strlen(text));
-
-	if (r < 0)
-		fail(call, r == -ENOENT ? QMP_ERR_NOT_FOUND : QMP_ERR_HOST, r, "typing into the console of %s: %s",
-		     call->guest->vm->name, r == -ENOENT ? "there is no such console, or the VM does not run" : strerror(-r));
-	else
-		op_return(call, NULL);
-}
+/* ---- leave ---- */
 
 static void start_leave(struct op_call *call)
 {
@@ -550,8 +539,6 @@ static const struct op_arg wait_args[] = {
 	{"timeout", "int", "seconds (default: 60)", false},
 	{0},
 };
-static const struct op_arg type_args[] = {
-	{"text", "string", "what to type", true}, {"console", "string", "its id (default: the first)", false}, {0}};
 
 const struct op *const all_ops[] = {
 	&(const struct op){"qmpctl-status", "what the VM does", no_args, false, .waits = false, .start = start_status},
@@ -570,7 +557,8 @@ const struct op *const all_ops[] = {
 	&op_reboot,
 	&(const struct op){"qmpctl-wait", "wait for something", wait_args, false, .waits = true, .start = start_wait},
 	&op_agent,
-	&(const struct op){"qmpctl-type", "type into a console", type_args, true, .urgent = true, .waits = false, .start = start_type},
+	&op_console,
+	&op_type,
 	&(const struct op){"qmpctl-leave", "end the keeper, leave the VM running", no_args, true, .urgent = true, .waits = false, .start = start_leave},
 	NULL,
 };
