@@ -93,7 +93,8 @@ static void on_started(void *data, const struct qmp_error *why)
 		tell(r, "started", 0);
 		return;
 	}
-	schedule(r);
+	if (!r->guest->vm->stop_asked && !r->guest->vm->wanted_end)
+		schedule(r);
 	guest_stopped(r->guest);
 }
 

@@ -57,6 +57,20 @@ class Restart(WorldTest):
             self.w.wait_state("a", "stopped")
         self.stopped_clean()
 
+    def test_a_kill_while_it_starts_again_is_the_end(self):
+        hang, qemu = os.path.join(self.w.base, "hang"), os.path.join(self.w.base, "qemu")
+        with open(qemu, "w", encoding="utf-8") as f:
+            f.write(f'#!/bin/sh\n[ -e "{hang}" ] && exec sleep 600\nexec {world.QEMU or "qemu-system-x86_64"} "$@"\n')
+        os.chmod(qemu, 0o755)
+        serial = self.w.start_tiny("a", restart={"policy": "always", "delay": 0}, **{"qemu-binary": qemu})
+        with open(hang, "w", encoding="utf-8"):
+            pass
+        serial.write("q")
+        self.w.wait_state("a", "starting")
+        self.w.ok("kill", "a")
+        self.stopped_clean()
+        self.assertEqual(self.w.state("a"), "stopped")
+
     def test_never_is_the_default(self):
         self.start()
         self.crash()
