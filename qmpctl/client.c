@@ -13,7 +13,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define BUSY_TRIES 250 /* 20 ms each: another verb holds the lock for an instant */
+#define BUSY_TRIES  250 /* 20 ms each: another verb holds the lock for an instant */
+#define ADOPT_TRIES 3
 
 struct request {
 	struct cli *cli;
@@ -168,7 +169,9 @@ static int call_here(struct cli *cli, struct guest *g, const char *operation, js
 	return r.error.code;
 }
 
-/* 1: done here; 0: a keeper must be asked; negative: failed. */
+enum where { DONE_HERE = 1, ASK_KEEPER, NO_KEEPER };
+
+/* Negative: failed. NO_KEEPER: QEMU lives, and nobody holds the VM. */
 static int try_here(struct cli *cli, const char *name, const char *operation, json_t *args, json_t **ret)
 {
 	struct keeper k;
@@ -179,34 +182,39 @@ static int try_here(struct cli *cli, const char *name, const char *operation, js
 	r = keeper_add(&k, name, false, &g, &cli->error);
 	if (r == -EBUSY) {
 		cli->error = (struct qmp_error){0};
-		r = 0;
+		r = ASK_KEEPER;
 	} else if (r == 0 && vm_qemu_lives(g->vm)) {
-		r = 2;
+		r = NO_KEEPER;
 	} else if (r == 0) {
 		r = call_here(cli, g, operation, args, ret);
-		r = r < 0 ? r : 1;
+		r = r < 0 ? r : DONE_HERE;
 	}
 	keeper_close(&k);
 	uv_run(cli->loop, UV_RUN_NOWAIT);
-	if (r == 2)
-		r = client_start(cli, name, false) < 0 ? -EIO : 0;
 	return r;
 }
+
+static int start_keeper(struct cli *cli, const char *name, const char *how);
 
 static int call_with(struct cli *cli, const char *name, const char *operation, json_t *args, json_t **ret)
 {
 	struct timespec nap = {0, 20 * 1000 * 1000};
 
-	for (int i = 0; i < BUSY_TRIES; i++) {
+	for (int i = 0, failed = 0; i < BUSY_TRIES; i++) {
 		int fd, r = client_connect(cli, name, &fd);
 		if (r == 0)
 			r = call_over(cli, fd, operation, args, ret);
-		else if ((r = try_here(cli, name, operation, args, ret)) == 0)
-			r = -EAGAIN;
-		else if (r > 0)
-			r = 0;
-		if (r != -EAGAIN)
+		else
+			r = try_here(cli, name, operation, args, ret);
+		if (r == DONE_HERE)
+			return 0;
+		/* It fails also where another verb was quicker, and where QEMU was about to end: looked at again, that is known. */
+		if (r == NO_KEEPER && start_keeper(cli, name, "--adopt") < 0 && cli->error.kind != QMP_ERR_BUSY &&
+		    ++failed >= ADOPT_TRIES)
+			return cli->error.code;
+		if (r <= 0 && r != -EAGAIN)
 			return r;
+		cli->error = (struct qmp_error){0};
 		nanosleep(&nap, NULL);
 	}
 	return qmp_error_set(&cli->error, QMP_ERR_BUSY, -EBUSY,
@@ -328,13 +336,14 @@ int client_events(struct cli *cli, char *const *names, int n)
 
 /* ---- Starting a keeper ---- */
 
-static void exec_keeper(struct cli *cli, const char *name, bool paused, int report)
+/* HOW: an option of run, or NULL. */
+static void exec_keeper(struct cli *cli, const char *name, const char *how, int report)
 {
 	_cleanup_free_ char *fd = qmp_asprintf("--report=%d", report);
 	_cleanup_free_ char *log = qmp_asprintf("%s/%s/keeper.log", cli->dirs.run, name);
 	_cleanup_free_ char *root = cli->root ? qmp_asprintf("--root=%s", cli->root) : NULL;
-	char *argv[] = {"qmpctl", "run", "--on-term=detach", fd, root ? root : (char *)name,
-			root ? (char *)name : paused ? "--paused" : NULL, root && paused ? "--paused" : NULL, NULL};
+	char *argv[] = {"qmpctl", "run", "--on-term=detach", fd, (char *)name, root ? root : (char *)how,
+			root ? (char *)how : NULL, NULL};
 	int null = open("/dev/null", O_RDWR), out;
 
 	setsid();
@@ -360,7 +369,7 @@ static json_t *read_report(int fd)
 	return len > 0 ? qmp_json_decode(text, len, NULL) : NULL;
 }
 
-int client_start(struct cli *cli, const char *name, bool paused)
+static int start_keeper(struct cli *cli, const char *name, const char *how)
 {
 	_cleanup_fd_ int run = vm_dir_open(cli->dirs.run, name, true, &cli->error), in = -1;
 	json_auto_t *report = NULL;
@@ -377,7 +386,7 @@ int client_start(struct cli *cli, const char *name, bool paused)
 	if (pid == 0) {
 		/* Twice, so that the keeper is nobody's child and leaves no zombie. */
 		if (fork() == 0)
-			exec_keeper(cli, name, paused, pair[1]);
+			exec_keeper(cli, name, how, pair[1]);
 		_exit(0);
 	}
 	(void)close(pair[1]);
@@ -394,4 +403,9 @@ int client_start(struct cli *cli, const char *name, bool paused)
 				     qmp_error_kind_from_name(json_string_value(json_object_get(report, "kind"))), -EIO,
 				     "%s", message);
 	return 0;
+}
+
+int client_start(struct cli *cli, const char *name, bool paused)
+{
+	return start_keeper(cli, name, paused ? "--paused" : NULL);
 }

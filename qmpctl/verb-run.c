@@ -132,6 +132,8 @@ static int bring_up(struct run *r, const char *name)
 		r->adopting++;
 		return vm_adopt(g->vm, on_adopted, r, &r->error);
 	}
+	if (cli_option(r->cli, "adopt"))
+		return qmp_error_set(&r->error, QMP_ERR_STATE, -ESRCH, "the QEMU of %s has ended; there is none to adopt", name);
 	g->awaits_start = true;
 	r->to_start[r->n_to_start++] = g;
 	return 0;
@@ -257,6 +259,7 @@ const struct verb verb_run = {
 		{"on-term", "WHAT", "on SIGTERM: shutdown (default), or detach: leave the VMs running", .kind = ARG_CHOICE,
 		 .choices = "shutdown|detach"},
 		{"paused", NULL, "do not let the guests run yet"},
+		{"adopt", NULL, "only take over a QEMU that lives, start none (used by the other verbs)"},
 		{"report", "FD", "where to tell that the VMs are up (used by start)"},
 		{0},
 	},

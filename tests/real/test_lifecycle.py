@@ -219,6 +219,13 @@ class Expendable(WorldTest):
         for name in ("running.json", "qmp.sock", "qemu.lock"):
             self.assertNotIn(name, os.listdir(folder))
 
+    def test_taking_over_starts_nothing(self):
+        self.w.create_tiny("a")
+        result = self.w.expect(STATE, "run", "a", "--adopt")
+        self.assertIn("none to adopt", result.err)
+        self.assertEqual(self.w.state("a"), "stopped")
+        self.stopped_clean()
+
     def test_a_host_that_was_rebooted_is_told(self):
         self.w.start_tiny("a")
         record = os.path.join(self.w.vm_dir("a"), "running.json")

@@ -212,10 +212,19 @@ class World:
             raise AssertionError(f"one keeper expected, found {hits}: {self.processes()}")
         return hits[0]
 
+    @staticmethod
+    def is_gone(pid):
+        """Also of its files and locks: those outlive its command line."""
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as f:
+                return f.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+        except (OSError, IndexError):
+            return True
+
     def wait_gone(self, pids, timeout=10):
         deadline = time.monotonic() + timeout
         while True:
-            left = [pid for pid in pids if pid in self.processes()]
+            left = [pid for pid in pids if not self.is_gone(pid)]
             if not left:
                 return
             if time.monotonic() > deadline:
