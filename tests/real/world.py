@@ -214,10 +214,11 @@ class World:
 
     @staticmethod
     def is_gone(pid):
-        """Also of its files and locks: those outlive its command line."""
+        """With all its threads, and so with its files and locks: those outlive its command line."""
         try:
             with open(f"/proc/{pid}/stat", "rb") as f:
-                return f.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+                dead = f.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+            return dead and len(os.listdir(f"/proc/{pid}/task")) == 1
         except (OSError, IndexError):
             return True
 
