@@ -4,29 +4,137 @@
 #include <fcntl.h>
 #include <stdio.h>
 
-#define HEAD 4096
+#define HEAD   ((size_t)64 << 10)
+#define SECTOR 512
 
-static uint64_t big(const unsigned char *p, size_t n)
+/* The bytes that there are. Numbers outside of them are 0, names outside of them empty. */
+struct head {
+	const unsigned char *d;
+	size_t len;
+};
+
+static uint64_t big(const struct head *h, size_t at, size_t n)
 {
 	uint64_t v = 0;
 
-	while (n--)
-		v = v << 8 | *p++;
+	for (size_t i = 0; i < n && at + n <= h->len; i++)
+		v = v << 8 | h->d[at + i];
 	return v;
 }
 
-static void parse_qcow2(const unsigned char *d, size_t len, struct img_header *h)
+static uint64_t little(const struct head *h, size_t at, size_t n)
 {
-	uint64_t at = big(d + 8, 8), n = big(d + 16, 4);
+	uint64_t v = 0;
 
-	h->virtual_size = big(d + 24, 8);
-	if (at != 0) {
-		h->has_backing = true;
-		if (n < sizeof h->backing && at <= len && n <= len - at)
-			memcpy(h->backing, d + at, n);
+	for (size_t i = n; i > 0 && at + n <= h->len; i--)
+		v = v << 8 | h->d[at + i - 1];
+	return v;
+}
+
+static void take_name(const struct head *h, uint64_t at, uint64_t n, char out[IMG_NAME_MAX])
+{
+	if (n < IMG_NAME_MAX && at <= h->len && n <= h->len - at)
+		memcpy(out, h->d + at, n);
+}
+
+/* ---- qcow, qcow2 ---- */
+
+#define EXT_DATA_FILE 0x44415441
+
+/* {be32 type, be32 length, data, padding to 8}, after the header; a type of 0 ends them. */
+static void find_data_file(const struct head *h, struct img_header *ret)
+{
+	uint64_t at = big(h, 100, 4);
+
+	while (at + 8 <= h->len && big(h, at, 4) != 0) {
+		uint64_t n = big(h, at + 4, 4);
+		if (big(h, at, 4) == EXT_DATA_FILE) {
+			take_name(h, at + 8, n, ret->data_file);
+			return;
+		}
+		at += 8 + ((n + 7) & ~(uint64_t)7);
 	}
-	if (big(d + 4, 4) >= 3 && len >= 80)
-		h->has_data_file = (big(d + 72, 8) & 4) != 0;
+}
+
+static void parse_qcow(const struct head *h, struct img_header *ret)
+{
+	uint64_t backing = big(h, 8, 8);
+
+	ret->virtual_size = big(h, 24, 8);
+	ret->has_backing = backing != 0;
+	if (backing)
+		take_name(h, backing, big(h, 16, 4), ret->backing);
+	if (streq(ret->format, "qcow2") && big(h, 4, 4) >= 3 && (big(h, 72, 8) & 4) != 0) {
+		ret->has_data_file = true;
+		find_data_file(h, ret);
+	}
+}
+
+/* ---- qed ---- */
+
+static void parse_qed(const struct head *h, struct img_header *ret)
+{
+	ret->virtual_size = little(h, 48, 8);
+	ret->has_backing = (little(h, 16, 8) & 1) != 0;
+	if (ret->has_backing)
+		take_name(h, little(h, 56, 4), little(h, 60, 4), ret->backing);
+}
+
+/* ---- vmdk ---- */
+
+/* What stands between the quotes that follow WORD in TEXT. */
+static bool quoted_after(const struct head *text, const char *word, char out[IMG_NAME_MAX])
+{
+	const unsigned char *at = memmem(text->d, text->len, word, strlen(word)), *end = text->d + text->len, *open, *close;
+
+	open = at ? memchr(at, '"', (size_t)(end - at)) : NULL;
+	close = open ? memchr(open + 1, '"', (size_t)(end - open - 1)) : NULL;
+	if (close && close - open - 1 < IMG_NAME_MAX)
+		memcpy(out, open + 1, (size_t)(close - open - 1));
+	return at != NULL;
+}
+
+static void parse_descriptor(const struct head *text, struct img_header *ret)
+{
+	ret->has_backing = quoted_after(text, "parentFileNameHint=", ret->backing);
+}
+
+/* A text: its extents are other files. */
+static void parse_vmdk_text(const struct head *h, struct img_header *ret)
+{
+	parse_descriptor(h, ret);
+	ret->has_data_file = true;
+	if (!quoted_after(h, "\nRW ", ret->data_file) && !quoted_after(h, "\nRDONLY ", ret->data_file))
+		(void)quoted_after(h, "\nNOACCESS ", ret->data_file);
+}
+
+static void parse_vmdk4(const struct head *h, struct img_header *ret)
+{
+	uint64_t sectors = little(h, 12, 8), at = little(h, 28, 8), n = little(h, 36, 8);
+	struct head text = {0};
+
+	ret->virtual_size = sectors > UINT64_MAX / SECTOR ? UINT64_MAX : sectors * SECTOR;
+	if (at > 0 && at < h->len / SECTOR)
+		text = (struct head){h->d + at * SECTOR, h->len - at * SECTOR};
+	if (n < text.len / SECTOR)
+		text.len = n * SECTOR;
+	/* With no capacity of its own QEMU takes the text as if it were alone. */
+	if (sectors == 0 && at > 0)
+		parse_vmdk_text(&text, ret);
+	else
+		parse_descriptor(&text, ret);
+}
+
+/* ---- Others, which QEMU opens no other file for ---- */
+
+static void parse_vdi(const struct head *h, struct img_header *ret)
+{
+	ret->virtual_size = little(h, 368, 8);
+}
+
+static void parse_vpc(const struct head *h, struct img_header *ret)
+{
+	ret->virtual_size = big(h, 48, 8);
 }
 
 void img_header_parse(const unsigned char *d, size_t len, struct img_header *ret)
@@ -34,39 +142,44 @@ void img_header_parse(const unsigned char *d, size_t len, struct img_header *ret
 	static const struct {
 		const char *format, *magic;
 		size_t at, n;
+		void (*parse)(const struct head *h, struct img_header *ret);
 	} magics[] = {
-		{"qcow2", "QFI\xfb", 0, 4},	  {"qed", "QED\0", 0, 4},     {"vmdk", "KDMV", 0, 4},
-		{"vmdk", "COWD", 0, 4},		  {"vdi", "\x7f\x10\xda\xbe", 64, 4}, {"vhdx", "vhdxfile", 0, 8},
-		{"vpc", "conectix", 0, 8},	  {"parallels", "WithoutFreeSpace", 0, 16},
-		{"parallels", "WithouFreSpacExt", 0, 16}, {"luks", "LUKS\xba\xbe", 0, 6},
-		{"vmdk", "# Disk DescriptorFile", 0, 21},
+		{"qcow", "QFI\xfb\0\0\0\1", 0, 8, parse_qcow},
+		{"qcow2", "QFI\xfb", 0, 4, parse_qcow},
+		{"qed", "QED\0", 0, 4, parse_qed},
+		{"vmdk", "KDMV", 0, 4, parse_vmdk4},
+		{"vmdk", "COWD", 0, 4, NULL},
+		{"vmdk", "# Disk DescriptorFile", 0, 21, parse_vmdk_text},
+		{"vdi", "\x7f\x10\xda\xbe", 64, 4, parse_vdi},
+		{"vhdx", "vhdxfile", 0, 8, NULL},
+		{"vpc", "conectix", 0, 8, parse_vpc},
+		{"parallels", "WithoutFreeSpace", 0, 16, NULL},
+		{"parallels", "WithouFreSpacExt", 0, 16, NULL},
+		{"luks", "LUKS\xba\xbe", 0, 6, NULL},
 	};
+	struct head head = {d, len};
 
 	*ret = (struct img_header){.format = "raw"};
 	for (size_t i = 0; i < ARRAY_SIZE(magics); i++) {
 		if (len < magics[i].at + magics[i].n || memcmp(d + magics[i].at, magics[i].magic, magics[i].n) != 0)
 			continue;
 		snprintf(ret->format, sizeof ret->format, "%s", magics[i].format);
-		break;
-	}
-	if (streq(ret->format, "qcow2") && len >= 72) {
-		if (big(d + 4, 4) == 1)
-			snprintf(ret->format, sizeof ret->format, "qcow");
-		else
-			parse_qcow2(d, len, ret);
+		if (magics[i].parse)
+			magics[i].parse(&head, ret);
+		return;
 	}
 }
 
 int img_header_read(const char *path, struct img_header *ret, struct qmp_error *err)
 {
 	_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	unsigned char data[HEAD];
+	_cleanup_free_ unsigned char *data = fd >= 0 ? malloc(HEAD) : NULL;
 	size_t len = 0;
 
-	if (fd < 0)
-		return qmp_error_errno(err, -errno, "reading the image %s", path);
-	while (len < sizeof data) {
-		ssize_t n = pread(fd, data + len, sizeof data - len, (off_t)len);
+	if (!data)
+		return qmp_error_errno(err, fd < 0 ? -errno : -ENOMEM, "reading the image %s", path);
+	while (len < HEAD) {
+		ssize_t n = pread(fd, data + len, HEAD - len, (off_t)len);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)

@@ -1,20 +1,23 @@
 /*
- * Reading an image's header ourselves, bounded, before QEMU opens it. Source of the layouts: QEMU docs/interop/qcow2.txt
- * and the formats' own specifications.
+ * Reading an image's header ourselves, bounded, before QEMU opens it: which format it looks like, and which other files it
+ * would have QEMU open. Source of the layouts: QEMU docs/interop/qcow2.txt, qed_spec.txt, block/vmdk.c and block/vpc.c.
  */
 #pragma once
 
 #include "proto/qmp.h"
 
+#define IMG_NAME_MAX 1024
+
 struct img_header {
 	char format[16];        /* "qcow2", ..., or "raw" where nothing that looks like a format is there */
-	uint64_t virtual_size;  /* 0: not known from the header */
+	uint64_t virtual_size;  /* bytes; 0: not known from the header */
 	bool has_backing;
-	char backing[1024];     /* qcow2: the backing file as the header names it */
-	bool has_data_file;     /* qcow2: the guest's data is in another file */
+	char backing[IMG_NAME_MAX];   /* qcow2, qcow, qed, vmdk: the backing file as the header names it; "": no name that fits */
+	bool has_data_file;           /* qcow2, vmdk: the guest's data is in another file */
+	char data_file[IMG_NAME_MAX]; /* the (first) one, as the header names it */
 };
 
-/* Fails where PATH cannot be read; "raw" is an answer like any other. */
+/* Fails where PATH cannot be read; "raw" is an answer like any other. Reads 64 KiB at most, and never waits for a FIFO. */
 int img_header_read(const char *path, struct img_header *ret, struct qmp_error *err);
 /* The same on bytes; LEN of them from the start. Pure. */
 void img_header_parse(const unsigned char *data, size_t len, struct img_header *ret);

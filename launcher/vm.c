@@ -659,7 +659,11 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 	if (r < 0)
 		return r;
 	effective = vm_spec_effective(vm->spec);
-	r = effective ? prepare(vm, effective, &in, err) : -ENOMEM;
+	r = effective ? 0 : qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
+	if (r == 0 && vm->handlers.may_start)
+		r = vm->handlers.may_start(vm->handlers.data, vm, effective, err);
+	if (r == 0)
+		r = prepare(vm, effective, &in, err);
 	host = vm_host_of(vm);
 	if (r == 0)
 		r = vm_argv_render(effective, &host, text_of(caps, "binary"), in.named, in.n, &argv, err);

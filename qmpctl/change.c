@@ -7,6 +7,7 @@
  */
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
+#include "images/chain.h"
 #include "launcher/exec.h"
 #include "launcher/hostnet.h"
 #include "launcher/inventory.h"
@@ -234,6 +235,8 @@ static int edit_config(struct change *c, spec_edit edit, const json_t *item, str
 	r = c->config ? edit(c->config, item, err) : -ENOMEM;
 	if (r == 0)
 		r = vm_spec_check(c->config, err);
+	if (r == 0)
+		r = img_chains_check(c->config, c->call->guest->vm->spec, true, err);
 	return r < 0 ? r : vm_spec_complete_beside(c->config, c->taken, err);
 }
 
@@ -251,6 +254,8 @@ static int edit_running(struct change *c, spec_edit edit, const json_t *item, st
 	if (r < 0)
 		return r;
 	c->want = vm_spec_effective(spec);
+	if (c->want && img_chains_check(c->want, vm->running, false, err) < 0)
+		return err->code;
 	r = c->want ? vm_diff(vm->running, c->want, &host, (uint64_t)op_int(c->call, "timeout", 30) * 1000, c->plan,
 			      c->next_start, err)
 		    : -ENOMEM;

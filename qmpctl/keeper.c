@@ -2,6 +2,7 @@
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
+#include "images/chain.h"
 #include "proto/base.h"
 
 #include <sys/time.h>
@@ -112,12 +113,20 @@ static void on_console(void *data, struct vm *vm, const char *console, const cha
 	tell_calls(g, on_console, console, len);
 }
 
+/* QEMU opens what the spec names, not what an image names. */
+static int may_start(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err)
+{
+	UNUSED(data);
+	UNUSED(vm);
+	return img_chains_check(spec, NULL, false, err);
+}
+
 /* ---- Guests ---- */
 
 int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err)
 {
 	struct guest *g = calloc(1, sizeof *g);
-	struct vm_handlers h = {on_state, on_event, on_console, g};
+	struct vm_handlers h = {may_start, on_state, on_event, on_console, g};
 	int r;
 
 	if (!g)

@@ -6,6 +6,7 @@
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
+#include "images/chain.h"
 #include "images/header.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
@@ -148,15 +149,9 @@ int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err)
 		return 0;
 	if (img_header_read(path, &h, err) < 0)
 		return err->code;
-	if (h.has_backing && !json_object_get(disk, "backing"))
-		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
-				     "the image %s wants the backing file \"%s\", which the spec does not name; give the disk "
-				     "\"backing\": {\"path\": ..., \"format\": ...}",
-				     path, h.backing);
-	if (h.has_data_file)
-		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
-				     "the image %s keeps its data in another file; that is not supported", path);
 	json_object_set_new(disk, "format", json_string(h.format));
+	if (img_chain_check(disk, err) < 0)
+		return err->code;
 	if (result)
 		json_object_set_new(result, "format-note",
 			    json_string(streq(h.format, "raw") ? "nothing that looks like a format: taken as raw; pass "

@@ -4,6 +4,7 @@
 #include "qmpctl/verb.h"
 #include "qmpctl/keeper.h"
 #include "qmpctl/words.h"
+#include "images/chain.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -106,7 +107,7 @@ static int decide_formats(struct cli *cli, json_t *spec)
 	json_array_foreach(json_object_get(spec, "disks"), i, disk)
 		if (disk_decide_format(disk, NULL, &cli->error) < 0)
 			return -EINVAL;
-	return 0;
+	return img_chains_check(spec, NULL, true, &cli->error);
 }
 
 static int run_create(struct cli *cli)

@@ -15,6 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	MUST(memchr(h.format, 0, sizeof h.format) && h.format[0], "no format");
 	MUST(memchr(h.backing, 0, sizeof h.backing), "a name without an end");
 	MUST(h.has_backing || !h.backing[0], "a name of nothing");
-	MUST(streq(h.format, "qcow2") || !(h.has_backing || h.has_data_file || h.virtual_size), "%s", h.format);
+	MUST(memchr(h.data_file, 0, sizeof h.data_file), "a name without an end");
+	MUST(h.has_data_file || !h.data_file[0], "a name of nothing");
+	MUST(!streq(h.format, "raw") || !(h.has_backing || h.has_data_file || h.virtual_size), "something of raw");
 	return 0;
 }

@@ -52,8 +52,89 @@ static void test_every_prefix(void)
 	}
 }
 
+static void put(unsigned char *d, size_t at, const char *text)
+{
+	memcpy(d + at, text, strlen(text));
+}
+
+static void test_data_file(void)
+{
+	struct img_header h;
+	unsigned char d[256] = "QFI\xfb\0\0\0\3";
+
+	d[79] = 4;
+	d[103] = 104; /* the header's length */
+	memcpy(d + 104, "\xe2\x79\x2a\xca\0\0\0\5qcow2\0\0\0" "DATA\0\0\0\7/data,x", 31);
+	img_header_parse(d, sizeof d, &h);
+	CHECK(h.has_data_file);
+	CHECK_STR(h.data_file, "/data,x");
+	memset(d + 124, 0xff, 4); /* a length beyond everything */
+	img_header_parse(d, sizeof d, &h);
+	CHECK(h.has_data_file);
+	CHECK_STR(h.data_file, "");
+}
+
+static void test_qed(void)
+{
+	struct img_header h;
+	unsigned char d[128] = "QED";
+
+	d[16] = 1;
+	d[53] = 1; /* image size, little-endian at 48 */
+	d[56] = 70;
+	d[60] = 5;
+	put(d, 70, "/base");
+	img_header_parse(d, sizeof d, &h);
+	CHECK_STR(h.format, "qed");
+	CHECK_INT(h.virtual_size, 1LL << 40);
+	CHECK_STR(h.backing, "/base");
+}
+
+static void test_vmdk(void)
+{
+	static const char text[] = "# Disk DescriptorFile\nversion=1\nparentFileNameHint=\"/a \\, b\"\nRW 2048 FLAT \"x-flat.vmdk\" 0\n";
+	struct img_header h;
+	unsigned char d[1024] = "KDMV";
+
+	img_header_parse((const unsigned char *)text, sizeof text - 1, &h);
+	CHECK_STR(h.format, "vmdk");
+	CHECK_STR(h.backing, "/a \\, b");
+	CHECK_STR(h.data_file, "x-flat.vmdk");
+	d[12] = 8; /* sectors; its text is at 512 */
+	d[28] = 1;
+	d[36] = 1;
+	put(d, 512, text);
+	img_header_parse(d, sizeof d, &h);
+	CHECK_INT(h.virtual_size, 4096);
+	CHECK_STR(h.backing, "/a \\, b");
+	CHECK(!h.has_data_file); /* its own extent */
+	d[12] = 0;
+	img_header_parse(d, sizeof d, &h);
+	CHECK_STR(h.data_file, "x-flat.vmdk");
+	memset(d + 12, 0xff, 8);
+	img_header_parse(d, sizeof d, &h);
+	CHECK(h.virtual_size == UINT64_MAX);
+}
+
+static void test_qcow1(void)
+{
+	struct img_header h;
+	unsigned char d[64] = "QFI\xfb\0\0\0\1";
+
+	d[15] = 50;
+	d[19] = 2;
+	put(d, 50, "/b");
+	img_header_parse(d, sizeof d, &h);
+	CHECK_STR(h.format, "qcow");
+	CHECK_STR(h.backing, "/b");
+}
+
 int main(void)
 {
+	RUN(test_data_file);
+	RUN(test_qed);
+	RUN(test_vmdk);
+	RUN(test_qcow1);
 	RUN(test_formats);
 	RUN(test_backing);
 	RUN(test_every_prefix);
