@@ -186,16 +186,22 @@ static void on_chardevs(void *data, const struct qmp_reply *reply)
 	}
 }
 
-static bool has_channel(const struct agent *a)
+int agent_has_channel(const struct agent *a, struct qmp_error *err)
 {
-	return json_is_true(json_object_get(a->guest->vm->running, "agent"));
+	const struct vm *vm = a->guest->vm;
+
+	if (json_is_true(json_object_get(vm->running, "agent")))
+		return 0;
+	return qmp_error_set(err, QMP_ERR_STATE, -ENODEV,
+			     "the VM %s has no channel for a guest agent: set agent to true in its spec, and start it anew",
+			     vm->name);
 }
 
 void agent_look(struct agent *a)
 {
 	struct qmp_session *s = vm_session(a->guest->vm, NULL);
 
-	if (!s || !has_channel(a))
+	if (!s || agent_has_channel(a, NULL) < 0)
 		return;
 	if (a->port == CLOSED)
 		set_port(a, UNKNOWN);
@@ -243,13 +249,16 @@ static int refuse(const struct agent *a, struct qmp_error *err)
 {
 	const struct vm *vm = a->guest->vm;
 
-	if (vm->state == VM_STOPPED || vm->state == VM_STARTING)
-		return qmp_error_set(err, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", vm->name);
-	if (!has_channel(a))
-		return qmp_error_set(err, QMP_ERR_STATE, -ENODEV,
-				     "the VM %s has no channel for a guest agent: set agent to true in its spec, and start it "
-				     "anew",
+	int r;
+
+	if (vm->state == VM_STARTING)
+		return qmp_error_set(err, QMP_ERR_STATE, -EAGAIN, "the VM %s is starting; wait --for agent waits for its guest",
 				     vm->name);
+	if (!vm_session(vm, err))
+		return -ENOTCONN;
+	r = agent_has_channel(a, err);
+	if (r < 0)
+		return r;
 	if (vm->state == VM_PAUSED)
 		return qmp_error_set(err, QMP_ERR_STATE, -EAGAIN,
 				     "the VM %s is paused, so its guest agent cannot answer; resume it", vm->name);

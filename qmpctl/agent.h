@@ -32,6 +32,8 @@ void agent_on_event(struct agent *a, const struct qmp_event *event);
 void agent_leave(struct agent *a);
 /* Asks now whether it answers; each answer is told to the operations (op_call.on_agent). */
 void agent_probe(struct agent *a);
+/* -ENODEV: QEMU was started without one. */
+int agent_has_channel(const struct agent *a, struct qmp_error *err);
 /* Nothing speaks against asking it. */
 bool agent_may_answer(const struct agent *a);
 /* {"state", "answered"?, "version"?}; new. */

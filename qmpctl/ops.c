@@ -19,20 +19,6 @@ static const char *text_of(const json_t *object, const char *key)
 	return json_string_value(json_object_get(object, key));
 }
 
-static void fail(struct op_call *call, enum qmp_error_kind kind, int code, const char *fmt, ...) _printf_(4, 5);
-static void fail(struct op_call *call, enum qmp_error_kind kind, int code, const char *fmt, ...)
-{
-	struct qmp_error err = {0};
-	char text[QMP_ERROR_MAX];
-	va_list ap;
-
-	va_start(ap, fmt);
-	vsnprintf(text, sizeof text, fmt, ap);
-	va_end(ap);
-	qmp_error_set(&err, kind, code, "%s", text);
-	op_fail(call, &err);
-}
-
 /* ---- status, show, schema ---- */
 
 static void start_status(struct op_call *call)
@@ -171,7 +157,7 @@ static void add_item(struct op_call *call, const char *kind, const char *key, sp
 		snprintf(path, sizeof path, "%s.%s", kind, text_of(given, "id"));
 		if (pending_has(call->guest, path)) {
 			json_decref(result);
-			fail(call, QMP_ERR_BUSY, -EBUSY,
+			op_failf(call, QMP_ERR_BUSY, -EBUSY,
 			     "an earlier %s is pending: the guest has not let go of it; wait for that, or reset the guest", path);
 			return;
 		}
@@ -237,7 +223,7 @@ static void remove_item(struct op_call *call, const char *kind, const char *noun
 	}
 	if (!vm_spec_find(vm->spec, kind, id) && !(vm->running && vm_spec_find(vm->running, kind, id))) {
 		list_ids(vm->running ? vm->running : vm->spec, kind, ids, sizeof ids);
-		fail(call, QMP_ERR_NOT_FOUND, -ENOENT, "the VM %s has no %s \"%s\"; it has %s", vm->name, noun, id,
+		op_failf(call, QMP_ERR_NOT_FOUND, -ENOENT, "the VM %s has no %s \"%s\"; it has %s", vm->name, noun, id,
 		     *ids ? ids : "none");
 		return;
 	}
@@ -379,7 +365,7 @@ static void start_set(struct op_call *call)
 
 	json_object_foreach(values, path, value)
 		if (streq(path, "name") || (!json_is_string(value) && !json_is_null(value))) {
-			fail(call, QMP_ERR_USAGE, -EINVAL, "%s: %s", path,
+			op_failf(call, QMP_ERR_USAGE, -EINVAL, "%s: %s", path,
 			     streq(path, "name") ? "use rename" : "values are strings (JSON text), or null to remove");
 			return;
 		}
@@ -404,7 +390,7 @@ static void start_start(struct op_call *call)
 	struct qmp_error err = {0};
 
 	if (!g->control) {
-		fail(call, QMP_ERR_STATE, -ENOTCONN, "no keeper holds the VM %s", g->vm->name);
+		op_failf(call, QMP_ERR_STATE, -ENOTCONN, "no keeper holds the VM %s", g->vm->name);
 		return;
 	}
 	(void)restart_cancel(g->restart);
@@ -441,7 +427,7 @@ static void on_wait_state(struct op_call *call)
 	if (wait_holds(call))
 		wait_check(call);
 	else if (call->guest->vm->state == VM_STOPPED && !streq(what, "running"))
-		fail(call, QMP_ERR_STATE, -ESRCH, "the VM %s stopped before \"%s\" came", call->guest->vm->name, what);
+		op_failf(call, QMP_ERR_STATE, -ESRCH, "the VM %s stopped before \"%s\" came", call->guest->vm->name, what);
 }
 
 static void on_wait_event(struct op_call *call, const struct qmp_event *event)
@@ -472,7 +458,7 @@ static void on_wait_timeout(uv_timer_t *t)
 {
 	struct op_call *call = container_of(t, struct op_call, timer);
 
-	fail(call, QMP_ERR_TIMEOUT, -ETIMEDOUT, "%s: \"%s\" did not come within %lld s; the VM is %s",
+	op_failf(call, QMP_ERR_TIMEOUT, -ETIMEDOUT, "%s: \"%s\" did not come within %lld s; the VM is %s",
 	     call->guest->vm->name, op_text(call, "for"), (long long)op_int(call, "timeout", 60),
 	     vm_state_name(call->guest->vm->state));
 }
@@ -481,12 +467,13 @@ static void start_wait(struct op_call *call)
 {
 	static const char *const choices[] = {"running", "stopped", "paused", "agent", "console", "event", NULL};
 	const char *what = op_text(call, "for");
+	struct qmp_error err = {0};
 	bool known = false;
 
 	for (const char *const *c = choices; *c; c++)
 		known |= streq(*c, what);
 	if (!known || (streq(what, "console") && !op_text(call, "text")) || (streq(what, "event") && !op_text(call, "event"))) {
-		fail(call, QMP_ERR_USAGE, -EINVAL,
+		op_failf(call, QMP_ERR_USAGE, -EINVAL,
 		     "cannot wait for \"%s\": one of running, stopped, paused, agent, console=TEXT, event=NAME", what);
 		return;
 	}
@@ -495,6 +482,10 @@ static void start_wait(struct op_call *call)
 	call->on_console = on_wait_console;
 	uv_timer_start(&call->timer, on_wait_timeout, (uint64_t)op_int(call, "timeout", 60) * 1000, 0);
 	if (streq(what, "agent")) {
+		if (call->guest->vm->running && agent_has_channel(call->guest->agent, &err) < 0) {
+			op_fail(call, &err);
+			return;
+		}
 		call->on_agent = on_wait_agent;
 		agent_probe(call->guest->agent);
 	}

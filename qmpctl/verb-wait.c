@@ -6,13 +6,13 @@
 
 #include <time.h>
 
-/* Waiting for "running" begins before there is a keeper: until then, look again. */
+/* Waiting begins before there is a VM that runs: until then, look again. One without a keeper gets one by the call. */
 static int await_keeper(struct cli *cli, const char *what, int64_t timeout)
 {
 	struct timespec nap = {0, 50 * 1000 * 1000};
 	time_t end = time(NULL) + (time_t)timeout;
 
-	while (!client_is_up(cli, cli->args[0])) {
+	while (!client_is_up(cli, cli->args[0]) && !client_qemu_lives(cli, cli->args[0])) {
 		if (streq(what, "stopped"))
 			return 1;
 		if (time(NULL) >= end)

@@ -5,6 +5,7 @@ import time
 
 import world
 from guest import linux_spec, with_serial
+from qmp import Qmp, QmpError
 from world import STATE, TIMEOUT, USAGE, FAILED, WorldTest
 
 AGENT = "/dev/virtio-ports/org.qemu.guest_agent.0"
@@ -31,12 +32,11 @@ class Agent(WorldTest):
     def ask(self, *words, **kw):
         return self.w.ok("agent", "demo", *words, **kw).json()
 
-    def adopt_anew(self):
-        """Kills the keeper; the next verb brings up another, which takes over the QEMU that lives."""
+    def kill_keeper(self):
+        """The next verb brings up another, which takes over the QEMU that lives."""
         keeper = self.w.status("demo")["keeper-pid"]
         os.kill(keeper, signal.SIGKILL)
         self.w.wait_gone([keeper])
-        self.assertNotEqual(self.w.status("demo")["keeper-pid"], keeper)
 
     def test_it_answers_and_stops_the_guest(self):
         serial = self.boot()
@@ -57,13 +57,21 @@ class Agent(WorldTest):
         self.assertIn("the guest agent of demo refused", refused.err)
         self.w.expect(FAILED, "agent", "demo", "guest-no-such-command")
         self.w.expect(USAGE, "agent", "demo", "guest-ping", "what")
-        with self.w.control("demo") as control:
+        observer = os.path.join(self.w.vm_dir("demo"), "observe.sock")
+        with self.w.control("demo") as control, Qmp(observer) as observe:
             self.assertEqual(control.execute("qmpctl-agent", {"command": "guest-ping"}), {})
+            with self.assertRaises(QmpError):
+                observe.execute("qmpctl-agent", {"command": "guest-ping"})
+            for limit in 0, -1, 10 ** 18:
+                with self.assertRaises(QmpError) as wrong:
+                    control.execute("qmpctl-agent", {"command": "guest-ping", "timeout": limit})
+                self.assertEqual(wrong.exception.data["kind"], "usage")
 
         # A new keeper hears no event of an agent that has been there all along.
-        self.adopt_anew()
-        self.w.ok("wait", "demo", "--for", "agent", timeout=60)
+        self.kill_keeper()
         self.assertEqual(self.ask("guest-ping"), {})
+        self.kill_keeper()
+        self.w.ok("wait", "demo", "--for", "agent", timeout=60)
 
         result = self.w.ok("stop", "demo", "-o", "json", timeout=60).json()
         self.assertEqual(result["how"], "guest agent")
@@ -109,8 +117,9 @@ class Agent(WorldTest):
     def test_one_that_died_is_not_asked(self):
         serial = self.boot()
         self.w.ok("wait", "demo", "--for", "agent", timeout=60)
-        self.assertEqual(serial.command("kill -KILL $(pidof qemu-ga)")[0], 0)
-        self.wait_agent_state("absent")
+        with self.w.control("demo") as control:
+            self.assertEqual(serial.command("kill -KILL $(pidof qemu-ga)")[0], 0)
+            self.assertEqual(control.event("QMPCTL_AGENT")["data"], {"name": "demo", "state": "absent"})
         gone = self.w.expect(STATE, "agent", "demo", "guest-ping")
         self.assertIn("no guest agent runs in demo", gone.err)
 
@@ -119,7 +128,9 @@ class Agent(WorldTest):
         self.wait_agent_state("answers")
         self.assertEqual(serial.command("kill -KILL $(pidof qemu-ga)")[0], 0)
         self.wait_agent_state("absent")
-        self.adopt_anew()
+        self.kill_keeper()
+        self.w.ok("status", "demo")
+        self.wait_agent_state("absent")
         self.w.expect(STATE, "agent", "demo", "guest-ping")
 
         result = self.w.ok("stop", "demo", "-o", "json", timeout=60).json()
@@ -154,6 +165,7 @@ class Agent(WorldTest):
         self.assertEqual(self.agent_state(), "absent")
         none = self.w.expect(STATE, "agent", "demo", "guest-ping")
         self.assertIn("set agent to true", none.err)
+        self.w.expect(STATE, "wait", "demo", "--for", "agent")
         self.w.ok("pause", "demo")
         self.w.ok("kill", "demo")
         self.w.expect(STATE, "agent", "demo", "guest-ping")

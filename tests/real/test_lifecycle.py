@@ -207,6 +207,15 @@ class Expendable(WorldTest):
         self.w.ok("stop", "a")
         serial.expect("PWRBTN")
 
+    def test_wait_takes_over_what_has_no_keeper(self):
+        self.w.start_tiny("a")
+        keeper = self.w.keeper_pid()
+        os.kill(keeper, signal.SIGKILL)
+        self.w.wait_gone([keeper])
+        self.w.expect(TIMEOUT, "wait", "a", "--for", "stopped", "--timeout", "1")
+        self.assertEqual(self.w.state("a"), "running")
+        self.w.ok("kill", "a")
+
     def test_a_qemu_that_ended_unseen_is_told_and_its_files_are_gone(self):
         self.w.start_tiny("a")
         folder = self.w.vm_dir("a")
