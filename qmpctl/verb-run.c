@@ -17,6 +17,7 @@ struct run {
 	struct cli *cli;
 	struct keeper keeper;
 	uv_signal_t term, interrupt;
+	char *supervisor; /* the socket at which systemd listens, "@" first for an abstract one; or NULL */
 	int report; /* -1, or where the one who started us listens */
 	struct guest **to_start; /* in the order of the command line; from NEXT_START on they wait for their turn */
 	int n_to_start, next_start;
@@ -29,9 +30,10 @@ struct run {
 
 /* ---- Telling the supervisor ---- */
 
-static void notify(const char *text)
+/* As sd_notify(3) has it. */
+static void notify(const struct run *r, const char *text)
 {
-	const char *path = getenv("NOTIFY_SOCKET");
+	const char *path = r->supervisor;
 	struct sockaddr_un address = {.sun_family = AF_UNIX};
 	_cleanup_fd_ int fd = -1;
 
@@ -77,7 +79,7 @@ static void check_all_up(struct run *r)
 	if (r->starting > 0 || r->adopting > 0 || r->error.kind != QMP_ERR_NONE)
 		return;
 	report(r, NULL);
-	notify("READY=1");
+	notify(r, "READY=1");
 }
 
 static void on_started(void *data, const struct qmp_error *why)
@@ -160,7 +162,6 @@ static void stop_all(struct run *r, bool force)
 {
 	json_auto_t *args = json_pack("{s:b}", "force", force);
 
-	notify("STOPPING=1");
 	forget_starts(r);
 	for (struct guest *g = r->keeper.guests; g; g = g->next)
 		if (restart_cancel(g->restart) || g->vm->state == VM_STOPPED)
@@ -176,6 +177,7 @@ static void on_signal(uv_signal_t *handle, int number)
 	struct run *r = handle->data;
 
 	UNUSED(number);
+	notify(r, "STOPPING=1");
 	if (r->keeper.leave_on_term) {
 		uv_stop(r->keeper.loop);
 		return;
@@ -211,7 +213,10 @@ static void on_idle(struct keeper *k)
 static void prepare(struct run *r)
 {
 	const char *fd = cli_option(r->cli, "report"), *on_term = cli_option(r->cli, "on-term");
+	const char *supervisor = getenv("NOTIFY_SOCKET");
 
+	r->supervisor = supervisor ? strdup(supervisor) : NULL;
+	(void)unsetenv("NOTIFY_SOCKET"); /* it is not for QEMU */
 	r->report = fd ? atoi(fd) : -1;
 	keeper_init(&r->keeper, r->cli->loop, &r->cli->dirs);
 	r->keeper.on_idle = on_idle;
@@ -243,6 +248,7 @@ static int run_run(struct cli *cli)
 		uv_run(cli->loop, UV_RUN_DEFAULT);
 	keeper_close(&r.keeper);
 	free(r.to_start);
+	free(r.supervisor);
 	uv_close((uv_handle_t *)&r.term, NULL);
 	uv_close((uv_handle_t *)&r.interrupt, NULL);
 	uv_run(cli->loop, UV_RUN_NOWAIT);
