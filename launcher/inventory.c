@@ -273,6 +273,51 @@ enum vm_presence vm_inventory_presence(const struct vm_inventory *inv, const str
 	return there == 0 ? VM_ABSENT : there < f->n_objects ? VM_PARTIAL : VM_PRESENT;
 }
 
+/* A node for a file of the host whose file is another one: NULL, or what QEMU has. */
+static const char *other_file(const struct vm_inventory *inv, const struct vm_object *o)
+{
+	const json_t *node = o->kind == VM_BLOCKDEV ? json_object_get(inv->nodes, vm_object_id(o)) : NULL;
+	const char *wants = text_of(o->args, "filename"), *has = text_of(node, "file");
+
+	return wants && has && !streq(wants, has) ? has : NULL;
+}
+
+static json_t *difference(const struct vm_inventory *inv, const struct vm_fragment *f)
+{
+	json_auto_t *missing = json_array();
+
+	for (size_t i = 0; i < f->n_objects; i++) {
+		const struct vm_object *o = &f->objects[i];
+		const char *other = other_file(inv, o);
+		if (other)
+			return json_pack("{s:s, s:s, s:O, s:s}", "item", f->item, "state", "changed", "wants",
+					 json_object_get(o->args, "filename"), "has", other);
+		if (!vm_inventory_has(inv, o->kind, vm_object_id(o)))
+			json_array_append_new(missing, json_string(vm_object_id(o)));
+	}
+	if (json_array_size(missing) == 0)
+		return NULL;
+	return json_pack("{s:s, s:s, s:O}", "item", f->item, "state",
+			 json_array_size(missing) == f->n_objects ? "gone" : "partial", "missing", missing);
+}
+
+json_t *vm_inventory_differences(const struct vm_inventory *inv, const json_t *spec, const struct vm_host *host)
+{
+	struct vm_fragments all;
+	json_t *list;
+
+	if (vm_fragments_all(spec, host, &all, NULL) < 0)
+		return NULL;
+	list = json_array();
+	for (size_t i = 0; i < all.n; i++) {
+		json_t *entry = difference(inv, &all.list[i]);
+		if (entry)
+			json_array_append_new(list, entry);
+	}
+	vm_fragments_deinit(&all);
+	return list;
+}
+
 /* 1: its effect is there; 0: it is not; -1: QEMU cannot be asked. */
 static int is_done(const struct vm_inventory *inv, const json_t *step)
 {

@@ -49,6 +49,12 @@ enum vm_presence { VM_ABSENT, VM_PARTIAL, VM_PRESENT };
 enum vm_presence vm_inventory_presence(const struct vm_inventory *i, const struct vm_fragment *fragment);
 
 /*
+ * Where QEMU has not what SPEC, effective, says: [{"item", "state", "missing"?, "wants"?, "has"?}]. State "gone": nothing of it is
+ * there; "partial": the ids in "missing" are not; "changed": its file is "has", not "wants". New; NULL: SPEC is no such spec.
+ */
+json_t *vm_inventory_differences(const struct vm_inventory *i, const json_t *spec, const struct vm_host *host);
+
+/*
  * Rolling PLAN forward: its steps that are still to be done, in its order. New. A step that QEMU cannot be asked about (a
  * limit that is set) is among them; a getfd is where its netdev is.
  */

@@ -1,5 +1,6 @@
 #include "qmpctl/agent.h"
 #include "qmpctl/keeper.h"
+#include "qmpctl/drift.h"
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
 #include "images/chain.h"
@@ -87,6 +88,7 @@ static void on_state(void *data, struct vm *vm)
 	} else if (vm->state == VM_RUNNING) {
 		agent_look(g->agent);
 	}
+	drift_on_state(g);
 	tell_calls(g, on_state);
 	if (vm->state == VM_STOPPED) {
 		restart_consider(g->restart);
@@ -101,6 +103,7 @@ static void on_event(void *data, struct vm *vm, const struct qmp_event *event)
 	UNUSED(vm);
 	guest_send(g, event->raw, event->raw_len);
 	agent_on_event(g->agent, event);
+	drift_on_event(g, event);
 	tell_calls(g, on_event, event);
 }
 
@@ -193,6 +196,7 @@ void keeper_close(struct keeper *k)
 		vm_close(g->vm); /* answers what is in flight */
 		agent_free(g->agent);
 		clients_free(g);
+		json_decref(g->drift);
 		restart_free(g->restart);
 		free(g);
 	}

@@ -82,6 +82,9 @@ struct guest {
 	struct op_call *running, *queue, *watching; /* the change that runs; those that wait; those that only look on */
 	struct vm_exec *exec;    /* the plan of the change that runs */
 	struct pending *pending; /* what waits for the guest (pending.h) */
+	json_t *drift;           /* where QEMU has not what the running spec says (drift.h); NULL: not known */
+	bool drift_asked;
+	enum vm_state state_before;
 	bool awaits_start; /* run will start it when others have come up */
 	bool restarting; /* reboot: it stops to start again */
 	struct restart *restart; /* what its policy does when it ends */

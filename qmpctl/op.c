@@ -1,5 +1,6 @@
 #include "qmpctl/agent.h"
 #include "qmpctl/keeper.h"
+#include "qmpctl/drift.h"
 #include "launcher/inventory.h"
 #include "proto/base.h"
 
@@ -117,6 +118,7 @@ static void on_inventory(void *data, struct vm_inventory *inventory, const struc
 	UNUSED(why); /* what then needs QEMU says why there is none */
 	if (a->guest->running == a->call) {
 		a->call->inventory = inventory;
+		drift_take(a->guest, inventory);
 		a->call->op->start(a->call);
 	} else {
 		vm_inventory_free(inventory);
@@ -165,6 +167,8 @@ static void finish(struct op_call *call, json_t *result, const struct qmp_error 
 	call->on_agent = NULL;
 	agent_forget(call);
 	uv_timer_stop(&call->timer);
+	if (call->op->asks && (why || drift_status(g)))
+		drift_check(g);
 	call->done(call->data, result, why);
 	uv_close((uv_handle_t *)&call->timer, on_timer_closed);
 	start_next(g);

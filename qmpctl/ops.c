@@ -4,6 +4,7 @@
 #include "qmpctl/agent.h"
 #include "qmpctl/console.h"
 #include "qmpctl/keeper.h"
+#include "qmpctl/drift.h"
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
 #include "images/chain.h"
@@ -44,6 +45,8 @@ static void start_status(struct op_call *call)
 		json_object_set_new(s, "operation", json_string(g->running->op->name));
 	if (g->running && stop_stage(g->running))
 		json_object_set_new(s, "how", json_string(stop_stage(g->running)));
+	if (drift_status(g))
+		json_object_set(s, "differences", (json_t *)drift_status(g));
 	if (vm->last_end)
 		json_object_set(s, "last-end", vm->last_end);
 	json_object_set_new(s, "restart", restart_status(g->restart));

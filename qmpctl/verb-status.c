@@ -23,6 +23,22 @@ static void print_restart(const json_t *r)
 	printf("%s\n", json_is_true(json_object_get(r, "gave-up")) ? ", given up" : "");
 }
 
+static void print_difference(const json_t *d)
+{
+	json_t *id;
+	size_t i;
+
+	if (streq(text_of(d, "state"), "changed")) {
+		printf("differs   %s: QEMU has %s, the spec %s\n", text_of(d, "item"), text_of(d, "has"), text_of(d, "wants"));
+		return;
+	}
+	printf("differs   %s: %s in QEMU:", text_of(d, "item"),
+	       streq(text_of(d, "state"), "gone") ? "nothing of it is" : "not all of it is");
+	json_array_foreach(json_object_get(d, "missing"), i, id)
+		printf(" %s", json_string_value(id));
+	printf(" %s missing\n", json_array_size(json_object_get(d, "missing")) == 1 ? "is" : "are");
+}
+
 static void print_status(const json_t *s)
 {
 	const json_t *end = json_object_get(s, "last-end"), *version = json_object_get(s, "qemu-version");
@@ -50,6 +66,8 @@ static void print_status(const json_t *s)
 	json_array_foreach(json_object_get(s, "pending"), i, entry)
 		printf("pending   %s waits for %s\n", text_of(entry, "item"),
 		       text_of(json_object_get(entry, "waits-for"), "event"));
+	json_array_foreach(json_object_get(s, "differences"), i, entry)
+		print_difference(entry);
 }
 
 static int run_status(struct cli *cli)

@@ -1,10 +1,12 @@
 """Beside qmpctl, another client changes the same VM over control.sock: QEMU is asked, not remembered."""
 import os
+import signal
+import time
 
 import world
-from qmp import QmpError
+from qmp import Qmp, QmpError
 from test_hotplug import blocks, peripherals
-from world import FAILED, WorldTest
+from world import FAILED, PENDING, WorldTest
 
 
 class Others(WorldTest):
@@ -78,6 +80,64 @@ class Others(WorldTest):
             self.assertIn("vdx-file", result.err)
             self.assertIn("vdx-file", blocks(qmp), "what is not ours is not undone")
             self.assertNotIn("vdx-fmt", blocks(qmp))
+
+    def differences(self):
+        return {d["item"]: d for d in self.w.status("a").get("differences", [])}
+
+    def until(self, condition, timeout=10):
+        deadline = time.monotonic() + timeout
+        while not condition(self.differences()):
+            self.assertLess(time.monotonic(), deadline, self.differences())
+            time.sleep(0.05)
+
+    def test_status_shows_what_another_client_took_away(self):
+        serial = self.w.start_tiny("a")
+        self.w.ok("disk", "add", "a", self.disk())
+        self.assertEqual(self.differences(), {})
+        with self.w.control("a") as qmp:
+            qmp.execute("device_del", {"id": "vdx"})
+            serial.expect("EJECT")
+            self.until(lambda found: "disks.vdx" in found)
+            self.assertEqual(self.differences()["disks.vdx"],
+                             {"item": "disks.vdx", "state": "partial", "missing": ["vdx"]})
+            self.assertIn("vdx", self.w.ok("status", "a").out)
+        self.w.ok("disk", "remove", "a", "vdx")
+        self.until(lambda found: not found)
+
+    def test_a_removal_of_ours_is_no_difference(self):
+        serial = self.w.start_tiny("a")
+        self.w.ok("disk", "add", "a", self.disk())
+        serial.write("e")
+        serial.expect("e")
+        self.w.expect(PENDING, "disk", "remove", "a", "vdx", "--timeout", "1")
+        self.assertEqual(self.differences(), {})
+        with self.w.control("a") as qmp:
+            serial.write("e")
+            qmp.event("QMPCTL_SETTLED", {"item": "disks.vdx", "outcome": "done"})
+        self.assertEqual(self.differences(), {})
+
+    def test_an_adopted_vm_is_held_against_what_qemu_has(self):
+        self.w.start_tiny("a")
+        self.w.ok("disk", "add", "a", self.disk())
+        self.w.ok("nic", "add", "a", "user,id=netx")
+        folder = self.w.vm_dir("a")
+        keeper = self.w.keeper_pid()
+        os.kill(keeper, signal.SIGKILL)
+        self.w.wait_gone([keeper])
+        with Qmp(os.path.join(folder, "qmp.sock")) as qmp:
+            for ident in ("vdx", "netx"):
+                qmp.execute("device_del", {"id": ident})
+                qmp.event("DEVICE_DELETED", {"device": ident})
+            qmp.execute("netdev_del", {"id": "netx-netdev"})
+            qmp.execute("blockdev-del", {"node-name": "vdx-fmt"})
+            qmp.execute("blockdev-del", {"node-name": "vdx-file"})
+            qmp.execute("blockdev-add", {"driver": "file", "node-name": "vdx-file", "filename": __file__, "read-only": True})
+        self.until(lambda found: len(found) == 2)
+        found = self.differences()
+        self.assertEqual(found["nics.netx"]["state"], "gone")
+        self.assertEqual(found["disks.vdx"], {"item": "disks.vdx", "state": "changed", "wants": self.image, "has": __file__})
+        self.w.ok("nic", "remove", "a", "netx")
+        self.until(lambda left: "nics.netx" not in left)
 
     def test_no_request_ends_qemu(self):
         self.w.start_tiny("a")

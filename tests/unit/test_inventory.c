@@ -118,6 +118,31 @@ static void test_answers_of_the_wrong_kind(void)
 	unload(&r);
 }
 
+/* Nothing differs in what was recorded; then things go. */
+static void test_differences(void)
+{
+	EACH(r)
+	{
+		json_auto_t *none = vm_inventory_differences(r.inv, r.spec, &host), *some = NULL, *wanted = NULL;
+		CHECK_INT(json_array_size(none), 0);
+		json_object_del(r.inv->devices, "balloon-0");
+		json_object_del(r.inv->devices, "vda");
+		json_object_del(r.inv->objects, "vda-limits");
+		json_object_del(r.inv->devices, "net0");
+		json_object_del(r.inv->netdevs, "net0-netdev");
+		json_object_set_new(json_object_get(r.inv->nodes, "sda-file"), "file", json_string("/other"));
+		some = vm_inventory_differences(r.inv, r.spec, &host);
+		wanted = json_loads("[{\"item\": \"machine\", \"state\": \"partial\", \"missing\": [\"balloon-0\"]},"
+				    "{\"item\": \"disks.vda\", \"state\": \"partial\", \"missing\": [\"vda-limits\", \"vda\"]},"
+				    "{\"item\": \"disks.sda\", \"state\": \"changed\", \"wants\": \"/w/b.img\", \"has\": \"/other\"},"
+				    "{\"item\": \"nics.net0\", \"state\": \"gone\", \"missing\": [\"net0-netdev\", \"net0\"]}]",
+				    0, NULL);
+		CHECK(wanted);
+		_cleanup_free_ char *text = json_dumps(some, 0), *want = json_dumps(wanted, 0);
+		CHECK_STR(text, want);
+	}
+}
+
 /* ---- Plans against it ---- */
 
 static const char *text_of(const json_t *object, const char *key)
@@ -237,6 +262,7 @@ int main(void)
 	RUN(test_ports);
 	RUN(test_a_port_that_is_not_there_is_not_free);
 	RUN(test_answers_of_the_wrong_kind);
+	RUN(test_differences);
 	RUN(test_left_and_undo_at_every_point);
 	RUN(test_a_tap);
 	RUN(test_limits_are_set_again);

@@ -1,0 +1,73 @@
+#include "qmpctl/drift.h"
+#include "qmpctl/pending.h"
+#include "launcher/inventory.h"
+#include "proto/base.h"
+
+static void set(struct guest *g, json_t *differences_consume)
+{
+	json_decref(g->drift);
+	g->drift = differences_consume;
+}
+
+/* What the guest has still to let go of is on its way, and told as pending. */
+static json_t *without_pending(const struct guest *g, json_t *all_consume)
+{
+	json_auto_t *all = all_consume;
+	json_t *rest = json_array(), *entry;
+	size_t i;
+
+	json_array_foreach(all, i, entry)
+		if (!pending_has(g, json_string_value(json_object_get(entry, "item"))))
+			json_array_append(rest, entry);
+	return rest;
+}
+
+void drift_take(struct guest *g, const struct vm_inventory *inventory)
+{
+	struct vm_host host = vm_host_of(g->vm);
+	json_t *all = inventory && g->vm->running ? vm_inventory_differences(inventory, g->vm->running, &host) : NULL;
+
+	if (all)
+		set(g, without_pending(g, all));
+}
+
+static void on_inventory(void *data, struct vm_inventory *inventory, const struct qmp_error *why)
+{
+	struct guest *g = data;
+
+	UNUSED(why); /* it does not answer, which is shown already */
+	g->drift_asked = false;
+	if (!g->running) /* a change is in the middle of making the two one */
+		drift_take(g, inventory);
+	vm_inventory_free(inventory);
+}
+
+void drift_check(struct guest *g)
+{
+	struct qmp_session *s = g->vm->running ? vm_session(g->vm, NULL) : NULL;
+
+	if (s && !g->drift_asked)
+		g->drift_asked = vm_inventory_ask(s, g->vm->running, on_inventory, g, NULL) == 0;
+}
+
+void drift_on_state(struct guest *g)
+{
+	enum vm_state before = g->state_before, now = g->vm->state;
+
+	g->state_before = now;
+	if (now == VM_STOPPED)
+		set(g, NULL);
+	else if ((now == VM_RUNNING || now == VM_PAUSED) && (before == VM_STOPPED || before == VM_UNRESPONSIVE))
+		drift_check(g);
+}
+
+void drift_on_event(struct guest *g, const struct qmp_event *event)
+{
+	if (streq(event->name, "DEVICE_DELETED") && json_object_get(event->data, "device") && !g->running && !g->pending)
+		drift_check(g);
+}
+
+const json_t *drift_status(const struct guest *g)
+{
+	return json_array_size(g->drift) > 0 ? g->drift : NULL;
+}

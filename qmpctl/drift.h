@@ -1,0 +1,21 @@
+/*
+ * Where what QEMU has is not what the running spec says: another client took a disk away, or the spec that an earlier keeper
+ * left is not true any more. It is shown (status), never acted upon.
+ *
+ * Looked for when a QEMU is taken over or answers again, before a change, and when a device went that nobody here removed.
+ */
+#pragma once
+
+#include "qmpctl/keeper.h"
+
+struct vm_inventory;
+
+/* Asks QEMU, beside everything else. */
+void drift_check(struct guest *g);
+/* What QEMU has is known just now. */
+void drift_take(struct guest *g, const struct vm_inventory *inventory);
+/* The VM's state or a device of it changed. */
+void drift_on_state(struct guest *g);
+void drift_on_event(struct guest *g, const struct qmp_event *event);
+/* As vm_inventory_differences; borrowed; NULL: none that is known. */
+const json_t *drift_status(const struct guest *g);
