@@ -391,8 +391,10 @@ int cli_main(int argc, char **argv)
 		status = cli.verb->run(&cli);
 		uv_run(&loop, UV_RUN_NOWAIT);
 		(void)uv_loop_close(&loop);
-		if (fflush(stdout) != 0 && status == 0)
+		if ((fflush(stdout) != 0 || ferror(stdout)) && status == 0) {
+			fprintf(stderr, "qmpctl: standard output cannot be written\n");
 			status = EXIT_HOST;
+		}
 	}
 	vm_dirs_deinit(&cli.dirs);
 	free(cli.args);

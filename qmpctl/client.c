@@ -199,9 +199,11 @@ static int start_keeper(struct cli *cli, const char *name, const char *how);
 static int call_with(struct cli *cli, const char *name, const char *operation, json_t *args, json_t **ret)
 {
 	struct timespec nap = {0, 20 * 1000 * 1000};
+	bool connected = false;
 
 	for (int i = 0, failed = 0; i < BUSY_TRIES; i++) {
 		int fd, r = client_connect(cli, name, &fd);
+		connected = r == 0;
 		if (r == 0)
 			r = call_over(cli, fd, operation, args, ret);
 		else
@@ -217,8 +219,11 @@ static int call_with(struct cli *cli, const char *name, const char *operation, j
 		cli->error = (struct qmp_error){0};
 		nanosleep(&nap, NULL);
 	}
+	if (connected)
+		return qmp_error_set(&cli->error, QMP_ERR_CLOSED, -ECONNRESET,
+				     "whoever listens on the control.sock of the VM %s hangs up each time", name);
 	return qmp_error_set(&cli->error, QMP_ERR_BUSY, -EBUSY,
-			     "the VM %s is held by a process that does not answer on its control.sock", name);
+			     "the VM %s is held by a process that does not listen on its control.sock", name);
 }
 
 int client_call(struct cli *cli, const char *name, const char *operation, json_t *args_consume, json_t **ret)

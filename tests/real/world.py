@@ -13,7 +13,7 @@ from qmp import Qmp
 
 OK, FAILED, USAGE, NOT_FOUND, STATE, TIMEOUT, PENDING, UNREACHABLE, HOST = range(9)
 # What run adds to them.
-KILLED, CRASHED, PANICKED = 20, 21, 22
+KILLED, CRASHED, PANICKED, EXITED = 20, 21, 22, 23
 
 QMPCTL = os.environ.get("QMPCTL") or os.path.realpath(
     os.path.join(os.path.dirname(__file__), "../../build/release/qmpctl/qmpctl"))
