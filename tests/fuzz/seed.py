@@ -95,6 +95,23 @@ def seeds_peer():
     yield b'{"execute":"x","id":{"a":[null]}}\x01{"execute":"qmp_capabilities","arguments":{"enable":["no"],"x":1}}\x01'
 
 
+def seeds_agent():
+    # What qemu-ga says: it complains of the 0xFF, then answers the sync.
+    answer = b'\x06\x06{"error": {"class": "GenericError", "desc": "JSON parse error, stray"}}\n\xff{"return": \x11}\n\x06\x06'
+    info = (b'{"return": {"version": "7.2.22", "supported_commands": [{"enabled": true, "name": "guest-ping", '
+            b'"success-response": true}, {"enabled": false, "name": "guest-exec", "success-response": true}]}}\n\x06')
+    yield b"\x01" + answer + info + b"\x01" + answer + b'{"return": {}}\n\x06\x08\x06'
+    yield b"\x01\x01\x05" + answer + b'{"error": {"class": "CommandNotFound", "desc": "no"}}\n\x06\x06'
+    yield b"\x02" + answer + b'\xff{"return": \x11}\n\x06'
+    yield b"\x02" + answer + b"\x08\x06"
+    yield b"\x02" + answer + b"\x07\x07\x06"
+    yield b"\x03" + answer + b'\x03\x06\x07\xff{"return": \x11}\n\x03' + answer
+    yield b'{"return": {"stale": 1}}\n\xff{"ret\x01' + answer + b'{"return": [1, "}\\""]}{"return": 2}\n\x06\x0f\x01' + answer + info
+    yield b"\x01" + answer + b"\x07\x07\x06\x01" + answer + info + b"\x09\x06\x06\x01"
+    yield b"\x0e\x01" + answer
+    yield b"\x01\x06\x09\x06\x06\x01"
+
+
 def seeds_state():
     """As vm_save_running and record_end write them: the effective spec, what "auto" became, the command line."""
     hello, up = session()[0][1] + b"\n\x06", b'{"return":{},"id":"\x11A"}\n\x06'
