@@ -1,8 +1,10 @@
 /*
- * The way it goes well: identify the binary -> cached? tell : machines probe -> CPU probes (until one starts) -> save -> tell.
+ * The way it goes well: identify the binary -> cached? tell : machines and schema probe -> CPU probes (until one starts)
+ * -> save -> tell.
  * A probe is a QEMU with no machine, or one at -S; it is ended as soon as it has answered.
  */
 #include "launcher/caps.h"
+#include "launcher/buildid.h"
 #include "launcher/qemu.h"
 #include "launcher/record.h"
 #include "proto/base.h"
@@ -56,20 +58,31 @@ static char *find_program(const char *name)
 	return strdup(name);
 }
 
-static char *identify(const char *binary, struct qmp_error *err)
+/* The path of the program that BINARY (NULL: the default) names; new. */
+static char *resolve_binary(const char *binary)
 {
+	const char *named = binary ? binary : getenv("QMPCTL_QEMU");
+
+	return find_program(named && *named ? named : "qemu-system-x86_64");
+}
+
+/* EXE: the file that is looked at for it. */
+static char *identify(const char *binary, const char *exe, struct qmp_error *err)
+{
+	char build_id[2 * VM_BUILD_ID_MAX + 1];
 	struct utsname host;
 	struct stat st;
 
-	if (stat(binary, &st) < 0) {
+	if (stat(exe, &st) < 0) {
 		qmp_error_set(err, QMP_ERR_HOST, -errno,
 			      "%s: %s; install QEMU (Debian: qemu-system-x86) or set QMPCTL_QEMU to its path", binary,
 			      strerror(errno));
 		return NULL;
 	}
 	uname(&host);
-	return qmp_asprintf("%s %lld %lld.%09ld %llu %s %s", binary, (long long)st.st_size, (long long)st.st_mtim.tv_sec,
-			    st.st_mtim.tv_nsec, (unsigned long long)st.st_ino, host.release,
+	vm_build_id(exe, build_id);
+	return qmp_asprintf("%s %lld %lld.%09ld %llu %s %s %s", binary, (long long)st.st_size, (long long)st.st_mtim.tv_sec,
+			    st.st_mtim.tv_nsec, (unsigned long long)st.st_ino, build_id, host.release,
 			    vm_kvm_opens() ? "kvm" : "no-kvm");
 }
 
@@ -81,6 +94,52 @@ static uint64_t hash(const char *text)
 		h = (h ^ (unsigned char)*text) * 1099511628211u;
 	return h;
 }
+
+/* ---- The schema ---- */
+
+#define SCHEMA_FILE "qemu-%016llx.schema.json"
+
+static void write_schema(int cache, const char *binary, const char *identity, const char *raw, size_t len)
+{
+	json_auto_t *name = qmp_json_text(identity);
+	_cleanup_free_ char *quoted = name ? qmp_json_encode(name, 0, NULL) : NULL;
+	_cleanup_free_ char *text =
+		quoted ? qmp_asprintf("{\"identity\": %s, \"schema\": %.*s}\n", quoted, (int)len, raw) : NULL;
+	char file[64];
+
+	snprintf(file, sizeof file, SCHEMA_FILE, (unsigned long long)hash(binary));
+	if (text)
+		(void)vm_file_write(cache, file, text, strlen(text), NULL);
+}
+
+json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const char *exe)
+{
+	_cleanup_free_ char *found = resolve_binary(binary);
+	_cleanup_free_ char *identity = found ? identify(found, exe ? exe : found, NULL) : NULL;
+	_cleanup_fd_ int cache = vm_dir_open(dirs->state, "cache", false, NULL);
+	json_auto_t *kept = NULL;
+	const char *of;
+	char file[64];
+
+	if (!identity || cache < 0)
+		return NULL;
+	snprintf(file, sizeof file, SCHEMA_FILE, (unsigned long long)hash(found));
+	kept = vm_file_read_json(cache, file);
+	of = json_string_value(json_object_get(kept, "identity"));
+	return of && streq(of, identity) ? json_incref(json_object_get(kept, "schema")) : NULL;
+}
+
+void vm_schema_save(const struct vm_dirs *dirs, const char *binary, const char *exe, const char *raw, size_t len)
+{
+	_cleanup_free_ char *found = resolve_binary(binary);
+	_cleanup_free_ char *identity = found ? identify(found, exe ? exe : found, NULL) : NULL;
+	_cleanup_fd_ int cache = vm_dir_open(dirs->state, "cache", true, NULL);
+
+	if (identity && cache >= 0)
+		write_schema(cache, found, identity, raw, len);
+}
+
+/* ---- Probing ---- */
 
 static void on_closed(uv_handle_t *h)
 {
@@ -164,7 +223,17 @@ static void on_machines(void *data, const struct qmp_reply *reply)
 			json_object_set(machines, json_string_value(alias), json_object_get(machine, "name"));
 	}
 	json_object_set_new(p->caps, "machines", machines);
-	p->machines_known = true;
+}
+
+/* The last question: both commands' order is that of their answers. */
+static void on_schema(void *data, const struct qmp_reply *reply)
+{
+	struct probe *p = data;
+
+	if (reply->status == 0)
+		write_schema(p->cache, p->binary, json_string_value(json_object_get(p->caps, "identity")), reply->raw,
+			     reply->raw_len);
+	p->machines_known = json_object_get(p->caps, "machines") != NULL;
 	end_probe(p);
 }
 
@@ -183,6 +252,7 @@ static void on_up(void *data, json_t *status)
 	version = json_object_get(json_object_get(qmp_session_greeting(s), "version"), "qemu");
 	json_object_set(p->caps, "version", version);
 	(void)qmp_session_execute(s, &(struct qmp_command){.name = "query-machines"}, on_machines, p, NULL, NULL);
+	(void)qmp_session_execute(s, &(struct qmp_command){.name = "query-qmp-schema", .raw = true}, on_schema, p, NULL, NULL);
 }
 
 static void on_lost(void *data, const struct qmp_error *why)
@@ -242,9 +312,8 @@ static void on_deferred(uv_timer_t *t)
 int vm_caps_get(uv_loop_t *loop, const struct vm_dirs *dirs, const char *binary, vm_caps_cb cb, void *data,
 		struct qmp_error *err)
 {
-	const char *named = binary ? binary : getenv("QMPCTL_QEMU");
-	_cleanup_free_ char *found = find_program(named && *named ? named : "qemu-system-x86_64");
-	_cleanup_free_ char *identity = found ? identify(found, err) : NULL;
+	_cleanup_free_ char *found = resolve_binary(binary);
+	_cleanup_free_ char *identity = found ? identify(found, found, err) : NULL;
 	json_auto_t *cached = NULL;
 	struct probe *p;
 	int cache;

@@ -1,6 +1,6 @@
 /*
- * What a QEMU binary can on this host, found by asking it once and kept on disk by its identity (path, size, times, and
- * the kernel that runs): {"identity", "binary", "version", "machines": {"q35": "pc-q35-7.2", ...}, "kvm-cpu": model | null,
+ * What a QEMU binary can on this host, found by asking it once and kept on disk by its identity (path, size, time, inode,
+ * build id, and the kernel that runs), in STATEDIR/cache: {"identity", "binary", "version", "machines": {"q35": "pc-q35-7.2", ...}, "kvm-cpu": model | null,
  * "kvm-note": why a model other than host}.
  */
 #pragma once
@@ -14,3 +14,12 @@ typedef void (*vm_caps_cb)(void *data, json_t *caps, const struct qmp_error *why
 int vm_caps_get(uv_loop_t *loop, const struct vm_dirs *dirs, const char *binary, vm_caps_cb cb, void *data,
 		struct qmp_error *err);
 bool vm_kvm_opens(void);
+
+/*
+ * What query-qmp-schema of that binary returned, kept beside the above when it was asked; an array, new; NULL: not there, or of
+ * another identity. EXE is the file whose identity counts: NULL for the binary itself, or /proc/PID/exe of a QEMU that runs
+ * (the binary may have been replaced since). Starts nothing.
+ */
+json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const char *exe);
+/* Keeps it; RAW is the array as QEMU wrote it. That it cannot be kept costs time, nothing else. */
+void vm_schema_save(const struct vm_dirs *dirs, const char *binary, const char *exe, const char *raw, size_t len);

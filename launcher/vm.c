@@ -727,11 +727,11 @@ int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp
 
 /* ---- Adopting ---- */
 
-static int read_pid(const struct vm *vm, pid_t *ret, struct qmp_error *err)
+static int read_pid(int run_dir, pid_t *ret, struct qmp_error *err)
 {
 	_cleanup_free_ char *text = NULL;
 	size_t len;
-	int r = vm_file_read(vm->run_dir, QEMU_LOCK, &text, &len, err);
+	int r = vm_file_read(run_dir, QEMU_LOCK, &text, &len, err);
 	long pid;
 
 	if (r < 0)
@@ -741,6 +741,18 @@ static int read_pid(const struct vm *vm, pid_t *ret, struct qmp_error *err)
 		return qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s holds no pid", QEMU_LOCK);
 	*ret = (pid_t)pid;
 	return 0;
+}
+
+bool vm_running_qemu(const struct vm_dirs *dirs, const char *name, pid_t *ret_pid, char **ret_binary)
+{
+	_cleanup_fd_ int run = vm_dir_open(dirs->run, name, false, NULL);
+	json_auto_t *record = run >= 0 && vm_qemu_lives_in(run) ? vm_file_read_json(run, RUNNING) : NULL;
+	const char *binary = text_of(json_object_get(record, "host"), "binary");
+	char *copy = binary && read_pid(run, ret_pid, NULL) == 0 ? strdup(binary) : NULL;
+
+	if (copy)
+		*ret_binary = copy;
+	return copy != NULL;
 }
 
 static json_t *read_record(const struct vm *vm, struct qmp_error *err)
@@ -760,7 +772,7 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 {
 	struct vm_qemu_options o = {.qmp_fd = -1};
 	json_auto_t *record = read_record(vm, err);
-	int r = record ? read_pid(vm, &o.pid, err) : -EINVAL;
+	int r = record ? read_pid(vm->run_dir, &o.pid, err) : -EINVAL;
 
 	if (r == 0)
 		r = vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, err);

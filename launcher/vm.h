@@ -70,6 +70,8 @@ void vm_close(struct vm *vm);
 bool vm_qemu_lives(const struct vm *vm);
 /* The same for a VM that is not open: by its run directory. */
 bool vm_qemu_lives_in(int run_dir);
+/* Whether a QEMU runs the VM of that name, from its files alone; then its pid and its binary's path (new). */
+bool vm_running_qemu(const struct vm_dirs *dirs, const char *name, pid_t *ret_pid, char **ret_binary);
 /* CB once, from the loop; WHY is NULL when it runs (or is paused, where asked). */
 int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp_error *why), void *data,
 	     struct qmp_error *err);

@@ -356,10 +356,12 @@ QMP_API void qmp_schema_free(struct qmp_schema *s);
  */
 QMP_API bool qmp_schema_has(const struct qmp_schema *s, const char *path);
 /*
- * [{"name","type","optional","choices"?}] of a command's arguments, sorted by name, without a union's
- * branches; NULL: no such command. New.
+ * [{"name","type","optional","choices"?}] of a command's arguments, or of the members at PATH in them ("file.file",
+ * "nodes.0"; NULL: at the top), sorted by name; NULL: no such command. New. Of a union's branches that one is there
+ * whose tag GIVEN (arguments so far, qmp_text or not; NULL: none) has.
  */
-QMP_API json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *command);
+QMP_API json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *command, const char *path,
+				     const json_t *given);
 /*
  * ARGUMENTS (an object) for COMMAND as this QEMU takes them; new. NULL where it would refuse them: an unknown command,
  * name or value (ERR has the nearest, and the choices), a wrong type, one that is missing. In it, qmp_text() stands

@@ -78,10 +78,11 @@ static void refuse_word(struct qmp_error *err, const char *what, const char *wor
 		      near ? "\"?" : "", rest, *list ? list : "nothing");
 }
 
-static void refuse_type(struct qmp_error *err, const struct place *at, const json_t *info)
+static void refuse_type(const struct qmp_schema *s, struct qmp_error *err, const struct place *at, const json_t *info)
 {
 	char path[400];
-	const char *type = json_string_value(qmp_schema_type_word(info));
+	json_auto_t *words = qmp_schema_type_words(s, info);
+	const char *type = json_string_value(words);
 
 	write_path(at, path, sizeof path);
 	qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "%s: wrong type, wanted is %s%s", path, type ? type : "something else",
@@ -141,8 +142,8 @@ static json_t *type_builtin(const json_t *info, const json_t *value)
 	    (streq(type, "int") && is_integer(value)) ||
 	    (streq(type, "number") && (json_is_number(value) || is_integer(value))) ||
 	    (streq(type, "boolean") && json_is_boolean(value)) || (streq(type, "null") && json_is_null(value)) ||
-	    (streq(type, "object") && json_is_object(value)))
-		return json_incref((json_t *)value);
+	    (streq(type, "object") && json_is_object(value) && !text_of(value)))
+		return qmp_untyped(value);
 	return NULL;
 }
 
@@ -194,7 +195,7 @@ static json_t *type_array(const struct qmp_schema *s, const json_t *info, const 
 
 	value = indexed ? indexed : value;
 	if (!json_is_array(value)) {
-		refuse_type(err, at, info);
+		refuse_type(s, err, at, info);
 		return NULL;
 	}
 	json_array_foreach(value, i, entry) {
@@ -224,7 +225,7 @@ static json_t *type_alternate(const struct qmp_schema *s, const json_t *info, co
 				return typed;
 		}
 	if (why.kind == QMP_ERR_NONE)
-		refuse_type(err, at, info);
+		refuse_type(s, err, at, info);
 	else if (err)
 		*err = why;
 	return NULL;
@@ -253,10 +254,11 @@ static void refuse_member(const json_t *info, const json_t *branch, const char *
 	refuse_word(err, what, key, names, "it takes");
 }
 
-static void refuse_missing(struct qmp_error *err, const char *path, const json_t *type)
+static void refuse_missing(const struct qmp_schema *s, struct qmp_error *err, const char *path, const json_t *type)
 {
 	json_auto_t *choices = qmp_schema_choices(type);
-	const char *word = json_string_value(qmp_schema_type_word(type));
+	json_auto_t *words = qmp_schema_type_words(s, type);
+	const char *word = json_string_value(words);
 	char list[LIST_MAX];
 
 	write_list(choices, list, sizeof list);
@@ -278,14 +280,13 @@ static bool is_complete(const struct qmp_schema *s, const json_t *info, const js
 		if (!name || json_object_get(member, "default") || json_object_get(typed, name))
 			continue;
 		write_path(&here, path, sizeof path);
-		refuse_missing(err, path, qmp_schema_follow(s, member, "type"));
+		refuse_missing(s, err, path, qmp_schema_follow(s, member, "type"));
 		return false;
 	}
 	return true;
 }
 
-/* The branch that the tag in VALUE chooses; NULL: none, or the value is none (which its own check says). */
-static const json_t *chosen_branch(const struct qmp_schema *s, const json_t *info, const json_t *value)
+const json_t *qmp_schema_chosen(const struct qmp_schema *s, const json_t *info, const json_t *value)
 {
 	const char *name = json_string_value(json_object_get(info, "tag"));
 	const json_t *tag = name ? json_object_get(value, name) : NULL;
@@ -297,12 +298,12 @@ static const json_t *chosen_branch(const struct qmp_schema *s, const json_t *inf
 static json_t *type_object(const struct qmp_schema *s, const json_t *info, const json_t *value, const struct place *at,
 			   int depth, struct qmp_error *err)
 {
-	const json_t *branch = chosen_branch(s, info, value), *entry;
+	const json_t *branch = qmp_schema_chosen(s, info, value), *entry;
 	json_auto_t *ret = json_object();
 	const char *key;
 
 	if (!json_is_object(value) || text_of(value)) {
-		refuse_type(err, at, info);
+		refuse_type(s, err, at, info);
 		return NULL;
 	}
 	json_object_foreach((json_t *)value, key, entry) {
@@ -346,7 +347,7 @@ static json_t *type_value(const struct qmp_schema *s, const json_t *info, const 
 		return type_enum(info, value, at, err);
 	typed = info ? type_builtin(info, value) : qmp_untyped(value);
 	if (!typed)
-		refuse_type(err, at, info);
+		refuse_type(s, err, at, info);
 	return typed;
 }
 

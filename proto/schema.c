@@ -5,6 +5,8 @@
 #include "proto/schema.h"
 #include "proto/base.h"
 
+#include <stdio.h>
+
 /* One part of a path: "driver=qcow2". */
 struct part {
 	const char *name, *value; /* value NULL: none asked for */
@@ -184,9 +186,25 @@ bool qmp_schema_has(const struct qmp_schema *s, const char *path)
 
 /* ---- Lists ---- */
 
-json_t *qmp_schema_type_word(const json_t *info)
+json_t *qmp_schema_type_words(const struct qmp_schema *s, const json_t *info)
 {
-	return json_object_get(info, qmp_schema_is(info, "builtin") ? "json-type" : "meta-type");
+	char words[200] = "";
+	const json_t *member, *word;
+	size_t i;
+
+	if (!qmp_schema_is(info, "alternate")) {
+		word = json_object_get(info, qmp_schema_is(info, "builtin") ? "json-type" : "meta-type");
+		return json_is_string(word) && !qmp_schema_equals(word, "value", 5) ? json_incref((json_t *)word)
+										    : json_string("any");
+	}
+	json_array_foreach(json_object_get(info, "members"), i, member) {
+		const json_t *type = qmp_schema_follow(s, member, "type");
+		size_t len = strlen(words);
+		word = json_object_get(type, qmp_schema_is(type, "builtin") ? "json-type" : "meta-type");
+		if (json_is_string(word))
+			snprintf(words + len, sizeof words - len, "%s%s", len ? " | " : "", json_string_value(word));
+	}
+	return json_string(words);
 }
 
 /* QEMU before 6.2 lists them as "values" alone. */
@@ -209,7 +227,7 @@ static json_t *describe(const struct qmp_schema *s, const json_t *member)
 {
 	const json_t *info = qmp_schema_follow(s, member, "type");
 
-	return json_pack("{s:O, s:O*, s:b, s:o*}", "name", json_object_get(member, "name"), "type", qmp_schema_type_word(info),
+	return json_pack("{s:O, s:o, s:b, s:o*}", "name", json_object_get(member, "name"), "type", qmp_schema_type_words(s, info),
 			 "optional", json_object_get(member, "default") != NULL, "choices", qmp_schema_choices(info));
 }
 
@@ -243,18 +261,68 @@ static json_t *sorted_consume(json_t *array, int (*compare)(const void *, const 
 	return ret;
 }
 
-json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *command)
+/* Behind arrays, and of an alternate its object. */
+static const json_t *object_behind(const struct qmp_schema *s, const json_t *info)
 {
-	const json_t *info = json_object_get(s->index, command), *type = qmp_schema_follow(s, info, "arg-type");
-	json_t *ret, *member;
+	for (int depth = 0; depth < QMP_SCHEMA_DEPTH; depth++) {
+		const json_t *object = NULL, *member;
+		size_t i;
+		if (qmp_schema_is(info, "array")) {
+			info = qmp_schema_follow(s, info, "element-type");
+			continue;
+		}
+		if (!qmp_schema_is(info, "alternate"))
+			return info;
+		json_array_foreach(json_object_get(info, "members"), i, member)
+			if (qmp_schema_is(qmp_schema_follow(s, member, "type"), "object"))
+				object = qmp_schema_follow(s, member, "type");
+		info = object;
+	}
+	return NULL;
+}
+
+/* The type of INFO's member at PATH ("file.driver", "nodes.0"); *GIVEN goes along. */
+static const json_t *walk_to(const struct qmp_schema *s, const json_t *info, const char *path, const json_t **given)
+{
+	while (info && path && *path) {
+		size_t len = strcspn(path, ".");
+		_cleanup_free_ char *name = strndup(path, len);
+		const json_t *member = qmp_schema_member(info, path, len);
+		bool is_index = len > 0 && strspn(path, "0123456789") == len;
+
+		if (!member)
+			member = qmp_schema_member(qmp_schema_chosen(s, info, *given), path, len);
+		if (member || !is_index)
+			info = object_behind(s, qmp_schema_follow(s, member, "type"));
+		*given = name ? json_object_get(*given, name) : NULL;
+		path += len + (path[len] == '.');
+	}
+	return info;
+}
+
+static void describe_members(const struct qmp_schema *s, const json_t *info, json_t *list)
+{
+	json_t *member;
 	size_t i;
+
+	if (!qmp_schema_is(info, "object"))
+		return;
+	json_array_foreach(json_object_get(info, "members"), i, member)
+		if (json_is_string(json_object_get(member, "name")))
+			json_array_append_new(list, describe(s, member));
+}
+
+json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *command, const char *path, const json_t *given)
+{
+	const json_t *info = json_object_get(s->index, command);
+	json_t *ret;
 
 	if (!qmp_schema_is(info, "command"))
 		return NULL;
 	ret = json_array();
-	json_array_foreach(json_object_get(type, "members"), i, member)
-		if (json_is_string(json_object_get(member, "name")))
-			json_array_append_new(ret, describe(s, member));
+	info = walk_to(s, qmp_schema_follow(s, info, "arg-type"), path, &given);
+	describe_members(s, info, ret);
+	describe_members(s, qmp_schema_chosen(s, info, given), ret);
 	return sorted_consume(ret, by_name);
 }
 

@@ -20,7 +20,12 @@ const json_t *qmp_schema_follow(const struct qmp_schema *s, const json_t *info, 
 const json_t *qmp_schema_member(const json_t *info, const char *name, size_t len);
 /* What a union (INFO) adds when its tag has VALUE; NULL: nothing. */
 const json_t *qmp_schema_branch(const struct qmp_schema *s, const json_t *info, const char *value, size_t len);
+/*
+ * The branch that the tag in VALUE chooses, which may be a text's leaf; NULL: none, or the tag has no such value (which
+ * its own check says).
+ */
+const json_t *qmp_schema_chosen(const struct qmp_schema *s, const json_t *info, const json_t *value);
 /* The values of an enum, new; NULL for any other type. */
 json_t *qmp_schema_choices(const json_t *info);
-/* "int", "string", ... of a builtin; "enum", "array", "object", "alternate". */
-json_t *qmp_schema_type_word(const json_t *info);
+/* "int", "string", "any", ... of a builtin; "enum", "array", "object"; all of an alternate's: "string | object". New. */
+json_t *qmp_schema_type_words(const struct qmp_schema *s, const json_t *info);

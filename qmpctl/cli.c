@@ -356,6 +356,12 @@ static void hold_closed_streams(void)
 			(void)open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
 }
 
+/* "qmp NAME COMMAND --help". */
+static bool answers_help(const struct cli *cli)
+{
+	return cli->verb->help_args > 0 && cli->n_args >= cli->verb->help_args;
+}
+
 int cli_main(int argc, char **argv)
 {
 	struct cli cli = {.program = argv[0]};
@@ -377,7 +383,7 @@ int cli_main(int argc, char **argv)
 		return EXIT_HOST;
 	if (prepare(&cli, argc, argv) < 0) {
 		status = cli_fail(&cli);
-	} else if (cli_option(&cli, "help") || !cli.verb) {
+	} else if (!cli.verb || (cli_option(&cli, "help") && !answers_help(&cli))) {
 		if (cli.verb)
 			help_verb(cli.verb);
 		else

@@ -24,6 +24,7 @@ enum arg_kind {
 	ARG_FIELD,      /* PATH=VALUE of a spec */
 	ARG_MACHINE,    /* a machine type of QEMU */
 	ARG_QMP_COMMAND,
+	ARG_QMP_ARGUMENT, /* KEY=VALUE of the command before it */
 };
 
 struct cli_arg {
@@ -49,6 +50,7 @@ struct verb {
 	struct cli_arg args[VERB_ARGS_MAX + 1];
 	const char *summary;
 	const struct cli_option *options; /* ends with a NULL name; NULL: none but the common ones */
+	int help_args;       /* with so many arguments --help is run()'s to answer; 0: never */
 	int (*run)(struct cli *cli);
 };
 

@@ -23,7 +23,7 @@ struct listener {
 struct relay {
 	struct client *client; /* NULL: free */
 	json_t *id;
-	bool merge; /* query-commands: ours are added */
+	json_t *(*beside)(void); /* what is added to the list that QEMU returns; NULL: nothing */
 };
 
 struct client {
@@ -82,13 +82,13 @@ static void send_error(struct client *c, json_t *id, const struct qmp_error *why
 
 static void start_op(struct client *c, const struct op *op, json_t *args, json_t *id);
 
-static struct relay *relay_take(struct client *c, json_t *id, bool merge)
+static struct relay *relay_take(struct client *c, json_t *id, json_t *(*beside)(void))
 {
 	struct relay *relay = c->relays;
 
 	while (relay->client)
 		relay++;
-	*relay = (struct relay){c, json_incref(id), merge};
+	*relay = (struct relay){c, json_incref(id), beside};
 	return relay;
 }
 
@@ -128,7 +128,7 @@ static void on_op_done(void *data, json_t *result, const struct qmp_error *why)
 
 static void start_op(struct client *c, const struct op *op, json_t *args, json_t *id)
 {
-	struct relay *relay = relay_take(c, id, false);
+	struct relay *relay = relay_take(c, id, NULL);
 
 	c->op_runs = true;
 	qmp_peer_pause(c->peer);
@@ -137,15 +137,28 @@ static void start_op(struct client *c, const struct op *op, json_t *args, json_t
 
 /* ---- Passing on ---- */
 
-static void return_merged(struct client *c, json_t *id, const struct qmp_reply *reply)
+/* The lists in which our operations stand beside QEMU's commands. */
+static json_t *(*ours_beside(const char *command))(void)
 {
-	json_auto_t *list = qmp_json_decode(reply->raw, reply->raw_len, NULL);
+	return streq(command, "query-commands") ? op_names : streq(command, "query-qmp-schema") ? op_infos : NULL;
+}
 
-	if (!json_is_array(list))
-		list = json_array();
-	for (const struct op *const *o = all_ops; *o; o++)
-		json_array_append_new(list, json_pack("{s:s}", "name", (*o)->name));
-	qmp_peer_return(c->peer, id, list);
+/* QEMU's list is large, and passed on as it is: ours is put before its closing bracket. */
+static void return_with_ours(struct client *c, json_t *id, const struct qmp_reply *reply, json_t *(*beside)(void))
+{
+	json_auto_t *list = beside();
+	size_t len = 0;
+	_cleanup_free_ char *ours = list ? qmp_json_encode(list, JSON_COMPACT | JSON_ENSURE_ASCII, &len) : NULL;
+	_cleanup_free_ char *all = ours ? malloc(reply->raw_len + len) : NULL;
+
+	if (!all || reply->raw_len < 3 || reply->raw[reply->raw_len - 1] != ']') {
+		qmp_peer_return_raw(c->peer, id, reply->raw, reply->raw_len);
+		return;
+	}
+	memcpy(all, reply->raw, reply->raw_len - 1);
+	all[reply->raw_len - 1] = ',';
+	memcpy(all + reply->raw_len, ours + 1, len - 1); /* with its closing bracket */
+	qmp_peer_return_raw(c->peer, id, all, reply->raw_len + len - 1);
 }
 
 static void on_reply(void *data, const struct qmp_reply *reply)
@@ -154,8 +167,8 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 	struct client *c = relay->client;
 
 	c->in_flight--;
-	if (c->peer && reply->status == 0 && relay->merge)
-		return_merged(c, relay->id, reply);
+	if (c->peer && reply->status == 0 && relay->beside)
+		return_with_ours(c, relay->id, reply, relay->beside);
 	else if (c->peer && reply->status == 0)
 		qmp_peer_return_raw(c->peer, relay->id, reply->raw, reply->raw_len);
 	else if (c->peer && reply->status == -EREMOTEIO)
@@ -181,7 +194,7 @@ static void pass_on(struct client *c, const struct qmp_peer_command *command)
 	struct qmp_error err = {0};
 	struct vm_host host = vm_host_of(vm);
 	struct qmp_session *s = vm_peril_check(command->name, command->arguments, &host, &err) < 0 ? NULL : vm_session(vm, &err);
-	struct relay *relay = relay_take(c, command->id, streq(command->name, "query-commands"));
+	struct relay *relay = relay_take(c, command->id, ours_beside(command->name));
 
 	if (streq(command->name, "quit"))
 		vm->wanted_end = true;

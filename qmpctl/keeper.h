@@ -23,8 +23,9 @@ typedef void (*op_done_cb)(void *data, json_t *result, const struct qmp_error *w
 /* ---- Operations (op.c: the table) ---- */
 
 struct op_arg {
-	const char *name, *type, *summary; /* type as query-qmp-schema's meta: string, int, bool, object */
+	const char *name, *type, *summary; /* type: string, int, bool, object */
 	bool required;
+	const char *choices; /* of a string: "a|b"; NULL: any */
 };
 
 struct op {
@@ -59,7 +60,12 @@ struct op_call {
 extern const struct op *const all_ops[]; /* ends with NULL */
 extern const struct op op_agent, op_stop, op_reboot, op_kill;
 const struct op *op_find(const char *name);
+/* The operations as qmpctl-schema returns them, as query-commands lists them, and as query-qmp-schema describes them. New. */
 json_t *op_schema(void);
+json_t *op_names(void);
+json_t *op_infos(void);
+/* The choices of an argument, an array, new. */
+json_t *op_choices(const struct op_arg *arg);
 /* Starts or queues the operation; DONE once, possibly from inside. ARGS borrowed. */
 void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done, void *data);
 void op_return(struct op_call *call, json_t *result_consume);

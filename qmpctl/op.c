@@ -14,6 +14,17 @@ const struct op *op_find(const char *name)
 	return NULL;
 }
 
+/* ---- The table, for others ---- */
+
+json_t *op_choices(const struct op_arg *arg)
+{
+	json_t *list = json_array();
+
+	for (const char *p = arg->choices; p; p = strchr(p, '|') ? strchr(p, '|') + 1 : NULL)
+		json_array_append_new(list, json_stringn(p, strcspn(p, "|")));
+	return list;
+}
+
 json_t *op_schema(void)
 {
 	json_t *list = json_array();
@@ -21,13 +32,63 @@ json_t *op_schema(void)
 	for (const struct op *const *o = all_ops; *o; o++) {
 		json_t *args = json_array();
 		for (const struct op_arg *a = (*o)->args; a->name; a++)
-			json_array_append_new(args, json_pack("{s:s, s:s, s:b, s:s}", "name", a->name, "type", a->type,
-							      "optional", !a->required, "summary", a->summary));
+			json_array_append_new(args, json_pack("{s:s, s:s, s:b, s:s, s:o*}", "name", a->name, "type", a->type,
+							      "optional", !a->required, "summary", a->summary, "choices",
+							      a->choices ? op_choices(a) : NULL));
 		json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:b, s:o}", "name", (*o)->name, "summary",
 						      (*o)->summary, "changes", (*o)->changes, "waits", (*o)->waits,
 						      "arguments", args));
 	}
 	return json_pack("{s:o}", "operations", list);
+}
+
+json_t *op_names(void)
+{
+	json_t *list = json_array();
+
+	for (const struct op *const *o = all_ops; *o; o++)
+		json_array_append_new(list, json_pack("{s:s}", "name", (*o)->name));
+	return list;
+}
+
+/* The name of an argument's type; types of ours that QEMU has not are added to LIST. New. */
+static json_t *add_type(json_t *list, const struct op *op, const struct op_arg *a)
+{
+	char name[128];
+	json_t *members, *choices, *choice;
+	size_t i;
+
+	if (!a->choices)
+		return json_string(streq(a->type, "string") ? "str" : streq(a->type, "object") ? "qmpctl-object" : a->type);
+	snprintf(name, sizeof name, "%s-%s", op->name, a->name);
+	members = json_array();
+	choices = op_choices(a);
+	json_array_foreach(choices, i, choice)
+		json_array_append_new(members, json_pack("{s:O}", "name", choice));
+	json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:o}", "name", name, "meta-type", "enum", "values", choices,
+					      "members", members));
+	return json_string(name);
+}
+
+json_t *op_infos(void)
+{
+	json_t *list = json_pack("[{s:s, s:s, s:s}]", "name", "qmpctl-object", "meta-type", "builtin", "json-type", "object");
+
+	for (const struct op *const *o = all_ops; *o; o++) {
+		json_t *members = json_array();
+		char type[128];
+		snprintf(type, sizeof type, "%s-arg", (*o)->name);
+		for (const struct op_arg *a = (*o)->args; a->name; a++) {
+			json_t *member = json_pack("{s:s, s:o}", "name", a->name, "type", add_type(list, *o, a));
+			if (!a->required)
+				json_object_set_new(member, "default", json_null());
+			json_array_append_new(members, member);
+		}
+		json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", type, "meta-type", "object", "members", members));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:b}", "name", (*o)->name, "meta-type", "command",
+						      "arg-type", type, "ret-type", "qmpctl-object", "allow-oob", 0));
+	}
+	return list;
 }
 
 /* ---- Arguments ---- */
@@ -41,6 +102,18 @@ static bool type_fits(const char *type, const json_t *value)
 	if (streq(type, "bool"))
 		return json_is_boolean(value);
 	return json_is_object(value);
+}
+
+static bool is_choice(const struct op_arg *a, const json_t *value)
+{
+	json_auto_t *choices = op_choices(a);
+	json_t *choice;
+	size_t i;
+
+	json_array_foreach(choices, i, choice)
+		if (json_equal(choice, value))
+			return true;
+	return !a->choices;
 }
 
 static int check_args(const struct op *op, const json_t *args, struct qmp_error *err)
@@ -58,6 +131,9 @@ static int check_args(const struct op *op, const json_t *args, struct qmp_error 
 		if (!type_fits(a->type, value))
 			return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 					     "Invalid parameter type for '%s', expected: %s", key, a->type);
+		if (!is_choice(a, value))
+			return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "Parameter '%s' does not accept value '%.100s': one of %s",
+					     key, json_string_value(value), a->choices);
 	}
 	for (const struct op_arg *a = op->args; a->name; a++)
 		if (a->required && !json_object_get(args, a->name))

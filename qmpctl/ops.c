@@ -468,16 +468,12 @@ static void on_wait_timeout(uv_timer_t *t)
 
 static void start_wait(struct op_call *call)
 {
-	static const char *const choices[] = {"running", "stopped", "paused", "agent", "console", "event", NULL};
 	const char *what = op_text(call, "for");
 	struct qmp_error err = {0};
-	bool known = false;
 
-	for (const char *const *c = choices; *c; c++)
-		known |= streq(*c, what);
-	if (!known || (streq(what, "console") && !op_text(call, "text")) || (streq(what, "event") && !op_text(call, "event"))) {
-		op_failf(call, QMP_ERR_USAGE, -EINVAL,
-		     "cannot wait for \"%s\": one of running, stopped, paused, agent, console=TEXT, event=NAME", what);
+	if ((streq(what, "console") && !op_text(call, "text")) || (streq(what, "event") && !op_text(call, "event"))) {
+		op_failf(call, QMP_ERR_USAGE, -EINVAL, "waiting for \"%s\": the argument \"%s\" is missing", what,
+			 streq(what, "console") ? "text" : "event");
 		return;
 	}
 	call->on_state = on_wait_state;
@@ -521,7 +517,7 @@ static const struct op_arg apply_args[] = {{"spec", "object", "the whole spec", 
 static const struct op_arg set_args[] = {{"values", "object", "path: JSON text or null", true}, CHANGE_ARGS, {0}};
 static const struct op_arg start_args[] = {{"paused", "bool", "do not let the guest run yet (default: false)", false}, {0}};
 static const struct op_arg wait_args[] = {
-	{"for", "string", "running, stopped, paused, agent, console or event", true},
+	{"for", "string", "what must hold", true, "running|stopped|paused|agent|console|event"},
 	{"text", "string", "console: what it must say", false},
 	{"console", "string", "console: its id (default: the first)", false},
 	{"event", "string", "event: its name", false},

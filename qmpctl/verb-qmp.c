@@ -1,15 +1,80 @@
 /*
- * qmp: a command for QEMU, or for its keeper.
+ * qmp: a command for QEMU, or for its keeper, with arguments typed by the schema of that very QEMU.
  */
+#include "qmpctl/schema.h"
 #include "qmpctl/verb.h"
 #include "proto/base.h"
 
+static struct qmp_schema *schema_here(struct cli *cli, const char *command, const json_t *given)
+{
+	if (strncmp(command, "qmpctl-", strlen("qmpctl-")) == 0)
+		return schema_of_operations();
+	return schema_for(cli, cli->args[0], command, given, true);
+}
+
+/* Typed, or where nothing is known of this QEMU, as they look. New. */
+static json_t *typed_arguments(struct cli *cli, const char *command, const json_t *given)
+{
+	struct qmp_schema *s = schema_here(cli, command, given);
+	json_t *args = s ? qmp_schema_type_arguments(s, command, given, &cli->error) : qmp_untyped(given);
+
+	qmp_schema_free(s);
+	return args;
+}
+
+static void print_arguments(const json_t *list)
+{
+	const json_t *entry, *choice;
+	size_t i, k;
+
+	if (json_array_size(list) > 0)
+		printf("\nArguments (* must be given):\n");
+	json_array_foreach(list, i, entry) {
+		const json_t *choices = json_object_get(entry, "choices");
+		printf("%c %-26s %s", json_is_true(json_object_get(entry, "optional")) ? ' ' : '*', text_of(entry, "name"),
+		       text_of(entry, "type") ? text_of(entry, "type") : "any");
+		json_array_foreach(choices, k, choice)
+			printf("%s%s", k ? " | " : ": ", json_string_value(choice));
+		putchar('\n');
+	}
+}
+
+static int help_command(struct cli *cli, const char *command, const json_t *given)
+{
+	struct qmp_schema *known = schema_here(cli, command, given);
+	struct qmp_schema *s = known ? known : schema_of(cli, cli->args[0], true); /* of a device, what all have */
+	json_auto_t *list = s ? qmp_schema_arguments(s, command, NULL, given) : NULL;
+
+	if (!s)
+		qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT,
+			      "what %s takes is not known: this QEMU was never asked, and %s does not run; start it once", command,
+			      cli->args[0]);
+	else if (!list) /* says what is near */
+		json_decref(qmp_schema_type_arguments(s, command, given, &cli->error));
+	qmp_schema_free(s);
+	if (!list)
+		return cli_fail(cli);
+	if (cli->json) {
+		cli_print_json(list);
+		return 0;
+	}
+	printf("Usage: qmpctl qmp %s %s%s\n", cli->args[0], command, json_array_size(list) ? " [JSON | KEY=VALUE...]" : "");
+	print_arguments(list);
+	return 0;
+}
+
 static int run_qmp(struct cli *cli)
 {
-	json_t *args = verb_command_arguments(cli);
-	json_auto_t *result = NULL;
+	const char *command = cli->args[1];
+	json_auto_t *given = schema_words(cli, cli->args + 2, cli->n_args - 2), *result = NULL;
+	json_t *args;
 
-	if (!args || client_qmp(cli, cli->args[0], cli->args[1], args, &result) < 0)
+	if (!given)
+		return cli_fail(cli);
+	if (cli_option(cli, "help"))
+		return help_command(cli, command, given);
+	args = typed_arguments(cli, command, given);
+	if (!args || client_qmp(cli, cli->args[0], command, args, &result) < 0)
 		return cli_fail(cli);
 	cli_print_json(result);
 	return 0;
@@ -18,7 +83,10 @@ static int run_qmp(struct cli *cli)
 const struct verb verb_qmp = {
 	.name = "qmp",
 	.alias = "qemu-monitor-command",
-	.args = {{"NAME", .kind = ARG_VM}, {"COMMAND", .kind = ARG_QMP_COMMAND}, {"JSON | KEY=VALUE", .optional = true, .repeated = true}},
-	.summary = "Send a QMP command",
+	.args = {{"NAME", .kind = ARG_VM},
+		 {"COMMAND", .kind = ARG_QMP_COMMAND},
+		 {"JSON | KEY=VALUE", .kind = ARG_QMP_ARGUMENT, .optional = true, .repeated = true}},
+	.summary = "Send a QMP command; with --help, what it takes",
+	.help_args = 2,
 	.run = run_qmp,
 };

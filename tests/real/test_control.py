@@ -1,5 +1,6 @@
 """control.sock: QMP for any number of clients at once, good ones and bad ones."""
-import json
+import os
+import re
 import threading
 import time
 
@@ -54,9 +55,34 @@ class Control(WorldTest):
         with self.w.control("a") as qmp:
             self.assertEqual(qmp.execute("qmpctl-status")["state"], "running")
             self.assertEqual(qmp.execute("qmpctl-show")["spec"]["name"], "a")
-            schema = json.dumps(qmp.execute("qmpctl-schema"))
-            for name in ("qmpctl-disk-add", "qmpctl-stop", "qmpctl-apply"):
-                self.assertIn(name, schema)
+
+    def test_operations_stand_beside_qemus_commands(self):
+        """In query-commands, in query-qmp-schema (in QEMU's form) and in qmpctl-schema, all alike, and in the document."""
+        with self.w.control("a", timeout=30) as qmp:
+            operations = {o["name"]: o for o in qmp.execute("qmpctl-schema")["operations"]}
+            commands = [c["name"] for c in qmp.execute("query-commands")]
+            infos = {i["name"]: i for i in qmp.execute("query-qmp-schema")}
+        self.assertIn("device_add", commands)
+        self.assertEqual([c for c in commands if c.startswith("qmpctl-")], list(operations))
+        self.assertEqual(sorted(commands), sorted(n for n, i in infos.items() if i["meta-type"] == "command"))
+        for name, operation in operations.items():
+            members = infos[infos[name]["arg-type"]]["members"]
+            self.assertEqual([(m["name"], "default" in m) for m in members],
+                             [(a["name"], a["optional"]) for a in operation["arguments"]])
+            for member, argument in zip(members, operation["arguments"]):
+                kind = infos[member["type"]]
+                self.assertTrue(argument["summary"])
+                self.assertEqual(kind.get("values"), argument.get("choices"))
+                self.assertEqual({"int": "int", "boolean": "bool", "string": "string", "object": "object"}.get(
+                    kind.get("json-type"), "string"), argument["type"])
+        with open(os.path.join(os.path.dirname(__file__), "../../docs/control-protocol.md"), encoding="utf-8") as f:
+            rows = {m[1]: m[2] for m in re.finditer(r"(?m)^\| `(qmpctl-[a-z-]+)` \|(.*)$", f.read())}
+        self.assertEqual(sorted(rows), sorted(operations))
+        for name, row in rows.items():
+            self.assertEqual(row.split("|")[0].strip().startswith("yes"), operations[name]["changes"], name)
+            for argument in operations[name]["arguments"]:
+                shared = argument["name"] in ("live", "config", "dry-run", "timeout") and "those of a change" in row
+                self.assertTrue(shared or f"`{argument['name']}`" in row, f"{name}: {argument['name']} is not in {row}")
 
     def test_many_clients_pipeline_at_once_and_each_gets_its_own(self):
         failures = []

@@ -72,7 +72,7 @@ static void test_unknown(void)
 static void test_arguments(void)
 {
 	struct qmp_schema *s = load();
-	json_t *screendump = qmp_schema_arguments(s, "screendump"), *stop = qmp_schema_arguments(s, "stop");
+	json_t *screendump = qmp_schema_arguments(s, "screendump", NULL, NULL), *stop = qmp_schema_arguments(s, "stop", "", NULL);
 	char *text = json_dumps(screendump, JSON_COMPACT | JSON_SORT_KEYS);
 
 	CHECK_STR(text, "[{\"name\":\"device\",\"optional\":true,\"type\":\"string\"},"
@@ -80,11 +80,45 @@ static void test_arguments(void)
 			"{\"choices\":[\"ppm\",\"png\"],\"name\":\"format\",\"optional\":true,\"type\":\"enum\"},"
 			"{\"name\":\"head\",\"optional\":true,\"type\":\"int\"}]");
 	CHECK_INT(json_array_size(stop), 0);
-	CHECK(!qmp_schema_arguments(s, "STOP"));
-	CHECK(!qmp_schema_arguments(s, "nope"));
+	CHECK(!qmp_schema_arguments(s, "STOP", NULL, NULL));
+	CHECK(!qmp_schema_arguments(s, "nope", NULL, NULL));
 	free(text);
 	json_decref(screendump);
 	json_decref(stop);
+	qmp_schema_free(s);
+}
+
+/* The names at a place, joined. */
+static const char *names_at(const struct qmp_schema *s, const char *path, const char *given_text)
+{
+	static char out[4000];
+	json_auto_t *given = json_loads(given_text, 0, NULL);
+	json_auto_t *list = qmp_schema_arguments(s, "blockdev-add", path, given);
+	json_t *entry;
+	size_t i;
+
+	*out = '\0';
+	json_array_foreach(list, i, entry) {
+		strcat(out, json_string_value(json_object_get(entry, "name")));
+		strcat(out, " ");
+	}
+	return out;
+}
+
+static void test_arguments_of_branches(void)
+{
+	struct qmp_schema *s = load();
+
+	CHECK(!strstr(names_at(s, NULL, "{}"), "lazy-refcounts"));
+	CHECK_CONTAINS(names_at(s, NULL, "{}"), "driver ");
+	CHECK_CONTAINS(names_at(s, NULL, "{\"driver\":\"qcow2\"}"), "lazy-refcounts ");
+	CHECK_CONTAINS(names_at(s, NULL, "{\"driver\":{\"$text\":\"qcow2\"}}"), "lazy-refcounts ");
+	CHECK_CONTAINS(names_at(s, "file", "{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\"}}"), "filename ");
+	CHECK(!strstr(names_at(s, "file", "{\"driver\":\"qcow2\"}"), "filename "));
+	CHECK_CONTAINS(names_at(s, "file", "{\"driver\":\"qcow2\"}"), "driver ");
+	CHECK_STR(names_at(s, "file", "{}"), "");
+	CHECK_STR(names_at(s, "driver", "{}"), "");
+	CHECK_STR(names_at(s, "no.such.0", "{}"), "");
 	qmp_schema_free(s);
 }
 
@@ -125,6 +159,7 @@ int main(void)
 	RUN(test_known);
 	RUN(test_unknown);
 	RUN(test_arguments);
+	RUN(test_arguments_of_branches);
 	RUN(test_names);
 	RUN(test_strange_replies);
 	return 0;

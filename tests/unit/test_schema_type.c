@@ -70,7 +70,7 @@ static void test_unions(void)
 		  "{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/x\"}}");
 	CHECK_CONTAINS(TYPED("blockdev-add", "driver=qcow2", "file={\"driver\":\"file\",\"filname\":\"/x\"}"),
 		       "blockdev-add: file: there is no argument \"filname\"; did you mean \"filename\"?");
-	CHECK_STR(TYPED("blockdev-add", "driver=qcow2"), "blockdev-add: the argument file is missing (alternate)");
+	CHECK_STR(TYPED("blockdev-add", "driver=qcow2"), "blockdev-add: the argument file is missing (object | string)");
 	CHECK_CONTAINS(TYPED("blockdev-add", "driver=file", "filename=/x", "lazy-refcounts=on"),
 		       "there is no argument \"lazy-refcounts\"");
 	CHECK_CONTAINS(TYPED("blockdev-add", "driver=qcov2"), "did you mean \"qcow2\"?");
