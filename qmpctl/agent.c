@@ -364,16 +364,17 @@ static void start_agent(struct op_call *call)
 		.arguments = json_object_get(call->args, "arguments"),
 		.timeout_ms = (uint64_t)timeout * 1000,
 	};
+	const char *mode = json_string_value(json_object_get(command.arguments, "mode"));
 	struct qmp_error err = {0};
 
 	if (timeout < 1 || timeout > TIMEOUT_MAX) {
 		op_failf(call, QMP_ERR_USAGE, -EINVAL, "timeout: %lld is not 1 to %d seconds", (long long)timeout, TIMEOUT_MAX);
 		return;
 	}
-	/* As for system_powerdown: an end that follows was asked for. */
-	call->guest->vm->stop_asked |= streq(command.name, "guest-shutdown");
 	if (agent_ask(call->guest->agent, call, &command, on_command_reply, &err) < 0)
 		op_fail(call, &err);
+	else if (streq(command.name, "guest-shutdown") && !(mode && streq(mode, "reboot")))
+		call->guest->vm->stop_asked = true; /* as for system_powerdown: an end that follows was asked for */
 }
 
 static const struct op_arg agent_args[] = {

@@ -7,7 +7,7 @@
 static int stop_with(struct cli *cli, const char *operation, const char *done)
 {
 	json_auto_t *result = NULL;
-	_cleanup_free_ char *said = qmp_asprintf("%s %s", cli->args[0], done);
+	_cleanup_free_ char *said = NULL;
 	json_t *args;
 	int64_t timeout;
 	int r;
@@ -18,7 +18,12 @@ static int stop_with(struct cli *cli, const char *operation, const char *done)
 		       ? json_object()
 		       : json_pack("{s:I, s:b}", "timeout", (json_int_t)timeout, "force", cli_option(cli, "force") != NULL);
 	r = verb_call(cli, operation, args, &result);
-	return r >= 0 ? r : verb_print_outcome(cli, result, said);
+	if (r >= 0)
+		return r;
+	if (!cli->json && text_of(result, "agent"))
+		fprintf(stderr, "the guest agent did not do it: %s\n", text_of(result, "agent"));
+	said = qmp_asprintf("%s %s (%s)", cli->args[0], done, text_of(result, "how"));
+	return verb_print_outcome(cli, result, said);
 }
 
 static int run_stop(struct cli *cli)

@@ -133,8 +133,9 @@ class Agent(WorldTest):
         self.wait_agent_state("absent")
         self.w.expect(STATE, "agent", "demo", "guest-ping")
 
-        result = self.w.ok("stop", "demo", "-o", "json", timeout=60).json()
-        self.assertEqual(result["how"], "power button")
+        stopped = self.w.ok("stop", "demo", timeout=60)
+        self.assertEqual(stopped.out, "demo is stopped (power button)\n")
+        self.assertEqual(stopped.err, "")
         serial.expect("POWERBUTTON")
 
     def test_a_liar_that_does_not_power_off_is_followed_by_the_power_button(self):
@@ -159,6 +160,13 @@ class Agent(WorldTest):
         self.assertLess(peak, 32 * 1024)
         result = self.w.ok("stop", "demo", "-o", "json", timeout=60).json()
         self.assertEqual(result["how"], "power button")
+
+    def test_guest_shutdown_is_an_end_that_was_asked_for(self):
+        self.boot(restart={"policy": "always"})
+        self.w.ok("wait", "demo", "--for", "agent", timeout=60)
+        self.assertEqual(self.ask("guest-shutdown"), {})
+        self.w.ok("wait", "demo", "--for", "stopped", timeout=30)
+        self.stopped_clean()
 
     def test_without_a_channel_it_is_said(self):
         self.w.start_tiny("demo")
