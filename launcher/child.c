@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -87,7 +88,12 @@ static void write_pid(int fd)
 		_exit(127);
 }
 
-static _Noreturn void run_child(const struct vm_child_options *o, int report)
+static int die_with(pid_t parent)
+{
+	return prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent ? -1 : 0;
+}
+
+static _Noreturn void run_child(const struct vm_child_options *o, int report, pid_t parent)
 {
 	int moved, why;
 
@@ -96,6 +102,8 @@ static _Noreturn void run_child(const struct vm_child_options *o, int report)
 	umask(077);
 	if (o->pid_file >= 0)
 		write_pid(o->pid_file);
+	if (o->dies_with_us && die_with(parent) < 0)
+		goto fail;
 	if (o->directory >= 0 && fchdir(o->directory) < 0)
 		goto fail;
 	moved = place_fds(o, report);
@@ -170,7 +178,7 @@ int vm_child_spawn(uv_loop_t *loop, const struct vm_child_options *o, vm_child_c
 {
 	_cleanup_fd_ int report_in = -1, pidfd = -1;
 	int report[2], r;
-	pid_t pid;
+	pid_t pid, parent = getpid();
 
 	if (o->n_fds > 60)
 		return qmp_error_set(err, QMP_ERR_LIMIT, -E2BIG, "starting %s: too many file descriptors", o->argv[0]);
@@ -179,7 +187,7 @@ int vm_child_spawn(uv_loop_t *loop, const struct vm_child_options *o, vm_child_c
 	report_in = report[0];
 	pid = fork();
 	if (pid == 0)
-		run_child(o, report[1]);
+		run_child(o, report[1], parent);
 	(void)close(report[1]);
 	if (pid < 0)
 		return qmp_error_errno(err, -errno, "starting %s", o->argv[0]);

@@ -160,18 +160,68 @@ static int write_all(int fd, const char *data, size_t len)
 	return fsync(fd) < 0 ? -errno : 0;
 }
 
+static char *temporary_of(const char *name)
+{
+	return qmp_asprintf(".%s.tmp", name);
+}
+
+void vm_file_remove_unfinished(int dir, const char *name)
+{
+	_cleanup_free_ char *temporary = temporary_of(name);
+
+	if (temporary)
+		(void)unlinkat(dir, temporary, 0);
+}
+
+/* A file without a name, so that a writer that is ended leaves none; where the file system has no such, one with a name. */
+static int open_unfinished(int dir, const char *temporary, bool *ret_nameless)
+{
+	int fd = openat(dir, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
+
+	*ret_nameless = fd >= 0;
+	if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == ENOENT))
+		fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	return fd < 0 ? -errno : fd;
+}
+
+/* -EEXIST: something of that name is there. */
+static int give_name(int fd, int dir, const char *name)
+{
+	char path[32];
+
+	snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+	return linkat(AT_FDCWD, path, dir, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
+static int put_in_place(int fd, int dir, const char *temporary, const char *name, bool nameless)
+{
+	int r = nameless ? give_name(fd, dir, name) : -EEXIST;
+
+	if (r != -EEXIST)
+		return r;
+	if (nameless) {
+		(void)unlinkat(dir, temporary, 0); /* of a writer that was ended */
+		r = give_name(fd, dir, temporary);
+		if (r < 0)
+			return r;
+	}
+	return renameat(dir, temporary, dir, name) < 0 ? -errno : 0;
+}
+
 int vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err)
 {
-	_cleanup_free_ char *temporary = qmp_asprintf(".%s.tmp", name);
+	_cleanup_free_ char *temporary = temporary_of(name);
 	_cleanup_fd_ int fd = -1;
+	bool nameless;
 	int r;
 
 	if (!temporary)
 		return qmp_error_errno(err, -ENOMEM, "writing %s", name);
-	fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-	r = fd < 0 ? -errno : write_all(fd, data, len);
-	if (r == 0 && renameat(dir, temporary, dir, name) < 0)
-		r = -errno;
+	r = fd = open_unfinished(dir, temporary, &nameless);
+	if (r >= 0)
+		r = write_all(fd, data, len);
+	if (r == 0)
+		r = put_in_place(fd, dir, temporary, name, nameless);
 	if (r == 0 && fsync(dir) < 0)
 		r = -errno;
 	if (r < 0) {

@@ -23,6 +23,8 @@ int vm_file_read(int dir, const char *name, char **ret, size_t *ret_len, struct 
 /* Temporary, fsync, rename, fsync of the directory: old or new after a power cut. Mode 0600. */
 int vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err);
 int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
+/* Removes what a write of NAME that was cut short has left; only for who alone may write it. */
+void vm_file_remove_unfinished(int dir, const char *name);
 /* NULL where it does not exist or does not hold a JSON object. New. */
 json_t *vm_file_read_json(int dir, const char *name);
 

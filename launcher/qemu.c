@@ -161,7 +161,7 @@ int vm_qemu_new(uv_loop_t *loop, const struct vm_qemu_options *o, struct vm_qemu
 	uv_timer_init(loop, &q->pulse);
 	q->drain.data = q->pulse.data = q;
 	*ret = q;
-	r = vm_qemu_reconnect(q, o->qmp_fd, err);
+	r = o->qmp_fd < 0 ? 0 : vm_qemu_reconnect(q, o->qmp_fd, err);
 	if (r < 0) {
 		if (o->child.argv)
 			vm_child_signal(q->child, 9); /* ours, and nobody has seen it yet */

@@ -76,6 +76,18 @@ static int read_spec(struct vm *vm, struct qmp_error *err)
 	return r;
 }
 
+/* What a writer that was ended has left: nobody else writes these while we hold the lock. */
+static void remove_unfinished(const struct vm *vm)
+{
+	static const char *const names[] = {RUNNING, LAST_END};
+	_cleanup_free_ char *spec = qmp_asprintf("%s.json", vm->name);
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		vm_file_remove_unfinished(vm->run_dir, names[i]);
+	if (spec)
+		vm_file_remove_unfinished(vm->conf_dir, spec);
+}
+
 static void settle_unseen_end(struct vm *vm);
 
 int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const struct vm_handlers *h, struct vm **ret,
@@ -116,6 +128,7 @@ int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const
 		free(vm);
 		return r;
 	}
+	remove_unfinished(vm);
 	vm->last_end = vm_file_read_json(vm->run_dir, LAST_END);
 	if (!vm_end_is_whole(vm->last_end))
 		replace(&vm->last_end, NULL);
@@ -727,20 +740,25 @@ int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp
 
 /* ---- Adopting ---- */
 
+/* A process that has inherited the lock an instant ago has yet to write its pid. */
 static int read_pid(int run_dir, pid_t *ret, struct qmp_error *err)
 {
-	_cleanup_free_ char *text = NULL;
-	size_t len;
-	int r = vm_file_read(run_dir, QEMU_LOCK, &text, &len, err);
-	long pid;
+	const struct timespec nap = {0, 10 * 1000 * 1000};
 
-	if (r < 0)
-		return r;
-	pid = strtol(text, NULL, 10);
-	if (pid <= 1 || pid > INT32_MAX)
-		return qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s holds no pid", QEMU_LOCK);
-	*ret = (pid_t)pid;
-	return 0;
+	for (int i = 0; i < 100; i++) {
+		_cleanup_free_ char *text = NULL;
+		size_t len;
+		int r = vm_file_read(run_dir, QEMU_LOCK, &text, &len, err);
+		long pid = r < 0 ? 0 : strtol(text, NULL, 10);
+		if (r < 0)
+			return r;
+		if (pid > 1 && pid <= INT32_MAX) {
+			*ret = (pid_t)pid;
+			return 0;
+		}
+		nanosleep(&nap, NULL);
+	}
+	return qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s holds no pid", QEMU_LOCK);
 }
 
 bool vm_running_qemu(const struct vm_dirs *dirs, const char *name, pid_t *ret_pid, char **ret_binary)
@@ -774,8 +792,9 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 	json_auto_t *record = read_record(vm, err);
 	int r = record ? read_pid(vm->run_dir, &o.pid, err) : -EINVAL;
 
-	if (r == 0)
-		r = vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, err);
+	/* One that is about to end listens no more; its end is seen through the pidfd, until then this is tried again. */
+	if (r == 0 && vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, NULL) < 0)
+		o.qmp_fd = -1;
 	if (r == 0) {
 		fill_options(vm, &o);
 		r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);

@@ -1,0 +1,378 @@
+#!/usr/bin/env python3
+"""The crash-point sweep: every operation, ended by SIGKILL at every boundary, and what must hold afterwards.
+
+A boundary is what boundary.c counts: a message sent or received, a call that changes the file system, a new process. Each
+case has a world of its own with a real QEMU: the operation runs, the keeper or the client is killed at its N-th boundary, and
+then the program is used as anyone would, with no special recovery. These hold:
+
+  - a VM that ran still runs, in the same process, or its end was what the operation is for; there are never two;
+  - its spec is the old one or the new one, and so is what QEMU has, asked of QEMU; what differs is pending and says so;
+  - the operation can be done again, and undone, and then QEMU has just what it had: no node, netdev or fd stays;
+  - no temporary file, no lock, no socket stays behind, and a VM that stops leaves what a VM that stops leaves.
+
+    sweep.py [--only OPERATION[,...]] [--role keeper|cli] [--from N] [--sample K [--seed S]] [-v]
+
+A new operation joins by a line in OPERATIONS.
+"""
+import argparse
+import json
+import mmap
+import os
+import random
+import shutil
+import struct
+import sys
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../real"))
+
+import world  # noqa: E402
+from qmp import QmpError  # noqa: E402
+
+PRELOAD = os.environ.get("QMPCTL_PRELOAD") or os.path.realpath(
+    os.path.join(HERE, "../../build/release/tests/crash/libboundary.so"))
+ROLES = {"keeper": 1, "cli": 2}
+SETTLE = 10  # seconds in which a keeper settles what a crash left
+
+
+class Broken(Exception):
+    """A promise that does not hold."""
+
+
+class Boundary:
+    """The record that boundary.c shares with us."""
+
+    LAYOUT = struct.Struct("=iiii24s")
+
+    def __init__(self, path):
+        with open(path, "wb") as f:
+            f.write(bytes(self.LAYOUT.size))
+        with open(path, "r+b") as f:
+            self.map = mmap.mmap(f.fileno(), self.LAYOUT.size)
+
+    def arm(self, role, at):
+        self.map[:] = self.LAYOUT.pack(ROLES[role], 0, at, 0, b"")
+
+    def read(self):
+        """(passed, pid that was killed or 0, the call that was not made); counts no more from now on."""
+        _, seen, _, killed, name = self.LAYOUT.unpack(self.map[:])
+        self.map[0:4] = bytes(4)
+        return seen, killed, name.split(b"\0")[0].decode()
+
+
+class Operation:
+    """What is killed. RUNS: the VM runs before it; COLD: also tried while it is stopped, by the client alone."""
+
+    def __init__(self, name, argv, before=(), runs=True, ends=False, starts=False, reverse=None, exists=True):
+        self.name, self.argv, self.before = name, argv, before
+        self.runs, self.ends, self.starts, self.reverse, self.exists = runs, ends, starts, reverse, exists
+
+
+DISK = "id=vdx,path={image},format=raw"
+OPERATIONS = [
+    Operation("create", ["create", "a", "--spec", "{spec}"], runs=False, exists=False),
+    Operation("create-disk", ["create", "b", "--memory", "16M", "--disk", "size=1M,format=qcow2"], runs=False),
+    Operation("start", ["start", "a"], runs=False, starts=True),
+    Operation("stop", ["stop", "a", "--timeout", "10"], ends=True),
+    Operation("kill", ["kill", "a"], ends=True),
+    Operation("reboot", ["reboot", "a", "--timeout", "10"], ends=True, starts=True),
+    Operation("disk-add", ["disk", "add", "a", DISK], reverse=["disk", "remove", "a", "vdx"]),
+    Operation("disk-add-stopped", ["disk", "add", "a", DISK], runs=False, reverse=["disk", "remove", "a", "vdx"]),
+    Operation("disk-remove", ["disk", "remove", "a", "vdx"], before=[["disk", "add", "a", DISK]],
+              reverse=["disk", "add", "a", DISK]),
+    Operation("nic-add", ["nic", "add", "a", "user,id=netx"], reverse=["nic", "remove", "a", "netx"]),
+    Operation("nic-remove", ["nic", "remove", "a", "netx"], before=[["nic", "add", "a", "user,id=netx"]],
+              reverse=["nic", "add", "a", "user,id=netx"]),
+    Operation("apply", ["apply", "{both}"], before=[["disk", "add", "a", DISK]], reverse=["apply", "{spec}"]),
+    Operation("set", ["set", "a", "description=changed"], reverse=["set", "a", "description="]),
+    Operation("set-stopped", ["set", "a", "memory=24M"], runs=False, reverse=["set", "a", "memory=16M"]),
+    Operation("rename", ["rename", "a", "c"], runs=False),
+    Operation("delete", ["delete", "a"], runs=False),
+]
+
+
+# ---- One world
+
+class Case:
+    def __init__(self, operation):
+        self.op = operation
+        self.w = world.World()
+        self.boundary = Boundary(os.path.join(self.w.base, "boundary"))
+        self.image = os.path.join(self.w.base, "x.img")
+        with open(self.image, "wb") as f:
+            f.truncate(1 << 20)
+        self.serial = self.w.create_tiny("a")
+        self.words = {"image": self.image, "spec": os.path.join(self.w.base, "a.json"),
+                      "both": os.path.join(self.w.base, "both.json")}
+        self.write_both()
+
+    def write_both(self):
+        """A spec with another disk than the one that is there, and a NIC."""
+        with open(self.words["spec"], encoding="utf-8") as f:
+            spec = json.load(f)
+        other = os.path.join(self.w.base, "y.img")
+        shutil.copy(self.image, other)
+        spec["disks"] = [{"id": "vdy", "path": other, "format": "raw"}]
+        spec["nics"] = [{"id": "nety", "backend": "user"}]
+        with open(self.words["both"], "w", encoding="utf-8") as f:
+            json.dump(spec, f)
+
+    def argv(self, words):
+        return [w.format(**self.words) for w in words]
+
+    def prepare(self):
+        op = self.op
+        if not op.exists:
+            self.w.ok("delete", "a")
+        self.w.env.update(LD_PRELOAD=PRELOAD, QMPCTL_BOUNDARY=os.path.join(self.w.base, "boundary"))
+        if op.runs:
+            self.w.ok("start", "a")
+            self.serial.expect("TINY-READY")
+            self.pid = self.w.qemu_pid("a")
+            for argv in op.before:
+                self.w.ok(*self.argv(argv))
+            self.fds = self.qemu_fds()
+        self.old = self.specs()
+
+    # -- asking
+
+    def specs(self):
+        """Every spec on disk, by its file's name."""
+        found = {}
+        folder = os.path.join(self.w.root, "etc", "vms")
+        for name in os.listdir(folder):
+            with open(os.path.join(folder, name), encoding="utf-8") as f:
+                found[name] = json.load(f) if name.endswith(".json") and not name.startswith(".") else "?"
+        return found
+
+    def qemus(self):
+        return [pid for pid, cmd in self.w.processes().items() if "qemu-system" in cmd.split(" ")[0]]
+
+    def qemu_fds(self):
+        """What QEMU has open, but for its own events and timers."""
+        folder = f"/proc/{self.qemus()[0]}/fd"
+        names = []
+        for fd in os.listdir(folder):
+            try:
+                names.append(os.readlink(os.path.join(folder, fd)).split(":")[0])
+            except OSError:
+                pass
+        return sorted(n for n in names if not n.startswith(("anon_inode", "/dev/", "pipe")))
+
+    def has(self):
+        """What QEMU has of disks and NICs, asked of QEMU."""
+        with self.w.control("a", timeout=20) as qmp:
+            nodes = {n["node-name"] for n in qmp.execute("query-named-block-nodes", {"flat": True})}
+            devices = {d["name"] for d in qmp.execute("qom-list", {"path": "/machine/peripheral"})}
+            nets = qmp.execute("human-monitor-command", {"command-line": "info network"})
+            objects = {o["name"] for o in qmp.execute("qom-list", {"path": "/objects"})}
+        backends = {line.split(":")[0].strip("\\ ") for line in nets.splitlines() if "type=" in line}
+        return {name for group in (nodes, devices, backends, objects) for name in group
+                if name.startswith(("vdx", "vdy", "netx", "nety"))}
+
+    # -- what must hold
+
+    def require(self, truth, text):
+        if not truth:
+            raise Broken(text)
+
+    def settled(self, name="a"):
+        """The status once nothing is under way or pending any more."""
+        deadline = time.monotonic() + SETTLE
+        while True:
+            status = self.w.status(name)
+            busy = status["pending"] or status.get("operation") or status["state"] in ("starting", "unresponsive")
+            if not busy:
+                return status
+            if time.monotonic() > deadline:
+                raise Broken(f"not settled after {SETTLE} s: {status}")
+            time.sleep(0.02)
+
+    def check_agreement(self):
+        """What the spec says is what QEMU has, whole: every item with all its parts, or with none."""
+        shown = self.w.ok("show", "a", "-o", "json").json()
+        has = self.has()
+        for where in ("spec", "running"):
+            ids = {i["id"] for kind in ("disks", "nics") for i in shown[where].get(kind, [])}
+            roots = {name.split("-")[0] for name in has}
+            self.require(ids == roots, f"the {where} has {sorted(ids)}, QEMU has {sorted(has)}")
+        for root in roots:
+            parts = {name for name in has if name.split("-")[0] == root}
+            self.require(len(parts) >= 2 and root in parts, f"a part only: {sorted(parts)}")
+
+    def check_files(self):
+        bad = [os.path.join(d, f) for d, _, files in os.walk(self.w.root) for f in files if f.endswith(".tmp")]
+        self.require(not bad, f"left behind: {bad}")
+        self.require("?" not in self.specs().values(), f"left behind: {sorted(self.specs())}")
+
+    def check_alive(self, killed):
+        op, now = self.op, self.qemus()
+        self.require(len(now) <= 1, f"{len(now)} QEMUs run")
+        if op.runs and not op.ends:
+            self.require(now == [self.pid], f"the VM was lost: {now}, not {[self.pid]}")
+        if not op.runs and not op.starts:
+            self.require(not now, f"a VM was started: {now}")
+
+    def again(self, words):
+        """Does it (again): it works, or says that it is so already."""
+        result = self.w.run(*self.argv(words), timeout=60)
+        fine = (world.OK, world.FAILED, world.USAGE, world.NOT_FOUND, world.STATE)
+        self.require(result.rc in fine, f"done again: {result}")
+        self.require(result.rc == 0 or any(s in result.err for s in ("already", "same id", "has no", "there is no",
+                                                                   "not running")),
+                     f"done again: {result}")
+        return result
+
+    def check_running(self):
+        op = self.op
+        self.settled()
+        self.check_agreement()
+        self.check_files()
+        if op.reverse:
+            self.again(op.argv)
+            self.settled()
+            self.check_agreement()
+            self.again(op.reverse)
+            self.settled()
+            self.check_agreement()
+            if not op.before or op.reverse[1] == "add":
+                self.require(self.qemu_fds() == self.fds, f"fds: {self.fds} before, {self.qemu_fds()} now")
+        self.check_files()
+
+    def check_stopped(self):
+        self.check_files()
+        known = {n for n in ("a", "b", "c") if f"{n}.json" in self.specs()}
+        self.require(known or self.op.name in ("delete", "create"), "the spec is gone")
+        self.require(len(known & {"a", "c"}) < 2, "the VM has two names")
+        for name in known:
+            self.require(self.w.status(name)["state"] == "stopped", f"{name} is {self.w.status(name)}")
+        if self.op.reverse:
+            self.again(self.op.argv)
+            self.again(self.op.reverse)
+        elif not self.op.ends:
+            self.again(self.op.argv)
+            self.require(self.op.argv[0] in ("delete", "rename", "start") or self.op.argv[1] in
+                         {n[:-5] for n in self.specs()}, f"after {self.op.name}: {sorted(self.specs())}")
+        self.check_files()
+
+    def check_end(self):
+        """A VM that ran is stopped, and leaves what a VM that stops leaves; one that can start still starts."""
+        name = "c" if "c.json" in self.specs() else "a"
+        if f"{name}.json" not in self.specs():
+            return
+        if not self.qemus():
+            self.w.ok("start", name)
+        self.require(len(self.qemus()) == 1, "it does not start any more")
+        self.w.ok("kill", name)
+        self.w.wait_gone([p for p in self.w.processes()])
+        folder = os.path.join(self.w.root, "run", name)
+        left = {f for f in os.listdir(folder) if not f.endswith(".log")}
+        self.require(left <= {"lock", "last-end.json"}, f"left in the run directory: {sorted(left)}")
+
+    # -- the whole case
+
+    def run(self, role, at):
+        """(boundaries passed, whether the kill came, the call that was not made)."""
+        self.prepare()
+        self.boundary.arm(role, at)
+        result = self.w.run(*self.argv(self.op.argv), timeout=60)
+        if role == "keeper" and at:
+            self.wait_quiet()
+        seen, killed, call = self.boundary.read()
+        self.w.env.pop("LD_PRELOAD")
+        if killed:
+            self.w.wait_gone([killed])
+        elif result.rc != 0:
+            raise Broken(f"without a kill: {result}")
+        self.check_alive(killed)
+        # A status is all that anyone has to ask for.
+        for name in [n[:-5] for n in self.specs() if not n.startswith(".")]:
+            self.settled(name)
+        if self.qemus():
+            self.check_running()
+        else:
+            self.check_stopped()
+        self.check_alive(killed) if not self.op.starts else self.require(len(self.qemus()) <= 1, "two QEMUs run")
+        self.check_end()
+        return seen, killed, call
+
+    def wait_quiet(self):
+        """Until the keeper is dead or the operation has ended in it; a client whose keeper dies ends at once."""
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and self.op.ends and not self.boundary.LAYOUT.unpack(self.boundary.map[:])[3]:
+            if not self.w.processes():
+                return
+            time.sleep(0.01)
+
+
+def one(op, role, at):
+    case = Case(op)
+    try:
+        return case.run(role, at)
+    except (Broken, AssertionError, QmpError, OSError) as why:
+        logs = case.w.logs()
+        raise Broken(f"{why}\n{logs}") from None
+    finally:
+        case.w.close()
+
+
+# ---- The sweep
+
+def points(args):
+    """(operation, role) and how many boundaries it has, counted once without a kill."""
+    for op in OPERATIONS:
+        if args.only and op.name not in args.only:
+            continue
+        for role in ROLES:
+            if (args.role and role != args.role) or (role == "keeper" and not op.runs and not op.starts):
+                continue
+            yield op, role
+
+
+def main():
+    p = argparse.ArgumentParser(description="kill qmpctl at every boundary of every operation")
+    p.add_argument("--only", type=lambda t: t.split(","), help="operations")
+    p.add_argument("--role", choices=ROLES)
+    p.add_argument("--from", dest="first", type=int, default=1, help="the first boundary")
+    p.add_argument("--to", dest="last", type=int, default=1 << 30, help="the last boundary")
+    p.add_argument("--sample", type=int, help="so many boundaries of each operation and role, chosen by --seed")
+    p.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
+    p.add_argument("-v", action="store_true")
+    args = p.parse_args()
+    for path in (PRELOAD, world.QMPCTL):
+        if not os.path.exists(path):
+            raise SystemExit(f"{path}: not built")
+    if args.sample:
+        print(f"seed {args.seed}")
+    chance = random.Random(args.seed)
+    broken = cases = kills = 0
+    for op, role in points(args):
+        try:
+            total = one(op, role, 0)[0]
+        except Broken as why:
+            print(f"BROKEN {op.name} without a kill: {why}")
+            broken += 1
+            continue
+        which = range(args.first, min(total, args.last) + 1)
+        if args.sample:
+            which = sorted(chance.sample(which, min(args.sample, len(which))))
+        bad = 0
+        for at in which:
+            cases += 1
+            try:
+                _, killed, call = one(op, role, at)
+                kills += bool(killed)
+                if args.v:
+                    print(f"  {op.name} {role} {at}/{total} {call if killed else 'not reached'}: holds", flush=True)
+            except Broken as why:
+                bad += 1
+                print(f"BROKEN {op.name} {role} {at}/{total}: {why}", flush=True)
+        broken += bad
+        print(f"{op.name}: {role} ended at {len(which)} of {total} boundaries, {bad} broken", flush=True)
+    print(json.dumps({"cases": cases, "kills": kills, "broken": broken}))
+    sys.exit(1 if broken or not kills else 0)
+
+
+if __name__ == "__main__":
+    main()
