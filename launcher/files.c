@@ -260,6 +260,20 @@ json_t *vm_file_read_json(int dir, const char *name)
 	return value;
 }
 
+int vm_file_take_json(int dir, const char *name, json_t **ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *aside = qmp_asprintf("%s.damaged", name);
+
+	*ret = vm_file_read_json(dir, name);
+	if (*ret)
+		return 0;
+	if (faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+		return qmp_error_errno(err, -ENOENT, "reading %s", name);
+	if (!aside || renameat(dir, name, dir, aside) < 0)
+		return qmp_error_errno(err, aside ? -errno : -ENOMEM, "%s is damaged, and setting it aside failed", name);
+	return qmp_error_set(err, QMP_ERR_HOST, -EBADMSG, "%s is damaged; it was set aside as %s", name, aside);
+}
+
 /* ---- Locks ---- */
 
 int vm_lock(int dir, const char *name, int *ret_fd, struct qmp_error *err)

@@ -25,6 +25,11 @@ int vm_file_write(int dir, const char *name, const char *data, size_t len, struc
 int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
 /* Removes what a write of NAME that was cut short has left; only for who alone may write it. */
 void vm_file_remove_unfinished(int dir, const char *name);
+/*
+ * The JSON object in the file; new. -ENOENT: there is none. -EBADMSG: it is damaged, and has been renamed to NAME.damaged,
+ * which ERR says.
+ */
+int vm_file_take_json(int dir, const char *name, json_t **ret, struct qmp_error *err);
 /* NULL where it does not exist or does not hold a JSON object. New. */
 json_t *vm_file_read_json(int dir, const char *name);
 

@@ -71,15 +71,18 @@ static int read_spec(struct vm *vm, struct qmp_error *err)
 	if (r < 0)
 		return qmp_error_errno(err, r, "reading %s/vms/%s", vm->dirs->conf, file);
 	r = vm_spec_parse(text, len, file, &spec, err);
-	if (r == 0)
-		replace(&vm->spec, spec);
-	return r;
+	if (r < 0)
+		return r;
+	/* The file's name is the VM's: so a rename is one step, and what is inside follows with the next change. */
+	json_object_set_new(spec, "name", json_string(vm->name));
+	replace(&vm->spec, spec);
+	return 0;
 }
 
 /* What a writer that was ended has left: nobody else writes these while we hold the lock. */
 static void remove_unfinished(const struct vm *vm)
 {
-	static const char *const names[] = {RUNNING, LAST_END};
+	static const char *const names[] = {RUNNING, LAST_END, VM_JOURNAL};
 	_cleanup_free_ char *spec = qmp_asprintf("%s.json", vm->name);
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
@@ -267,7 +270,7 @@ static void record_end(struct vm *vm, const struct vm_exit *how)
 
 static void remove_files(struct vm *vm)
 {
-	static const char *const names[] = {"qmp.sock", "agent.sock", "vnc.sock", RUNNING, QEMU_LOCK};
+	static const char *const names[] = {"qmp.sock", "agent.sock", "vnc.sock", RUNNING, VM_JOURNAL, QEMU_LOCK};
 	json_t *console;
 	size_t i;
 
@@ -349,6 +352,8 @@ static void on_exit_qemu(void *data, const struct vm_exit *how)
 			      how->signal ? "signal" : "exit status", how->signal ? how->signal : how->code,
 			      words && *words ? words : "it said nothing");
 		tell_started(vm, &why);
+	} else {
+		tell_started(vm, NULL); /* it ended while it was taken over: its state tells */
 	}
 }
 

@@ -22,6 +22,9 @@ const char *vm_state_name(enum vm_state s);
 
 struct vm;
 
+/* In the run directory; goes with QEMU. Its keeper's, not ours. */
+#define VM_JOURNAL "journal.json"
+
 struct vm_handlers {
 	/* Before QEMU is started with SPEC, effective: an error, and it is not. May be NULL. */
 	int (*may_start)(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err);

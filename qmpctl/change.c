@@ -1,9 +1,9 @@
 /*
  * A change of a VM: its spec on disk, and QEMU where it runs.
  *
- * The way it goes well: edit copies of both specs -> check -> diff -> plan -> run -> keep.
+ * The way it goes well: edit copies of both specs -> check -> diff -> plan -> journal -> run -> keep -> out of the journal.
  * The plan fails: it was undone, nothing is kept. The guest is silent: the spec on disk is kept as wanted, what is left (of
- * the plan, or of its undoing) goes on as pending (pending.h).
+ * the plan, or of its undoing) goes on as pending (pending.h). It is cut short: it is settled by whoever reaches QEMU next.
  */
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
@@ -65,31 +65,48 @@ static bool touches(const json_t *plan, const char *item)
 	return false;
 }
 
-/* The plan has been run but for REST (NULL: all of it): whatever item has no step left is as wanted. */
-static void keep_running(const struct change *c, const json_t *rest)
+void change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, const json_t *rest)
 {
-	struct vm *vm = c->call->guest->vm;
 	json_auto_t *done = json_array(), *running = NULL;
 	json_t *step;
 	size_t i;
 
-	json_array_foreach(c->plan, i, step)
+	json_array_foreach(plan, i, step)
 		if (!touches(rest, text_of(step, "item")))
 			json_array_append(done, step);
-	running = vm->running && json_array_size(done) > 0 ? vm_plan_result(vm->running, c->want, done) : NULL;
+	running = vm->running && json_array_size(done) > 0 ? vm_plan_result(vm->running, want, done) : NULL;
 	if (running)
 		(void)vm_save_running(vm, running, NULL);
 }
 
-static void finish(struct change *c, const char *outcome)
+/* What is left of the plan, or of its undoing, goes on without the operation. */
+static void leave_to_the_guest(struct change *c, json_t *rest, bool undoes)
+{
+	struct qmp_error err = {0};
+
+	if (pending_leave(c->call->guest, rest, undoes, &err) < 0)
+		guest_send_event(c->call->guest, "QMPCTL_SETTLED",
+				 json_pack("{s:s, s:s, s:s, s:o}", "item", text_of(json_array_get(rest, 0), "item"), "operation",
+					   c->call->op->name, "outcome", "failed", "why", qmp_json_text(err.message)));
+}
+
+/* All that is to be kept is, and only then is it out of the journal; but for REST, which stays there. */
+static void finish(struct change *c, const char *outcome, json_t *rest)
 {
 	struct op_call *call = c->call;
 	struct vm *vm = call->guest->vm;
 	struct qmp_error err = {0};
 	json_t *result;
 
-	if (c->config && vm_save_spec(vm, c->config, &err) < 0) {
-		qmp_error_wrap(&err, "the change is made in the running VM, but keeping it failed");
+	if (c->config && vm_save_spec(vm, c->config, &err) < 0)
+		qmp_error_wrap(&err, "%s", json_array_size(c->steps) > 0
+						   ? "the change is made in the running VM, but keeping it failed"
+						   : "nothing was changed");
+	if (rest)
+		leave_to_the_guest(c, rest, false);
+	else
+		pending_end(call->guest);
+	if (err.kind != QMP_ERR_NONE) {
 		change_fail(c, &err);
 		return;
 	}
@@ -144,15 +161,10 @@ static void on_progress(void *data, size_t step, size_t total)
 				   (json_int_t)total));
 }
 
-/* What is left of the plan, or of its undoing (WANT is NULL), goes on without the operation. */
-static void leave_to_the_guest(struct change *c, json_t *rest, json_t *want)
+/* QEMU's answers are missed; what it was sent it may still do. */
+static bool is_cut_short(const struct change *c, const struct qmp_error *why)
 {
-	struct qmp_error err = {0};
-
-	if (pending_add(c->call->guest, c->call->op->name, rest, want, &err) < 0)
-		guest_send_event(c->call->guest, "QMPCTL_SETTLED",
-				 json_pack("{s:s, s:s, s:s, s:o}", "item", text_of(json_array_get(rest, 0), "item"), "operation",
-					   c->call->op->name, "outcome", "failed", "why", qmp_json_text(err.message)));
+	return why->kind == QMP_ERR_CLOSED || why->kind == QMP_ERR_CANCELLED || !vm_session(c->call->guest->vm, NULL);
 }
 
 static void on_done(void *data, enum vm_exec_outcome outcome, json_t *rest_consume, const struct qmp_error *why)
@@ -163,17 +175,18 @@ static void on_done(void *data, enum vm_exec_outcome outcome, json_t *rest_consu
 	c->call->guest->exec = NULL;
 	if (outcome == VM_EXEC_FAILED) {
 		if (rest)
-			leave_to_the_guest(c, rest, NULL);
+			leave_to_the_guest(c, rest, true);
+		else if (!is_cut_short(c, why) || !pending_cut_short(c->call->guest))
+			pending_end(c->call->guest);
 		change_fail(c, why);
 		return;
 	}
-	keep_running(c, rest);
+	change_keep_running(c->call->guest->vm, c->want, c->plan, rest);
 	if (outcome == VM_EXEC_PENDING) {
 		json_object_set(c->result, "waits-for", json_object_get(json_array_get(rest, 0), "wait"));
 		json_object_set_new(c->result, "why", json_string(why->message));
-		leave_to_the_guest(c, rest, c->want);
 	}
-	finish(c, outcome == VM_EXEC_PENDING ? "pending" : "done");
+	finish(c, outcome == VM_EXEC_PENDING ? "pending" : "done", rest);
 }
 
 static void run_plan(struct change *c)
@@ -185,13 +198,17 @@ static void run_plan(struct change *c)
 		.fd = open_fd, .progress = call->op->waits ? on_progress : NULL, .done = on_done, .data = c};
 
 	if (json_array_size(c->steps) == 0) {
-		keep_running(c, NULL);
-		finish(c, "done");
+		change_keep_running(call->guest->vm, c->want, c->plan, NULL);
+		finish(c, "done", NULL);
 		return;
 	}
 	s = vm_session(call->guest->vm, &err);
-	if (!s || vm_exec_run(call->guest->keeper->loop, s, c->steps, &o, &call->guest->exec, &err) < 0)
+	if (!s || pending_begin(call->guest, call->op->name, c->steps, c->want, c->config, &err) < 0) {
 		change_fail(c, &err);
+	} else if (vm_exec_run(call->guest->keeper->loop, s, c->steps, &o, &call->guest->exec, &err) < 0) {
+		pending_end(call->guest);
+		change_fail(c, &err);
+	}
 }
 
 /* ---- Making it ---- */
@@ -284,7 +301,11 @@ void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json
 	c->plan = json_array();
 	c->next_start = json_array();
 	c->taken = change_taken_ports(call);
-	if (!vm->running && !config)
+	if (pending_unsettled(call->guest))
+		r = qmp_error_set(&err, QMP_ERR_STATE, -EBUSY,
+				  "a change of %s was cut short, and QEMU does not answer yet: it is settled first; nothing was "
+				  "changed", vm->name);
+	if (r == 0 && !vm->running && !config)
 		r = qmp_error_set(&err, QMP_ERR_STATE, -ENOTCONN,
 				  "the VM %s is not running, so there is nothing to change live", vm->name);
 	if (r == 0 && config)

@@ -89,6 +89,7 @@ static void on_state(void *data, struct vm *vm)
 		agent_look(g->agent);
 	}
 	drift_on_state(g);
+	ops_go_on(g);
 	tell_calls(g, on_state);
 	if (vm->state == VM_STOPPED) {
 		restart_consider(g->restart);
@@ -157,6 +158,7 @@ int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **re
 		free(g);
 		return r;
 	}
+	pending_open(g);
 	g->next = k->guests;
 	k->guests = g;
 	*ret = g;

@@ -66,6 +66,8 @@ json_t *op_names(void);
 json_t *op_infos(void);
 /* The choices of an argument, an array, new. */
 json_t *op_choices(const struct op_arg *arg);
+/* What the queue waited for is over (pending.h): the next one starts. */
+void ops_go_on(struct guest *g);
 /* Starts or queues the operation; DONE once, possibly from inside. ARGS borrowed. */
 void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done, void *data);
 void op_return(struct op_call *call, json_t *result_consume);
@@ -106,6 +108,8 @@ int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err);
 json_t *change_taken_ports(const struct op_call *call);
 /* The fd of that name ("net0-tap") for an item of SPEC; or a negative errno. */
 int change_open_fd(const json_t *spec, const char *name, struct qmp_error *err);
+/* PLAN, which leads to WANT, has been run but for REST (NULL: all of it): whatever item has no step left is as wanted. */
+void change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, const json_t *rest);
 /* The session is gone: the plan under way ends. */
 void change_abandon(struct guest *g);
 

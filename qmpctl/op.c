@@ -1,6 +1,7 @@
 #include "qmpctl/agent.h"
-#include "qmpctl/keeper.h"
 #include "qmpctl/drift.h"
+#include "qmpctl/keeper.h"
+#include "qmpctl/pending.h"
 #include "launcher/inventory.h"
 #include "proto/base.h"
 
@@ -217,11 +218,12 @@ static bool ask_first(struct op_call *call)
 	return false;
 }
 
-static void start_next(struct guest *g)
+void ops_go_on(struct guest *g)
 {
 	struct op_call *call = g->queue;
 
-	if (g->running || !call)
+	/* A change that was cut short is settled before the next begins; while QEMU cannot be reached that cannot be awaited. */
+	if (g->running || !call || (pending_unsettled(g) && vm_session(g->vm, NULL)))
 		return;
 	g->queue = call->next;
 	call->next = NULL;
@@ -247,7 +249,7 @@ static void finish(struct op_call *call, json_t *result, const struct qmp_error 
 		drift_check(g);
 	call->done(call->data, result, why);
 	uv_close((uv_handle_t *)&call->timer, on_timer_closed);
-	start_next(g);
+	ops_go_on(g);
 }
 
 void op_return(struct op_call *call, json_t *result_consume)
@@ -302,7 +304,7 @@ void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done,
 		while (*tail)
 			tail = &(*tail)->next;
 		*tail = call;
-		start_next(g);
+		ops_go_on(g);
 	} else {
 		call->next = g->watching;
 		g->watching = call;

@@ -7,13 +7,23 @@
 #include "proto/base.h"
 
 #include <fcntl.h>
+#include <stdio.h>
+
+/* For who reads the file: to qmpctl, its own name counts. */
+static int write_name(int dir, const char *file, const json_t *old, const char *name, struct qmp_error *err)
+{
+	json_auto_t *spec = json_deep_copy(old);
+
+	if (!spec || json_object_set_new(spec, "name", json_string(name)) < 0)
+		return qmp_error_errno(err, -ENOMEM, "renaming to %s", name);
+	return vm_file_write_json(dir, file, spec, err);
+}
 
 static int run_rename(struct cli *cli)
 {
 	const char *to = cli->args[1];
 	_cleanup_free_ char *old_file = qmp_asprintf("%s.json", cli->args[0]), *new_file = qmp_asprintf("%s.json", to);
 	_cleanup_free_ char *run = qmp_asprintf("%s/%s", cli->dirs.run, cli->args[0]);
-	json_auto_t *spec = NULL;
 	struct vm *vm;
 	int r;
 
@@ -23,14 +33,17 @@ static int run_rename(struct cli *cli)
 	}
 	if (verb_open_stopped(cli, &vm) < 0)
 		return cli_fail(cli);
-	spec = json_deep_copy(vm->spec);
-	json_object_set_new(spec, "name", json_string(to));
-	if (faccessat(vm->conf_dir, new_file, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-		r = qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "there is a VM named %s already", to);
-	else
-		r = vm_file_write_json(vm->conf_dir, new_file, spec, &cli->error);
-	if (r == 0 && (unlinkat(vm->conf_dir, old_file, 0) < 0 || fsync(vm->conf_dir) < 0))
-		r = qmp_error_errno(&cli->error, -errno, "removing the old name");
+	/* One step: at no time has it two names, or none. */
+	r = renameat2(vm->conf_dir, old_file, vm->conf_dir, new_file, RENAME_NOREPLACE) < 0 ? -errno : 0;
+	if (r == -EEXIST)
+		qmp_error_set(&cli->error, QMP_ERR_EXISTS, r, "there is a VM named %s already", to);
+	else if (r < 0)
+		qmp_error_errno(&cli->error, r, "renaming %s to %s", cli->args[0], to);
+	else if (fsync(vm->conf_dir) < 0)
+		r = qmp_error_errno(&cli->error, -errno, "writing the folder of the specs; %s may be %s or %s", cli->args[0],
+				    cli->args[0], to);
+	if (r == 0)
+		r = write_name(vm->conf_dir, new_file, vm->spec, to, &cli->error);
 	if (r == 0)
 		verb_empty_run_dir(vm);
 	vm_close(vm);
