@@ -31,6 +31,7 @@ share/doc/qmpctl/control-protocol.md
 share/doc/qmpctl/examples/example.c
 share/doc/qmpctl/examples/qmpctl.openrc
 share/doc/qmpctl/exit-status.md
+share/doc/qmpctl/reliability.md
 share/doc/qmpctl/spec.md
 share/doc/qmpctl/testing.md
 share/man/man1/qmpctl.1
