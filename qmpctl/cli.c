@@ -1,4 +1,5 @@
 #include "qmpctl/cli.h"
+#include "qmpctl/help.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
@@ -6,7 +7,7 @@
 
 int cli_main(int argc, char **argv);
 
-static const struct cli_option common_options[] = {
+const struct cli_option common_options[] = {
 	{"root", "DIR", "keep everything under DIR (or set QMPCTL_ROOT)", .kind = ARG_FOLDER},
 	{"output", "FORMAT", "text or json (short: -o)", .kind = ARG_CHOICE, .choices = "text|json"},
 	{"help", NULL, "show this (short: -h)"},
@@ -15,14 +16,21 @@ static const struct cli_option common_options[] = {
 
 /* ---- Output ---- */
 
+static bool has_bold(void)
+{
+	const char *no_color = getenv("NO_COLOR"), *terminal = getenv("TERM");
+
+	return isatty(STDOUT_FILENO) && !(no_color && *no_color) && terminal && !streq(terminal, "dumb");
+}
+
 const char *cli_bold(void)
 {
-	return isatty(STDOUT_FILENO) ? "\033[1m" : "";
+	return has_bold() ? "\033[1m" : "";
 }
 
 const char *cli_plain(void)
 {
-	return isatty(STDOUT_FILENO) ? "\033[0m" : "";
+	return has_bold() ? "\033[0m" : "";
 }
 
 void cli_print_json(const json_t *value)
@@ -47,73 +55,12 @@ int exit_status_of(enum qmp_error_kind kind)
 
 int cli_fail(struct cli *cli)
 {
+	/* It may quote what QEMU or a file said: nothing in it speaks to the terminal. */
+	for (char *c = cli->error.message; *c; c++)
+		if (((unsigned char)*c < ' ' && *c != '\n' && *c != '\t') || *c == 0x7f)
+			*c = '?';
 	fprintf(stderr, "qmpctl: %s\n", cli->error.message);
 	return exit_status_of(cli->error.kind);
-}
-
-/* ---- Help ---- */
-
-static void print_options(const struct cli_option *o)
-{
-	for (; o && o->name; o++) {
-		char left[48];
-		snprintf(left, sizeof left, "--%s%s%s", o->name, o->metavar ? " " : "", o->metavar ? o->metavar : "");
-		printf("  %-28s %s\n", left, o->summary);
-	}
-}
-
-/* " NAME [ID...]"; new. */
-static char *args_text(const struct verb *v)
-{
-	char *text = strdup("");
-
-	for (const struct cli_arg *a = v->args; a->name && text; a++) {
-		_cleanup_free_ char *before = text;
-		/* What is written with brackets of its own keeps them. */
-		bool brackets = a->optional && a->name[0] != '[';
-		text = qmp_asprintf("%s %s%s%s%s", before, brackets ? "[" : "", a->name, a->repeated ? "..." : "",
-				    brackets ? "]" : "");
-	}
-	return text;
-}
-
-static void help_verb(const struct verb *v)
-{
-	_cleanup_free_ char *args = args_text(v);
-
-	printf("Usage: qmpctl %s%s [OPTIONS]\n\n%s.\n", v->name, args, v->summary);
-	if (v->alias)
-		printf("Also: qmpctl %s\n", v->alias);
-	printf("\nOptions:\n");
-	print_options(v->options);
-	print_options(common_options);
-}
-
-static void help_all(void)
-{
-	printf("Usage: qmpctl VERB [ARGUMENTS] [OPTIONS]\n\nVirtual machines straight on QEMU.\n\nVerbs:\n");
-	for (const struct verb *const *v = all_verbs; *v; v++)
-		printf("  %s%-14s%s %s\n", cli_bold(), (*v)->name, cli_plain(), (*v)->summary);
-	printf("\nOptions:\n");
-	print_options(common_options);
-	printf("\n\"qmpctl VERB --help\" tells more. Exit statuses: 0 done, 1 failed, 2 wrong input, 3 not found, 4 not in this "
-	       "state,\n5 timed out, 6 pending, 7 unreachable, 8 the host failed.\n");
-}
-
-/* The man page, from the table. */
-static void print_man(void)
-{
-	printf(".TH QMPCTL 1 \"\" \"qmpctl " QMPCTL_VERSION "\" \"User Commands\"\n.SH NAME\nqmpctl \\- virtual machines "
-	       "straight on QEMU\n.SH SYNOPSIS\n.B qmpctl\n\\fIVERB\\fR [\\fIARGUMENTS\\fR] [\\fIOPTIONS\\fR]\n.SH VERBS\n");
-	for (const struct verb *const *v = all_verbs; *v; v++) {
-		_cleanup_free_ char *args = args_text(*v);
-		printf(".TP\n.B %s\n%s\n%s.\n", (*v)->name, args + (*args == ' '), (*v)->summary);
-		for (const struct cli_option *o = (*v)->options; o && o->name; o++)
-			printf(".RS\n.TP\n\\fB\\-\\-%s\\fR %s\n%s\n.RE\n", o->name, o->metavar ? o->metavar : "", o->summary);
-	}
-	printf(".SH \"EXIT STATUS\"\n0 done, 1 failed, 2 wrong input, 3 not found, 4 not in this state, 5 timed out, 6 pending, "
-	       "7 unreachable, 8 the host failed; run: 20 killed, 21 crashed, 22 the guest panicked, 23 QEMU ended with a "
-	       "status of its own.\n");
 }
 
 /* ---- Parsing ---- */
@@ -149,18 +96,23 @@ static int usage(struct cli *cli, const char *fmt, ...)
 
 static int unknown_verb(struct cli *cli, int argc, char **argv)
 {
-	const char *names[80], *near;
-	char given[128];
+	_cleanup_free_ char *verbs = help_verbs_of(argv[0]);
+	bool two = argc > 1 && argv[1][0] != '-';
+	_cleanup_free_ char *given = qmp_asprintf("%s%s%s", argv[0], two ? " " : "", two ? argv[1] : "");
+	const char *names[ALL_VERBS_MAX], *near;
 	size_t n = 0;
 
-	snprintf(given, sizeof given, "%s%s%s", argv[0], argc > 1 && argv[1][0] != '-' ? " " : "",
-		 argc > 1 && argv[1][0] != '-' ? argv[1] : "");
 	for (const struct verb *const *v = all_verbs; *v && n < ARRAY_SIZE(names) - 1; v++)
 		names[n++] = (*v)->name;
 	names[n] = NULL;
-	near = qmp_nearest(argv[0], names);
+	if (*verbs && !two)
+		return usage(cli, "%s what? One of %s; \"qmpctl %s --help\" tells more", argv[0], verbs, argv[0]);
+	near = qmp_nearest(given, names);
+	if (*verbs)
+		return usage(cli, "%s has no verb \"%s\"%s%s%s; it has %s", argv[0], argv[1], near ? "; did you mean \"" : "",
+			     near ? near : "", near ? "\"?" : "", verbs);
 	if (!near)
-		near = qmp_nearest(given, names);
+		near = qmp_nearest(argv[0], names);
 	return usage(cli, "there is no verb \"%s\"%s%s%s; \"qmpctl --help\" lists them", argv[0],
 		     near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 }
@@ -186,9 +138,33 @@ static int unknown_option(struct cli *cli, const char *name, size_t n)
 		names[k++] = o->name;
 	names[k] = NULL;
 	near = qmp_nearest(word, names);
-	return usage(cli, "%s has no option --%s%s%s%s; \"qmpctl %s --help\" lists them",
+	return usage(cli, "%s has no option --%s%s%s%s; \"qmpctl %s%s--help\" lists them",
 		     cli->verb ? cli->verb->name : "qmpctl", word, near ? "; did you mean --" : "", near ? near : "",
-		     near ? "?" : "", cli->verb ? cli->verb->name : "");
+		     near ? "?" : "", cli->verb ? cli->verb->name : "", cli->verb ? " " : "");
+}
+
+/* "a|b=|c": b is followed by something. */
+static int check_choice(struct cli *cli, const char *what, const char *choices, const char *value)
+{
+	_cleanup_free_ char *text = strdup("");
+
+	for (const char *c = choices; c; c = strchr(c, '|') ? strchr(c, '|') + 1 : NULL) {
+		size_t n = strcspn(c, "|");
+		bool more = c[n - 1] == '=';
+		_cleanup_free_ char *before = take_ptr(text);
+		if (strncmp(value, c, n) == 0 && (more ? value[n] != '\0' : value[n] == '\0'))
+			return 0;
+		text = qmp_asprintf("%s%s%.*s%s", before ? before : "", c == choices ? "" : ", ", (int)n, c, more ? "..." : "");
+	}
+	return usage(cli, "%s: unknown value \"%s\"; one of %s", what, value, text ? text : choices);
+}
+
+/* What is written into a spec or a message is UTF-8. */
+static int check_text(struct cli *cli, const char *text)
+{
+	json_auto_t *value = json_string(text), *shown = value ? NULL : qmp_json_text(text);
+
+	return value ? 0 : usage(cli, "\"%s\" is not UTF-8", shown ? json_string_value(shown) : "an argument");
 }
 
 static int take_option(struct cli *cli, int argc, char **argv, int *i)
@@ -211,6 +187,14 @@ static int take_option(struct cli *cli, int argc, char **argv, int *i)
 	}
 	if (cli->n_given >= (int)ARRAY_SIZE(cli->given))
 		return usage(cli, "too many options");
+	if (value && check_text(cli, value) < 0)
+		return -EINVAL;
+	if (value && o->kind == ARG_CHOICE && o->choices) {
+		char what[64];
+		snprintf(what, sizeof what, "--%s", o->name);
+		if (check_choice(cli, what, o->choices, value) < 0)
+			return -EINVAL;
+	}
 	cli->given[cli->n_given].name = o->name;
 	cli->given[cli->n_given++].value = value ? value : "";
 	return 0;
@@ -236,7 +220,7 @@ static int parse(struct cli *cli, int argc, char **argv)
 		else if (options && word[0] == '-' && word[1])
 			return usage(cli, "there is no option %s; long options begin with --", word);
 		else
-			cli->args[cli->n_args++] = word;
+			r = check_text(cli, cli->args[cli->n_args++] = word);
 		if (r < 0)
 			return r;
 	}
@@ -294,7 +278,7 @@ int cli_count(struct cli *cli, const char *name, int64_t fallback, int64_t *ret)
 static int check_args(struct cli *cli)
 {
 	const struct verb *v = cli->verb;
-	_cleanup_free_ char *args = args_text(v);
+	_cleanup_free_ char *args = help_args(v);
 	int least = 0, most = 0;
 	bool any = false;
 
@@ -323,6 +307,24 @@ static int first_word(int argc, char **argv)
 	return i < argc ? i : argc;
 }
 
+/* "disk --help": the noun, where there are verbs of it. */
+static const char *asks_of_noun(int argc, char **argv)
+{
+	_cleanup_free_ char *verbs = help_verbs_of(argv[0]);
+
+	return *verbs && argc == 2 && (streq(argv[1], "--help") || streq(argv[1], "-h")) ? argv[0] : NULL;
+}
+
+/* 0, or the exit status where what was printed did not get out. */
+static int finish_output(void)
+{
+	if (fflush(stdout) == 0 && !ferror(stdout))
+		return 0;
+	if (errno != EPIPE) /* whoever reads has had enough */
+		fprintf(stderr, "qmpctl: standard output cannot be written: %s\n", strerror(errno));
+	return EXIT_HOST;
+}
+
 static int prepare(struct cli *cli, int argc, char **argv)
 {
 	int at = first_word(argc, argv), words = 0, r;
@@ -330,8 +332,10 @@ static int prepare(struct cli *cli, int argc, char **argv)
 
 	if (at < argc) {
 		cli->verb = find_verb(argc - at, argv + at, &words);
-		if (!cli->verb)
+		cli->noun = cli->verb ? NULL : asks_of_noun(argc - at, argv + at);
+		if (!cli->verb && !cli->noun)
 			return unknown_verb(cli, argc - at, argv + at);
+		words += cli->noun != NULL;
 	}
 	r = parse(cli, at - 1, argv + 1);
 	if (r == 0 && at < argc)
@@ -339,8 +343,6 @@ static int prepare(struct cli *cli, int argc, char **argv)
 	if (r < 0)
 		return r;
 	format = cli_option(cli, "output");
-	if (format && !streq(format, "json") && !streq(format, "text"))
-		return usage(cli, "--output: unknown format \"%s\"; text or json", format);
 	cli->json = format && streq(format, "json");
 	cli->root = cli_option(cli, "root");
 	if (cli->root && !*cli->root)
@@ -372,11 +374,11 @@ int cli_main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	if (argc == 2 && (streq(argv[1], "--version") || streq(argv[1], "-V"))) {
 		puts("qmpctl " QMPCTL_VERSION);
-		return 0;
+		return finish_output();
 	}
 	if (argc == 2 && streq(argv[1], "--man")) {
-		print_man();
-		return 0;
+		help_man();
+		return finish_output();
 	}
 	cli.args = calloc((size_t)argc + 1, sizeof *cli.args);
 	if (!cli.args)
@@ -386,7 +388,7 @@ int cli_main(int argc, char **argv)
 	} else if (!cli.verb || (cli_option(&cli, "help") && !answers_help(&cli))) {
 		if (cli.verb)
 			help_verb(cli.verb);
-		else
+		else if (!cli.noun || !help_noun(cli.noun))
 			help_all();
 		status = cli.verb || cli_option(&cli, "help") ? 0 : EXIT_USAGE;
 	} else if (check_args(&cli) < 0 || vm_dirs_init(cli.root, &cli.dirs, &cli.error) < 0) {
@@ -397,11 +399,9 @@ int cli_main(int argc, char **argv)
 		status = cli.verb->run(&cli);
 		uv_run(&loop, UV_RUN_NOWAIT);
 		(void)uv_loop_close(&loop);
-		if ((fflush(stdout) != 0 || ferror(stdout)) && status == 0) {
-			fprintf(stderr, "qmpctl: standard output cannot be written\n");
-			status = EXIT_HOST;
-		}
 	}
+	if (finish_output() != 0 && status == 0)
+		status = EXIT_HOST;
 	vm_dirs_deinit(&cli.dirs);
 	free(cli.args);
 	return status;

@@ -43,10 +43,15 @@ struct cli_option {
 };
 
 #define VERB_ARGS_MAX 3
+#define ALL_VERBS_MAX 200
+
+/* Where it stands in the help. */
+enum verb_group { GROUP_SPEC, GROUP_LIFE, GROUP_DEVICE, GROUP_LOOK, GROUP_QEMU, GROUP_PROGRAM };
 
 struct verb {
 	const char *name;    /* "disk add" */
 	const char *alias;   /* virsh's name, or NULL */
+	enum verb_group group;
 	struct cli_arg args[VERB_ARGS_MAX + 1];
 	const char *summary;
 	const struct cli_option *options; /* ends with a NULL name; NULL: none but the common ones */
@@ -64,6 +69,7 @@ struct cli {
 	const char *root;
 	const char *program;  /* argv[0], to start ourselves */
 	const struct verb *verb;
+	const char *noun; /* in its place: help is wanted for the verbs of it */
 	bool json;
 	char **args;
 	int n_args;
@@ -75,6 +81,7 @@ struct cli {
 };
 
 extern const struct verb *const all_verbs[]; /* ends with NULL */
+extern const struct cli_option common_options[];
 
 /* The last value given; NULL: none (a flag's value is ""). */
 const char *cli_option(const struct cli *cli, const char *name);

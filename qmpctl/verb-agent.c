@@ -36,6 +36,7 @@ static int run_agent(struct cli *cli)
 const struct verb verb_agent = {
 	.name = "agent",
 	.alias = "qemu-agent-command",
+	.group = GROUP_LOOK,
 	.args = {{"NAME", .kind = ARG_VM},
 		 {"COMMAND"},
 		 {"JSON | KEY=VALUE", .optional = true, .repeated = true}},

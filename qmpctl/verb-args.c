@@ -71,6 +71,7 @@ static int run_args(struct cli *cli)
 const struct verb verb_args = {
 	.name = "args",
 	.alias = "domxml-to-native",
+	.group = GROUP_QEMU,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Print QEMU's command line",
 	.run = run_args,

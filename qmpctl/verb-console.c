@@ -480,6 +480,7 @@ static int run_console(struct cli *cli)
 
 const struct verb verb_console = {
 	.name = "console",
+	.group = GROUP_LOOK,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Use the guest's console; ^] leaves it",
 	.options = (const struct cli_option[]){

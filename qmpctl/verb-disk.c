@@ -23,6 +23,7 @@ static int run_disk_list(struct cli *cli)
 const struct verb verb_disk_add = {
 	.name = "disk add",
 	.alias = "attach-disk",
+	.group = GROUP_DEVICE,
 	.args = {{"NAME", .kind = ARG_VM}, {"PATH|size=SIZE[,KEY=VALUE...]", .kind = ARG_DISK_WORDS}},
 	.summary = "Add a disk; prints its id",
 	.options = change_options,
@@ -32,6 +33,7 @@ const struct verb verb_disk_add = {
 const struct verb verb_disk_remove = {
 	.name = "disk remove",
 	.alias = "detach-disk",
+	.group = GROUP_DEVICE,
 	.args = {{"NAME", .kind = ARG_VM}, {"ID", .kind = ARG_DISK}},
 	.summary = "Remove a disk; done when the guest has let go",
 	.options = change_options,
@@ -41,6 +43,7 @@ const struct verb verb_disk_remove = {
 const struct verb verb_disk_list = {
 	.name = "disk list",
 	.alias = "domblklist",
+	.group = GROUP_DEVICE,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "List the disks",
 	.run = run_disk_list,

@@ -23,6 +23,7 @@ static int run_events(struct cli *cli)
 
 const struct verb verb_events = {
 	.name = "events",
+	.group = GROUP_LOOK,
 	.args = {{"NAME", .kind = ARG_VM, .optional = true, .repeated = true}},
 	.summary = "Print events as JSON lines until the VMs end",
 	.options = (const struct cli_option[]){

@@ -23,10 +23,12 @@ static int run_image_create(struct cli *cli)
 
 const struct verb verb_image_create = {
 	.name = "image create",
+	.group = GROUP_DEVICE,
 	.args = {{"PATH", .kind = ARG_PATH}, {"SIZE"}},
 	.summary = "Make an empty image",
 	.options = (const struct cli_option[]){
-		{"format", "FORMAT", "qcow2 (default), raw, ...", .kind = ARG_CHOICE, .choices = "qcow2|raw"},
+		{"format", "FORMAT", "qcow2 (default), raw, or another that QEMU has", .kind = ARG_CHOICE,
+		 .choices = "raw|qcow2|qcow|qed|vmdk|vdi|vhdx|vpc|parallels"},
 		{0},
 	},
 	.run = run_image_create,

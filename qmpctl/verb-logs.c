@@ -44,6 +44,7 @@ static int run_logs(struct cli *cli)
 
 const struct verb verb_logs = {
 	.name = "logs",
+	.group = GROUP_LOOK,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Print what the guest's console said",
 	.options = (const struct cli_option[]){

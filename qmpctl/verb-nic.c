@@ -23,6 +23,7 @@ static int run_nic_list(struct cli *cli)
 const struct verb verb_nic_add = {
 	.name = "nic add",
 	.alias = "attach-interface",
+	.group = GROUP_DEVICE,
 	.args = {{"NAME", .kind = ARG_VM}, {"[user|bridge=BR|tap=TAP][,KEY=VALUE...]", .kind = ARG_NIC_WORDS, .optional = true}},
 	.summary = "Add a NIC; prints its id",
 	.options = change_options,
@@ -32,6 +33,7 @@ const struct verb verb_nic_add = {
 const struct verb verb_nic_remove = {
 	.name = "nic remove",
 	.alias = "detach-interface",
+	.group = GROUP_DEVICE,
 	.args = {{"NAME", .kind = ARG_VM}, {"ID", .kind = ARG_NIC}},
 	.summary = "Remove a NIC; done when the guest has let go",
 	.options = change_options,
@@ -41,6 +43,7 @@ const struct verb verb_nic_remove = {
 const struct verb verb_nic_list = {
 	.name = "nic list",
 	.alias = "domiflist",
+	.group = GROUP_DEVICE,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "List the NICs",
 	.run = run_nic_list,

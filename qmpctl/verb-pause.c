@@ -33,6 +33,7 @@ static int run_resume(struct cli *cli)
 
 const struct verb verb_reset = {
 	.name = "reset",
+	.group = GROUP_LIFE,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Press the reset button",
 	.run = run_reset,
@@ -41,6 +42,7 @@ const struct verb verb_reset = {
 const struct verb verb_pause = {
 	.name = "pause",
 	.alias = "suspend",
+	.group = GROUP_LIFE,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Stop the vCPUs",
 	.run = run_pause,
@@ -48,6 +50,7 @@ const struct verb verb_pause = {
 
 const struct verb verb_resume = {
 	.name = "resume",
+	.group = GROUP_LIFE,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Let the vCPUs run again",
 	.run = run_resume,

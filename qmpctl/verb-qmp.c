@@ -83,6 +83,7 @@ static int run_qmp(struct cli *cli)
 const struct verb verb_qmp = {
 	.name = "qmp",
 	.alias = "qemu-monitor-command",
+	.group = GROUP_QEMU,
 	.args = {{"NAME", .kind = ARG_VM},
 		 {"COMMAND", .kind = ARG_QMP_COMMAND},
 		 {"JSON | KEY=VALUE", .kind = ARG_QMP_ARGUMENT, .optional = true, .repeated = true}},

@@ -221,8 +221,6 @@ static void prepare(struct run *r)
 	keeper_init(&r->keeper, r->cli->loop, &r->cli->dirs);
 	r->keeper.on_idle = on_idle;
 	r->keeper.leave_on_term = on_term && streq(on_term, "detach");
-	if (on_term && !streq(on_term, "detach") && !streq(on_term, "shutdown"))
-		qmp_error_set(&r->error, QMP_ERR_USAGE, -EINVAL, "--on-term: \"%s\" is unknown; shutdown or detach", on_term);
 	uv_signal_init(r->cli->loop, &r->term);
 	uv_signal_init(r->cli->loop, &r->interrupt);
 	r->term.data = r->interrupt.data = r;
@@ -259,6 +257,7 @@ static int run_run(struct cli *cli)
 
 const struct verb verb_run = {
 	.name = "run",
+	.group = GROUP_LIFE,
 	.args = {{"NAME", .kind = ARG_VM, .repeated = true}},
 	.summary = "Start VMs and stay in the foreground until they end",
 	.options = (const struct cli_option[]){

@@ -60,6 +60,7 @@ static int run_start(struct cli *cli)
 
 const struct verb verb_start = {
 	.name = "start",
+	.group = GROUP_LIFE,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Start a VM; returns when it is up",
 	.options = (const struct cli_option[]){

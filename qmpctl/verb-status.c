@@ -85,6 +85,7 @@ static int run_status(struct cli *cli)
 const struct verb verb_status = {
 	.name = "status",
 	.alias = "domstate",
+	.group = GROUP_LOOK,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Print what a VM does",
 	.run = run_status,

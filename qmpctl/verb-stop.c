@@ -50,6 +50,7 @@ static const struct cli_option stop_options[] = {
 const struct verb verb_stop = {
 	.name = "stop",
 	.alias = "shutdown",
+	.group = GROUP_LIFE,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Ask the guest to power off, and wait for it",
 	.options = stop_options,
@@ -59,6 +60,7 @@ const struct verb verb_stop = {
 const struct verb verb_kill = {
 	.name = "kill",
 	.alias = "destroy",
+	.group = GROUP_LIFE,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "End QEMU now",
 	.run = run_kill,
@@ -66,6 +68,7 @@ const struct verb verb_kill = {
 
 const struct verb verb_reboot = {
 	.name = "reboot",
+	.group = GROUP_LIFE,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Power off through the guest, then start again",
 	.options = stop_options,

@@ -20,6 +20,7 @@ static int run_type(struct cli *cli)
 
 const struct verb verb_type = {
 	.name = "type",
+	.group = GROUP_LOOK,
 	.args = {{"NAME", .kind = ARG_VM}, {"TEXT"}},
 	.summary = "Type a line into the guest's console",
 	.options = (const struct cli_option[]){

@@ -25,12 +25,14 @@ static int run_version(struct cli *cli)
 
 const struct verb verb_spec_schema = {
 	.name = "spec-schema",
+	.group = GROUP_PROGRAM,
 	.summary = "Print the JSON Schema of a spec",
 	.run = run_schema,
 };
 
 const struct verb verb_version = {
 	.name = "version",
+	.group = GROUP_PROGRAM,
 	.summary = "Print the version",
 	.run = run_version,
 };

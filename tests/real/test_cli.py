@@ -1,10 +1,12 @@
 """The command line: wrong input, exit statuses, JSON for programs, deep folders."""
 import json
 import os
+import re
+import subprocess
 
 import world
 from guest import tiny_spec
-from world import NOT_FOUND, OK, USAGE, World, WorldTest
+from world import HOST, NOT_FOUND, OK, USAGE, World, WorldTest
 
 
 class Cli(WorldTest):
@@ -59,6 +61,51 @@ class Cli(WorldTest):
         for verb in ("create", "start", "stop", "status", "disk", "nic", "wait", "logs"):
             self.assertIn(verb, out)
         self.assertRegex(self.w.ok("version").out, r"\d+\.\d+\.\d+")
+
+    def test_help_fits_a_terminal_and_the_man_page_is_clean(self):
+        verbs = re.findall(r"(?m)^  ([a-z][a-z-]*(?: [a-z]+)?)  ", self.w.ok("--help").out)
+        self.assertGreater(len(verbs), 30)
+        texts = {"": self.w.ok("--help").out, "disk": self.w.ok("disk", "--help").out}
+        for verb in verbs:
+            texts[verb] = self.w.ok(*verb.split(), "--help").out
+            self.assertTrue(texts[verb].startswith(f"Usage: qmpctl {verb}"), texts[verb])
+        for verb, text in texts.items():
+            for line in text.splitlines():
+                self.assertLessEqual(len(line), 79, f"{verb}: {line}")
+        page = os.path.join(self.w.base, "qmpctl.1")
+        man = subprocess.run([world.QMPCTL, "--man"], capture_output=True, check=True).stdout
+        with open(page, "wb") as f:
+            f.write(man)
+        for verb in verbs:
+            self.assertIn(f"\\fB{verb}\\fR".replace("-", "\\-").encode(), man)
+        check = subprocess.run(["groff", "-man", "-ww", "-z", page], capture_output=True, check=True)
+        self.assertEqual(check.stderr, b"")
+
+    def test_a_noun_says_which_verbs_it_has(self):
+        self.refused(USAGE, "disk", says="add, remove, list")
+        self.refused(USAGE, "disk", "lst", "a", says="did you mean \"disk list\"?")
+        self.refused(USAGE, "image", "x", says="create")
+
+    def test_values_and_words_that_cannot_be(self):
+        self.refused(USAGE, "create", "a", "--accel", "xen", says="one of auto, kvm, tcg")
+        self.refused(USAGE, "wait", "a", "--for", "console=", says="console=...")
+        self.refused(USAGE, "image", "create", os.path.join(self.w.base, "x"), "1M", "--format", "bogus", says="bogus")
+        for args in (["status", b"a\xff"], ["set", "a", b"description=\xff"], ["create", "a", "--memory", b"\xff"]):
+            result = subprocess.run([world.QMPCTL, "--root", self.w.root, *args], env=self.w.env, capture_output=True)
+            self.assertEqual(result.returncode, USAGE)
+            self.assertIn(b"not UTF-8", result.stderr)
+        self.assertEqual(self.w.ok("list", "-o", "json").json(), [])
+
+    def test_an_output_that_cannot_be_written_is_told(self):
+        self.w.create("a", tiny_spec())
+        for args in (["list"], ["--help"], ["version"], ["--man"], ["show", "a"], ["status", "a", "-o", "json"]):
+            with self.subTest(args), open("/dev/full", "wb") as full:
+                argv = [world.QMPCTL, *args] if args[0].startswith("--") else self.w.argv(*args)
+                result = subprocess.run(argv, env=self.w.env, stdout=full, stderr=subprocess.PIPE)
+                self.assertEqual(result.returncode, HOST)
+                self.assertIn(b"standard output", result.stderr)
+                closed = subprocess.run(argv, env=self.w.env, stderr=subprocess.PIPE, preexec_fn=lambda: os.close(1))
+                self.assertEqual(closed.returncode, HOST)
 
     def test_args_prints_what_qemu_would_get(self):
         self.w.create("a", tiny_spec())
