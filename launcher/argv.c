@@ -62,9 +62,7 @@ static void add_machine(struct args *a, const json_t *spec, const struct vm_host
 	int n;
 
 	(void)vm_size_parse(json_object_get(spec, "memory"), &memory);
-	add_pair(a, "-name", "");
-	free(a->list[a->n - 1]);
-	a->list[a->n - 1] = qmp_asprintf("guest=%s", text_of(spec, "name"));
+	add_format(a, "-name", "guest=%s", text_of(spec, "name"));
 	add_pair(a, "-uuid", text_of(spec, "uuid"));
 	add(a, "-nodefaults");
 	add(a, "-no-user-config");
