@@ -58,7 +58,7 @@ echo "$QMPCTL: $("$QMPCTL" --version)"
 title "A VM with a disk and a network card (in $ROOT)"
 # TCG: a Linux guest comes up under it everywhere, also where KVM is a nested one.
 q create demo --memory 256M --accel tcg --kernel "$GUEST/vmlinuz" --initrd "$GUEST/initrd.img" \
-	--cmdline 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr' \
+	--cmdline 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr test.qga' \
 	--disk size=1G,format=qcow2 --nic user
 q start demo
 q wait demo --for console=GUEST-READY --timeout 120
@@ -87,13 +87,17 @@ says_not vdb
 q nic list demo
 says_not net1
 
-title "The power button"
+title "The guest agent, which runs inside, and powers off"
+q wait demo --for agent --timeout 60
+q agent demo guest-get-vcpus
+says logical-id
 q stop demo
+says 'guest agent'
 q status demo
 says stopped
 q logs demo
 says GUEST-READY
-says POWERBUTTON
+says GUEST-OFF
 q delete demo
 
 echo
