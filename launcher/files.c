@@ -146,7 +146,7 @@ int vm_file_read(int dir, const char *name, char **ret, size_t *ret_len, struct 
 	return 0;
 }
 
-static int write_all(int fd, const char *data, size_t len)
+static int write_bytes(int fd, const char *data, size_t len)
 {
 	while (len > 0) {
 		ssize_t n = write(fd, data, len);
@@ -157,7 +157,14 @@ static int write_all(int fd, const char *data, size_t len)
 		data += n;
 		len -= (size_t)n;
 	}
-	return fsync(fd) < 0 ? -errno : 0;
+	return 0;
+}
+
+static int write_all(int fd, const char *data, size_t len)
+{
+	int r = write_bytes(fd, data, len);
+
+	return r == 0 && fsync(fd) < 0 ? -errno : r;
 }
 
 static char *temporary_of(const char *name)
@@ -231,17 +238,48 @@ int vm_file_write(int dir, const char *name, const char *data, size_t len, struc
 	return 0;
 }
 
+/* A line of text for the file; malloc'ed. */
+static char *encode(const json_t *value, size_t *ret_len)
+{
+	_cleanup_free_ char *text = qmp_json_encode(value, JSON_INDENT(2), ret_len);
+	char *line = text ? realloc(text, *ret_len + 2) : NULL;
+
+	if (!line)
+		return NULL;
+	memcpy(line + *ret_len, "\n", 2);
+	*ret_len += 1;
+	text = NULL;
+	return line;
+}
+
 int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
 {
 	size_t len;
-	_cleanup_free_ char *text = qmp_json_encode(value, JSON_INDENT(2), &len);
-	char *line = text ? realloc(text, len + 2) : NULL;
+	_cleanup_free_ char *text = encode(value, &len);
 
-	if (!line)
+	if (!text)
 		return qmp_error_errno(err, -ENOMEM, "writing %s", name);
-	text = line;
-	memcpy(text + len, "\n", 2);
-	return vm_file_write(dir, name, text, len + 1, err);
+	return vm_file_write(dir, name, text, len, err);
+}
+
+int vm_file_replace_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
+{
+	size_t len;
+	_cleanup_free_ char *text = encode(value, &len), *temporary = qmp_asprintf(".%s.tmp", name);
+	_cleanup_fd_ int fd = -1;
+	int r;
+
+	if (!text || !temporary)
+		return qmp_error_errno(err, -ENOMEM, "writing %s", name);
+	fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+	r = fd < 0 ? -errno : write_bytes(fd, text, len);
+	if (r == 0 && renameat(dir, temporary, dir, name) < 0)
+		r = -errno;
+	if (r < 0) {
+		(void)unlinkat(dir, temporary, 0);
+		return qmp_error_errno(err, r, "writing %s", name);
+	}
+	return 0;
 }
 
 json_t *vm_file_read_json(int dir, const char *name)

@@ -30,6 +30,11 @@ void vm_file_remove_unfinished(int dir, const char *name);
  * which ERR says.
  */
 int vm_file_take_json(int dir, const char *name, json_t **ret, struct qmp_error *err);
+/*
+ * Temporary and rename alone: old or new whoever is killed, but not after a power cut. For what is beside a QEMU in RUNDIR,
+ * which no host's end survives.
+ */
+int vm_file_replace_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
 /* NULL where it does not exist or does not hold a JSON object. New. */
 json_t *vm_file_read_json(int dir, const char *name);
 

@@ -200,25 +200,25 @@ int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err)
 }
 
 /* This run of the host's kernel. */
-static void boot_id(char id[64])
+static const char *boot_id(void)
 {
-	_cleanup_fd_ int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd >= 0 ? read(fd, id, 63) : -1;
+	static char id[64];
+	_cleanup_fd_ int fd = *id ? -1 : open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd >= 0 ? read(fd, id, sizeof id - 1) : 0;
 
-	id[n > 0 ? n : 0] = '\0';
-	id[strcspn(id, "\n")] = '\0';
+	if (n > 0)
+		id[strcspn(id, "\n")] = '\0';
+	return id;
 }
 
 int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err)
 {
-	char boot[64];
 	json_auto_t *record = NULL;
 	int r;
 
-	boot_id(boot);
 	record = json_pack("{s:O, s:O, s:O, s:I, s:b, s:s}", "spec", running, "host", vm->host_facts, "argv", vm->argv, "started",
-			   (json_int_t)vm->started, "paused", vm->start_paused, "boot", boot);
-	r = record ? vm_file_write_json(vm->run_dir, RUNNING, record, err) : -ENOMEM;
+			   (json_int_t)vm->started, "paused", vm->start_paused, "boot", boot_id());
+	r = record ? vm_file_replace_json(vm->run_dir, RUNNING, record, err) : -ENOMEM;
 	if (r == 0 && running != vm->running)
 		replace(&vm->running, json_incref(running));
 	return r;
@@ -265,7 +265,7 @@ static void record_end(struct vm *vm, const struct vm_exit *how)
 	else if (how->known)
 		json_object_set_new(end, "exit-code", json_integer(how->code));
 	replace(&vm->last_end, end);
-	(void)vm_file_write_json(vm->run_dir, LAST_END, end, NULL);
+	(void)vm_file_replace_json(vm->run_dir, LAST_END, end, NULL);
 }
 
 static void remove_files(struct vm *vm)
@@ -288,16 +288,14 @@ static void settle_unseen_end(struct vm *vm)
 {
 	json_auto_t *record = NULL;
 	const char *boot;
-	char now[64];
 
 	if (vm_qemu_lives(vm) || faccessat(vm->run_dir, RUNNING, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
 		return;
 	record = vm_file_read_json(vm->run_dir, RUNNING);
 	boot = text_of(record, "boot");
-	boot_id(now);
-	replace(&vm->last_end, json_pack("{s:s, s:I}", "reason", boot && !streq(boot, now) ? "host-reboot" : "unseen", "time",
+	replace(&vm->last_end, json_pack("{s:s, s:I}", "reason", boot && !streq(boot, boot_id()) ? "host-reboot" : "unseen", "time",
 					 (json_int_t)time(NULL)));
-	(void)vm_file_write_json(vm->run_dir, LAST_END, vm->last_end, NULL);
+	(void)vm_file_replace_json(vm->run_dir, LAST_END, vm->last_end, NULL);
 	vm->running = json_incref(json_object_get(record, "spec"));
 	remove_files(vm);
 	replace(&vm->running, NULL);
