@@ -28,12 +28,18 @@ struct op_arg {
 	const char *choices; /* of a string: "a|b"; NULL: any */
 };
 
+/*
+ * Most changes are right as the specs have it, and QEMU refuses those that are not: an addition asks only then, and is tried
+ * once more. What is removed is undone with more difficulty, so that is asked about first.
+ */
+enum op_asks { OP_ASKS_NOTHING, OP_ASKS_FIRST, OP_ASKS_WHEN_REFUSED };
+
 struct op {
 	const char *name, *summary;
 	const struct op_arg *args; /* ends with a NULL name */
 	bool changes;              /* one at a time for each VM, and not on observe.sock */
 	bool urgent;               /* does not wait for the change that runs */
-	bool asks;                 /* of a VM that runs, QEMU is asked what it has before it starts */
+	enum op_asks asks;         /* of a VM that runs, what QEMU has */
 	bool waits;                /* may take as long as the guest takes */
 	/* Starts it; the call ends in op_return or op_fail, at once or later. */
 	void (*start)(struct op_call *call);
@@ -54,6 +60,7 @@ struct op_call {
 	void (*on_agent)(struct op_call *call); /* the guest agent has answered */
 	struct ask *asked; /* what the guest agent is asked for it (agent.h) */
 	void *state; /* the operation's own; freed with the call */
+	struct qmp_error *refusal; /* of the first try; NULL: none */
 	struct vm_inventory *inventory; /* what QEMU has, where the operation asks; NULL: there is none, or it does not answer */
 };
 

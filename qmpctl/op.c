@@ -169,6 +169,7 @@ static void on_timer_closed(uv_handle_t *h)
 
 	json_decref(call->args);
 	vm_inventory_free(call->inventory);
+	free(call->refusal);
 	free(call->state);
 	free(call);
 }
@@ -182,31 +183,46 @@ static void unlink_call(struct op_call **list, struct op_call *call)
 		}
 }
 
+/* ---- Asking QEMU what it has: before, or when it has refused ---- */
+
 /* An operation that asks, and the guest whose turn it has: it may have been ended meanwhile. */
 struct asking {
 	struct guest *guest;
 	struct op_call *call;
 };
 
+/* Whether there is something in QEMU that was not known when the operation was refused. */
+static bool is_explained(const struct op_call *call)
+{
+	json_auto_t *taken = change_taken_ports(call);
+
+	return json_object_size(taken) > 0 || drift_status(call->guest);
+}
+
 static void on_inventory(void *data, struct vm_inventory *inventory, const struct qmp_error *why)
 {
 	struct asking *a = data;
+	struct op_call *call = a->call;
+	bool runs = a->guest->running == call;
 
 	UNUSED(why); /* what then needs QEMU says why there is none */
-	if (a->guest->running == a->call) {
-		a->call->inventory = inventory;
-		drift_take(a->guest, inventory);
-		a->call->op->start(a->call);
-	} else {
-		vm_inventory_free(inventory);
-	}
 	free(a);
+	if (!runs) {
+		vm_inventory_free(inventory);
+		return;
+	}
+	call->inventory = inventory;
+	drift_take(call->guest, inventory);
+	if (call->refusal && !is_explained(call))
+		op_fail(call, call->refusal);
+	else
+		call->op->start(call);
 }
 
-static bool ask_first(struct op_call *call)
+static bool ask(struct op_call *call)
 {
 	struct vm *vm = call->guest->vm;
-	struct qmp_session *s = call->op->asks && vm->running ? vm_session(vm, NULL) : NULL;
+	struct qmp_session *s = vm->running ? vm_session(vm, NULL) : NULL;
 	struct asking *a = s ? malloc(sizeof *a) : NULL;
 
 	if (!a)
@@ -216,6 +232,25 @@ static bool ask_first(struct op_call *call)
 		return true;
 	free(a);
 	return false;
+}
+
+static bool ask_first(struct op_call *call)
+{
+	bool tries = call->op->asks == OP_ASKS_WHEN_REFUSED && !op_flag(call, "dry-run", false);
+
+	return call->op->asks != OP_ASKS_NOTHING && !tries && ask(call);
+}
+
+/* What was tried and refused has left nothing behind: so it may be tried once more, knowing what QEMU has. */
+static bool ask_when_refused(struct op_call *call, const struct qmp_error *why)
+{
+	if (call->op->asks != OP_ASKS_WHEN_REFUSED || call->inventory || call->refusal || why->kind != QMP_ERR_REFUSED)
+		return false;
+	call->refusal = malloc(sizeof *call->refusal);
+	if (!call->refusal)
+		return false;
+	*call->refusal = *why;
+	return ask(call);
 }
 
 void ops_go_on(struct guest *g)
@@ -236,6 +271,8 @@ static void finish(struct op_call *call, json_t *result, const struct qmp_error 
 {
 	struct guest *g = call->guest;
 
+	if (why && ask_when_refused(call, why))
+		return;
 	if (g->running == call)
 		g->running = NULL;
 	unlink_call(&g->watching, call);
