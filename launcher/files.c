@@ -146,7 +146,7 @@ int vm_file_read(int dir, const char *name, char **ret, size_t *ret_len, struct 
 	return 0;
 }
 
-static int write_bytes(int fd, const char *data, size_t len)
+static int write_all(int fd, const char *data, size_t len)
 {
 	while (len > 0) {
 		ssize_t n = write(fd, data, len);
@@ -158,13 +158,6 @@ static int write_bytes(int fd, const char *data, size_t len)
 		len -= (size_t)n;
 	}
 	return 0;
-}
-
-static int write_all(int fd, const char *data, size_t len)
-{
-	int r = write_bytes(fd, data, len);
-
-	return r == 0 && fsync(fd) < 0 ? -errno : r;
 }
 
 static char *temporary_of(const char *name)
@@ -215,7 +208,7 @@ static int put_in_place(int fd, int dir, const char *temporary, const char *name
 	return renameat(dir, temporary, dir, name) < 0 ? -errno : 0;
 }
 
-int vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err)
+static int write_file(int dir, const char *name, const char *data, size_t len, bool durable, struct qmp_error *err)
 {
 	_cleanup_free_ char *temporary = temporary_of(name);
 	_cleanup_fd_ int fd = -1;
@@ -227,15 +220,22 @@ int vm_file_write(int dir, const char *name, const char *data, size_t len, struc
 	r = fd = open_unfinished(dir, temporary, &nameless);
 	if (r >= 0)
 		r = write_all(fd, data, len);
+	if (r == 0 && durable && fsync(fd) < 0)
+		r = -errno;
 	if (r == 0)
 		r = put_in_place(fd, dir, temporary, name, nameless);
-	if (r == 0 && fsync(dir) < 0)
+	if (r == 0 && durable && fsync(dir) < 0)
 		r = -errno;
 	if (r < 0) {
 		(void)unlinkat(dir, temporary, 0);
 		return qmp_error_errno(err, r, "writing %s", name);
 	}
 	return 0;
+}
+
+int vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err)
+{
+	return write_file(dir, name, data, len, true, err);
 }
 
 /* A line of text for the file; malloc'ed. */
@@ -252,34 +252,22 @@ static char *encode(const json_t *value, size_t *ret_len)
 	return line;
 }
 
-int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
+static int write_json(int dir, const char *name, const json_t *value, bool durable, struct qmp_error *err)
 {
 	size_t len;
 	_cleanup_free_ char *text = encode(value, &len);
 
-	if (!text)
-		return qmp_error_errno(err, -ENOMEM, "writing %s", name);
-	return vm_file_write(dir, name, text, len, err);
+	return text ? write_file(dir, name, text, len, durable, err) : qmp_error_errno(err, -ENOMEM, "writing %s", name);
+}
+
+int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
+{
+	return write_json(dir, name, value, true, err);
 }
 
 int vm_file_replace_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
 {
-	size_t len;
-	_cleanup_free_ char *text = encode(value, &len), *temporary = qmp_asprintf(".%s.tmp", name);
-	_cleanup_fd_ int fd = -1;
-	int r;
-
-	if (!text || !temporary)
-		return qmp_error_errno(err, -ENOMEM, "writing %s", name);
-	fd = openat(dir, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-	r = fd < 0 ? -errno : write_bytes(fd, text, len);
-	if (r == 0 && renameat(dir, temporary, dir, name) < 0)
-		r = -errno;
-	if (r < 0) {
-		(void)unlinkat(dir, temporary, 0);
-		return qmp_error_errno(err, r, "writing %s", name);
-	}
-	return 0;
+	return write_json(dir, name, value, false, err);
 }
 
 json_t *vm_file_read_json(int dir, const char *name)

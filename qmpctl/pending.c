@@ -109,7 +109,7 @@ static int journal_save(const struct guest *g, struct qmp_error *err)
 			       ? qmp_error_errno(err, -errno, "removing %s", VM_JOURNAL)
 			       : 0;
 	file = json_pack("{s:O}", "entries", entries);
-	return file ? vm_file_write_json(g->vm->run_dir, VM_JOURNAL, file, err) : -ENOMEM;
+	return file ? vm_file_replace_json(g->vm->run_dir, VM_JOURNAL, file, err) : -ENOMEM;
 }
 
 static void read_entry(struct guest *g, const json_t *entry)
