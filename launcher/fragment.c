@@ -124,6 +124,8 @@ int vm_pci_place(const json_t *spec, int64_t port, json_t *device, struct qmp_er
 	} else {
 		snprintf(place, sizeof place, "port-%lld", (long long)port);
 		json_object_set_new(device, "bus", json_string(place));
+		/* Left to QEMU, it would go where no guest looks for it, when slot 0 is taken. */
+		json_object_set_new(device, "addr", json_string("0"));
 	}
 	return 0;
 }

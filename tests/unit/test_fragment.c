@@ -115,7 +115,7 @@ static void test_places(void)
 	CHECK_INT(vm_pci_ports(pc), 16);
 	CHECK_INT(vm_pci_place(q35, 64, device, &err), 0);
 	CHECK_STR(text_of(device, "bus"), "port-64");
-	CHECK(!json_object_get(device, "addr"));
+	CHECK_STR(text_of(device, "addr"), "0");
 	CHECK_INT(vm_pci_place(pc, 16, device, &err), 0);
 	CHECK_STR(text_of(device, "bus"), "pci.0");
 	CHECK_STR(text_of(device, "addr"), "12.0");
