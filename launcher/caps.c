@@ -86,9 +86,9 @@ static char *identify(const char *binary, const char *exe, struct qmp_error *err
 			    vm_kvm_opens() ? "kvm" : "no-kvm");
 }
 
-static uint64_t hash(const char *text)
+static unsigned long long hash(const char *text)
 {
-	uint64_t h = 14695981039346656037u;
+	unsigned long long h = 14695981039346656037u;
 
 	for (; *text; text++)
 		h = (h ^ (unsigned char)*text) * 1099511628211u;
@@ -97,6 +97,7 @@ static uint64_t hash(const char *text)
 
 /* ---- The schema ---- */
 
+#define CAPS_FILE   "qemu-%016llx.json"
 #define SCHEMA_FILE "qemu-%016llx.schema.json"
 
 static void write_schema(int cache, const char *binary, const char *identity, const char *raw, size_t len)
@@ -107,12 +108,13 @@ static void write_schema(int cache, const char *binary, const char *identity, co
 		quoted ? qmp_asprintf("{\"identity\": %s, \"schema\": %.*s}\n", quoted, (int)len, raw) : NULL;
 	char file[64];
 
-	snprintf(file, sizeof file, SCHEMA_FILE, (unsigned long long)hash(binary));
+	snprintf(file, sizeof file, SCHEMA_FILE, hash(binary));
 	if (text)
 		(void)vm_file_write(cache, file, text, strlen(text), NULL);
 }
 
-json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const char *exe)
+/* What the cache holds of a binary, of its identity; new; NULL: nothing, or of another identity. */
+static json_t *load(const struct vm_dirs *dirs, const char *binary, const char *exe, bool schema)
 {
 	_cleanup_free_ char *found = resolve_binary(binary);
 	_cleanup_free_ char *identity = found ? identify(found, exe ? exe : found, NULL) : NULL;
@@ -123,10 +125,22 @@ json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const cha
 
 	if (!identity || cache < 0)
 		return NULL;
-	snprintf(file, sizeof file, SCHEMA_FILE, (unsigned long long)hash(found));
+	snprintf(file, sizeof file, schema ? SCHEMA_FILE : CAPS_FILE, hash(found));
 	kept = vm_file_read_json(cache, file);
 	of = json_string_value(json_object_get(kept, "identity"));
-	return of && streq(of, identity) ? json_incref(json_object_get(kept, "schema")) : NULL;
+	return of && streq(of, identity) ? take_ptr(kept) : NULL;
+}
+
+json_t *vm_caps_load(const struct vm_dirs *dirs, const char *binary)
+{
+	return load(dirs, binary, NULL, false);
+}
+
+json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const char *exe)
+{
+	json_auto_t *kept = load(dirs, binary, exe, true);
+
+	return json_incref(json_object_get(kept, "schema"));
 }
 
 void vm_schema_save(const struct vm_dirs *dirs, const char *binary, const char *exe, const char *raw, size_t len)
@@ -333,7 +347,7 @@ int vm_caps_get(uv_loop_t *loop, const struct vm_dirs *dirs, const char *binary,
 	p->cache = cache;
 	p->cb = cb;
 	p->data = data;
-	snprintf(p->file, sizeof p->file, "qemu-%016llx.json", (unsigned long long)hash(found));
+	snprintf(p->file, sizeof p->file, CAPS_FILE, hash(found));
 	cached = vm_file_read_json(cache, p->file);
 	if (vm_caps_are_whole(cached) &&
 	    streq(json_string_value(json_object_get(cached, "identity")), identity)) {

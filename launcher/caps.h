@@ -14,6 +14,8 @@ typedef void (*vm_caps_cb)(void *data, json_t *caps, const struct qmp_error *why
 int vm_caps_get(uv_loop_t *loop, const struct vm_dirs *dirs, const char *binary, vm_caps_cb cb, void *data,
 		struct qmp_error *err);
 bool vm_kvm_opens(void);
+/* What is kept of that binary, of its present identity; new; NULL: nothing. Starts nothing. */
+json_t *vm_caps_load(const struct vm_dirs *dirs, const char *binary);
 
 /*
  * What query-qmp-schema of that binary returned, kept beside the above when it was asked; an array, new; NULL: not there, or of

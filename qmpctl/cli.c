@@ -1,4 +1,5 @@
 #include "qmpctl/cli.h"
+#include "qmpctl/complete.h"
 #include "qmpctl/help.h"
 #include "proto/base.h"
 
@@ -65,7 +66,7 @@ int cli_fail(struct cli *cli)
 
 /* ---- Parsing ---- */
 
-static const struct verb *find_verb(int argc, char **argv, int *ret_words)
+const struct verb *cli_find_verb(int argc, char *const *argv, int *ret_words)
 {
 	char two[64] = "";
 
@@ -117,7 +118,7 @@ static int unknown_verb(struct cli *cli, int argc, char **argv)
 		     near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 }
 
-static const struct cli_option *find_option(const struct cli_option *o, const char *name, size_t n)
+const struct cli_option *cli_find_option(const struct cli_option *o, const char *name, size_t n)
 {
 	for (; o && o->name; o++)
 		if (strlen(o->name) == n && memcmp(o->name, name, n) == 0)
@@ -171,11 +172,11 @@ static int take_option(struct cli *cli, int argc, char **argv, int *i)
 {
 	const char *name = argv[*i] + 2, *equals = strchr(name, '=');
 	size_t n = equals ? (size_t)(equals - name) : strlen(name);
-	const struct cli_option *o = cli->verb ? find_option(cli->verb->options, name, n) : NULL;
+	const struct cli_option *o = cli->verb ? cli_find_option(cli->verb->options, name, n) : NULL;
 	const char *value = equals ? equals + 1 : NULL;
 
 	if (!o)
-		o = find_option(common_options, name, n);
+		o = cli_find_option(common_options, name, n);
 	if (!o)
 		return unknown_option(cli, name, n);
 	if (!o->metavar && value)
@@ -331,7 +332,7 @@ static int prepare(struct cli *cli, int argc, char **argv)
 	const char *format;
 
 	if (at < argc) {
-		cli->verb = find_verb(argc - at, argv + at, &words);
+		cli->verb = cli_find_verb(argc - at, argv + at, &words);
 		cli->noun = cli->verb ? NULL : asks_of_noun(argc - at, argv + at);
 		if (!cli->verb && !cli->noun)
 			return unknown_verb(cli, argc - at, argv + at);
@@ -376,6 +377,8 @@ int cli_main(int argc, char **argv)
 		puts("qmpctl " QMPCTL_VERSION);
 		return finish_output();
 	}
+	if (argc >= 2 && streq(argv[1], "__complete"))
+		return complete_main(argc - 2, argv + 2);
 	if (argc == 2 && streq(argv[1], "--man")) {
 		help_man();
 		return finish_output();

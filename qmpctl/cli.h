@@ -82,6 +82,10 @@ struct cli {
 
 extern const struct verb *const all_verbs[]; /* ends with NULL */
 extern const struct cli_option common_options[];
+/* The verb that ARGV begins with, and in how many words; NULL: none. */
+const struct verb *cli_find_verb(int argc, char *const *argv, int *ret_words);
+/* The option named by the N bytes of NAME; NULL: none. */
+const struct cli_option *cli_find_option(const struct cli_option *options, const char *name, size_t n);
 
 /* The last value given; NULL: none (a flag's value is ""). */
 const char *cli_option(const struct cli *cli, const char *name);

@@ -18,7 +18,7 @@ BUILD=${QMPCTL_BUILD:-$TOP/build}
 BUILD_PACKAGES=(gcc libc6-dev binutils cmake ninja-build pkg-config libuv1-dev libjansson-dev)
 RUN_PACKAGES=(qemu-system-x86 qemu-utils)
 TEST_PACKAGES=(qemu-guest-agent busybox-static linux-image-cloud-amd64 cpio kmod python3 python3-jsonschema iproute2
-	clang-14 libclang-rt-14-dev clang g++ systemd groff-base)
+	clang-14 libclang-rt-14-dev clang g++ systemd groff-base zsh fish)
 QEMU10_PACKAGES=(qemu-system-x86 qemu-system-common qemu-system-data qemu-utils qemu-block-extra seabios)
 
 say() { echo "setup: $*" >&2; }

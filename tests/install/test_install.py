@@ -26,6 +26,7 @@ LIB/libqmpproto.so.MAJOR
 LIB/libqmpproto.so.VERSION
 LIB/pkgconfig/qmpproto.pc
 lib/systemd/system/qmpctl@.service
+share/bash-completion/completions/qmpctl
 share/doc/qmpctl/architecture.md
 share/doc/qmpctl/control-protocol.md
 share/doc/qmpctl/examples/example.c
@@ -34,8 +35,10 @@ share/doc/qmpctl/exit-status.md
 share/doc/qmpctl/reliability.md
 share/doc/qmpctl/spec.md
 share/doc/qmpctl/testing.md
+share/fish/vendor_completions.d/qmpctl.fish
 share/man/man1/qmpctl.1
 share/qmpctl/spec.schema.json
+share/zsh/site-functions/_qmpctl
 """.split()
 PROGRAMS = ("bin/qmpctl", "share/doc/qmpctl/examples/qmpctl.openrc")
 
