@@ -111,7 +111,7 @@ static void parse_vmdk_text(const struct head *h, struct img_header *ret)
 static void parse_vmdk4(const struct head *h, struct img_header *ret)
 {
 	uint64_t sectors = little(h, 12, 8), at = little(h, 28, 8), n = little(h, 36, 8);
-	struct head text = {0};
+	struct head text = {h->d, 0}; /* none */
 
 	ret->virtual_size = sectors > UINT64_MAX / SECTOR ? UINT64_MAX : sectors * SECTOR;
 	if (at > 0 && at < h->len / SECTOR)

@@ -147,6 +147,13 @@ def seeds_header():
     yield qcow2(3, b"/images/base.qcow2", 4)
     yield qcow2(2, b'json:{"driver":"null-co"}')
     yield qcow2(1)
+    text = b'# Disk DescriptorFile\nversion=1\nparentFileNameHint="/base.vmdk"\nRW 2048 FLAT "x-flat.vmdk" 0\n'
+    vmdk4 = b"KDMV" + struct.pack("<II5Q", 3, 0, 2048, 128, 1, 2, 0)
+    yield text
+    yield vmdk4.ljust(512, b"\0") + text.ljust(1024, b"\0")
+    yield (b"KDMV" + struct.pack("<II5Q", 3, 0, 0, 128, 1, 2, 0)).ljust(512, b"\0") + text.ljust(1024, b"\0")
+    yield b"QED\0" + struct.pack("<III4QQII", 65536, 4, 1, 1, 0, 0, 65536, 1 << 30, 80, 10).ljust(76, b"\0") + b"/base.qed\0"
+    yield qcow2(3, b"", 4)[:104] + struct.pack(">II", 0x44415441, 9) + b"/data.raw".ljust(16, b"\0")
     for magic in (b"QED\0", b"KDMV", b"COWD", b"\0" * 64 + b"\x7f\x10\xda\xbe", b"vhdxfile", b"conectix", b"WithoutFreeSpace",
                   b"WithouFreSpacExt", b"LUKS\xba\xbe\0\2", b"# Disk DescriptorFile\n", b"", b"\0" * 512):
         yield magic.ljust(600, b"\0")

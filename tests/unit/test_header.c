@@ -114,6 +114,9 @@ static void test_vmdk(void)
 	memset(d + 12, 0xff, 8);
 	img_header_parse(d, sizeof d, &h);
 	CHECK(h.virtual_size == UINT64_MAX);
+	img_header_parse(d, 4, &h); /* no text at all */
+	CHECK_STR(h.format, "vmdk");
+	CHECK(!h.has_backing && !h.has_data_file);
 }
 
 static void test_qcow1(void)
