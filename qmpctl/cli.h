@@ -77,6 +77,8 @@ struct cli {
 		const char *name, *value;
 	} given[64];
 	int n_given;
+	char *made[64]; /* images that this run has made; words.h */
+	size_t n_made;
 	struct qmp_error error;
 };
 
@@ -121,7 +123,9 @@ int client_events(struct cli *cli, char *const *names, int n);
 void client_call_all(struct cli *cli, char *const *names, int n, const char *operation, json_t **results);
 
 /* verb.c */
-/* The spec in the file PATH, checked; new. */
+/* The spec in the file PATH ("-": standard input), checked; new. */
 int cli_read_spec(struct cli *cli, const char *path, json_t **ret);
-/* The names of all VMs, sorted; new array of strings. */
+/* The names of all VMs, sorted; new array of strings. NULL: cli->error. */
 json_t *vm_names(struct cli *cli);
+/* Whether there is a VM of that name: else an error, with a name that is near. */
+int vm_check_name(struct cli *cli, const char *name);

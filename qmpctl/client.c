@@ -84,7 +84,7 @@ static void on_close(void *data, const struct qmp_error *why)
 
 int client_connect(struct cli *cli, const char *name, int *ret_fd)
 {
-	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.run, name, false, NULL);
+	_cleanup_fd_ int dir = vm_name_valid(name) ? vm_dir_open(cli->dirs.run, name, false, NULL) : -EINVAL;
 
 	if (dir < 0)
 		return dir;
@@ -206,7 +206,7 @@ static int call_with(struct cli *cli, const char *name, const char *operation, j
 		connected = r == 0;
 		if (r == 0)
 			r = call_over(cli, fd, operation, args, ret);
-		else
+		else if ((r = vm_check_name(cli, name)) == 0)
 			r = try_here(cli, name, operation, args, ret);
 		if (r == DONE_HERE)
 			return 0;
@@ -230,8 +230,6 @@ int client_call(struct cli *cli, const char *name, const char *operation, json_t
 {
 	json_auto_t *args = args_consume ? args_consume : json_object();
 
-	if (!vm_name_valid(name))
-		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no name for a VM", name);
 	return call_with(cli, name, operation, args, ret);
 }
 
@@ -252,7 +250,7 @@ int client_is_up(struct cli *cli, const char *name)
 
 bool client_qemu_lives(struct cli *cli, const char *name)
 {
-	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.run, name, false, NULL);
+	_cleanup_fd_ int dir = vm_name_valid(name) ? vm_dir_open(cli->dirs.run, name, false, NULL) : -EINVAL;
 
 	return dir >= 0 && vm_qemu_lives_in(dir);
 }
@@ -289,6 +287,20 @@ void client_call_all(struct cli *cli, char *const *names, int n, const char *ope
 
 /* ---- Events ---- */
 
+/* One that runs: where it has no keeper, it gets one. */
+static int connect_to_keeper(struct cli *cli, const char *name, int *ret_fd)
+{
+	json_auto_t *status = NULL;
+
+	if (client_connect(cli, name, ret_fd) == 0)
+		return 0;
+	if (client_call(cli, name, "qmpctl-status", NULL, &status) < 0)
+		return cli->error.code;
+	if (client_connect(cli, name, ret_fd) == 0)
+		return 0;
+	return qmp_error_set(&cli->error, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", name);
+}
+
 struct follow {
 	const char *name;
 	int *open;
@@ -301,7 +313,8 @@ static void on_event(void *data, const struct qmp_event *event)
 	struct follow *f = data;
 
 	printf("{\"vm\": \"%s\", \"event\": %.*s}\n", f->name, (int)event->raw_len, event->raw);
-	fflush(stdout);
+	if (fflush(stdout) != 0)
+		uv_stop(f->cli->loop); /* nobody listens any more */
 }
 
 static void on_follow_close(void *data, const struct qmp_error *why)
@@ -323,9 +336,9 @@ int client_events(struct cli *cli, char *const *names, int n)
 		struct qmp_session_options o = {.on_close = on_follow_close, .data = &all[i]};
 		int fd;
 		all[i] = (struct follow){names[i], &open, cli, NULL};
-		if (client_connect(cli, names[i], &fd) < 0)
-			qmp_error_set(&cli->error, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", names[i]);
-		else if (qmp_session_new(cli->loop, fd, &o, &all[i].session, &cli->error) == 0) {
+		if (connect_to_keeper(cli, names[i], &fd) < 0)
+			break;
+		if (qmp_session_new(cli->loop, fd, &o, &all[i].session, &cli->error) == 0) {
 			open++;
 			qmp_session_subscribe(all[i].session, NULL, on_event, &all[i]);
 		}
@@ -376,7 +389,8 @@ static json_t *read_report(int fd)
 
 static int start_keeper(struct cli *cli, const char *name, const char *how)
 {
-	_cleanup_fd_ int run = vm_dir_open(cli->dirs.run, name, true, &cli->error), in = -1;
+	_cleanup_fd_ int run = vm_check_name(cli, name) < 0 ? -ENOENT : vm_dir_open(cli->dirs.run, name, true, &cli->error);
+	_cleanup_fd_ int in = -1;
 	json_auto_t *report = NULL;
 	const char *message;
 	int pair[2];

@@ -328,6 +328,17 @@ static void carry_over(const json_t *old, json_t *spec, json_t *result)
 		}
 }
 
+/* Who changed the VM since the spec was taken to be edited, must not lose that. */
+static int check_base(const struct op_call *call, struct qmp_error *err)
+{
+	const json_t *base = json_object_get(call->args, "base");
+
+	if (!base || json_equal(base, call->guest->vm->spec))
+		return 0;
+	return qmp_error_set(err, QMP_ERR_STATE, -ESTALE,
+			     "the spec of %s was changed by somebody else meanwhile; nothing was changed now", call->guest->vm->name);
+}
+
 static void start_apply(struct op_call *call)
 {
 	const struct vm *vm = call->guest->vm;
@@ -335,7 +346,7 @@ static void start_apply(struct op_call *call)
 	json_auto_t *taken = change_taken_ports(call);
 	struct qmp_error err = {0};
 
-	if (vm_spec_check(spec, &err) == 0 && check_name(vm, spec, &err) == 0) {
+	if (vm_spec_check(spec, &err) == 0 && check_name(vm, spec, &err) == 0 && check_base(call, &err) == 0) {
 		carry_over(vm->spec, spec, result);
 		if (vm_spec_complete_beside(spec, taken, &err) >= 0) {
 			change_run(call, edit_replace, spec, result);
@@ -513,7 +524,12 @@ static const struct op_arg no_args[] = {{0}};
 static const struct op_arg disk_add_args[] = {{"disk", "object", "as in the spec", true}, CHANGE_ARGS, {0}};
 static const struct op_arg nic_add_args[] = {{"nic", "object", "as in the spec", true}, CHANGE_ARGS, {0}};
 static const struct op_arg remove_args[] = {{"id", "string", "its id", true}, CHANGE_ARGS, {0}};
-static const struct op_arg apply_args[] = {{"spec", "object", "the whole spec", true}, CHANGE_ARGS, {0}};
+static const struct op_arg apply_args[] = {
+	{"spec", "object", "the whole spec", true},
+	{"base", "object", "the spec that it was made from: refused where the VM has another by now", false},
+	CHANGE_ARGS,
+	{0},
+};
 static const struct op_arg set_args[] = {{"values", "object", "path: JSON text or null", true}, CHANGE_ARGS, {0}};
 static const struct op_arg start_args[] = {{"paused", "bool", "do not let the guest run yet (default: false)", false}, {0}};
 static const struct op_arg wait_args[] = {

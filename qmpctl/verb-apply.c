@@ -22,7 +22,7 @@ static int run_apply(struct cli *cli)
 const struct verb verb_apply = {
 	.name = "apply",
 	.args = {{"FILE", .kind = ARG_PATH}},
-	.summary = "Make the VM what the spec in FILE says",
+	.summary = "Make the VM what the spec in FILE (-: standard input) says",
 	.options = change_options,
 	.run = run_apply,
 };

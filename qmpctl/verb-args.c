@@ -23,23 +23,36 @@ static void on_caps(void *data, json_t *caps, const struct qmp_error *why)
 		(void)vm_preview_argv(p->vm, caps, &p->argv, &p->cli->error);
 }
 
+static int print_words(const struct cli *cli, char **words)
+{
+	_cleanup_free_ char *text = cli->json ? NULL : vm_argv_quote(words);
+	json_auto_t *list = json_array();
+
+	for (char **w = words; *w; w++)
+		json_array_append_new(list, qmp_json_text(*w));
+	if (cli->json)
+		cli_print_json(list);
+	else
+		puts(text ? text : "");
+	return 0;
+}
+
 /* The command line of a VM that does not run: what start would use. */
 static int preview_args(struct cli *cli)
 {
 	struct preview p = {.cli = cli};
 	struct vm_handlers none = {0};
-	_cleanup_free_ char *text = NULL;
 
-	if (vm_open(cli->loop, &cli->dirs, cli->args[0], &none, &p.vm, &cli->error) < 0)
+	if (vm_check_name(cli, cli->args[0]) < 0 ||
+	    vm_open(cli->loop, &cli->dirs, cli->args[0], &none, &p.vm, &cli->error) < 0)
 		return cli_fail(cli);
 	if (vm_caps_get(cli->loop, &cli->dirs, text_of(p.vm->spec, "qemu-binary"), on_caps, &p, &cli->error) == 0)
 		uv_run(cli->loop, UV_RUN_DEFAULT);
 	vm_close(p.vm);
 	if (!p.argv)
 		return cli_fail(cli);
-	text = vm_argv_quote(p.argv);
+	(void)print_words(cli, p.argv);
 	vm_argv_free(p.argv);
-	puts(text ? text : "");
 	return 0;
 }
 
@@ -50,20 +63,21 @@ static int run_args(struct cli *cli)
 	char **words;
 	size_t i;
 
-	if (!client_is_up(cli, cli->args[0]))
+	if (!client_is_up(cli, cli->args[0]) && !client_qemu_lives(cli, cli->args[0]))
 		return preview_args(cli);
 	if (client_call(cli, cli->args[0], "qmpctl-show", NULL, &result) < 0)
 		return cli_fail(cli);
 	argv = json_object_get(result, "argv");
-	if (cli->json) {
-		cli_print_json(argv);
-		return 0;
-	}
 	words = calloc(json_array_size(argv) + 1, sizeof *words);
+	if (!argv || !words) {
+		free(words);
+		qmp_error_set(&cli->error, QMP_ERR_STATE, -EAGAIN, "the VM %s is stopped, and its keeper still holds it; try again later",
+			      cli->args[0]);
+		return cli_fail(cli);
+	}
 	json_array_foreach(argv, i, word)
 		words[i] = (char *)json_string_value(word);
-	_cleanup_free_ char *text = vm_argv_quote(words);
-	puts(text ? text : "");
+	(void)print_words(cli, words);
 	free(words);
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include "proto/base.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 
 static int set_text(struct cli *cli, json_t *spec, const char *path, const char *text)
 {
@@ -110,10 +111,33 @@ static int decide_formats(struct cli *cli, json_t *spec)
 	return img_chains_check(spec, NULL, true, &cli->error);
 }
 
+/* From nothing to the file, or no trace. DIR is locked: of two runs one is the first. */
+static int make(struct cli *cli, int dir, const char *name, json_t **ret)
+{
+	_cleanup_free_ char *entry = qmp_asprintf("%s.json", name);
+	const char *file = cli_option(cli, "spec");
+	json_auto_t *spec = NULL;
+
+	if (faccessat(dir, entry, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST,
+				     "there is a VM named %s already; delete it first, or choose another name", name);
+	if (file ? cli_read_spec(cli, file, &spec) < 0 : !(spec = json_object()))
+		return -EINVAL;
+	json_object_set_new(spec, "name", json_string(name));
+	if (build_spec(cli, spec, name) < 0 || decide_formats(cli, spec) < 0 || vm_spec_check(spec, &cli->error) < 0 ||
+	    vm_spec_complete(spec, &cli->error) < 0)
+		return -EINVAL;
+	if (vm_file_write_json(dir, entry, spec, &cli->error) < 0) {
+		(void)unlinkat(dir, entry, 0);
+		return -EIO;
+	}
+	*ret = take_ptr(spec);
+	return 0;
+}
+
 static int run_create(struct cli *cli)
 {
-	const char *name = cli->args[0], *file = cli_option(cli, "spec");
-	_cleanup_free_ char *entry = qmp_asprintf("%s.json", name);
+	const char *name = cli->args[0];
 	_cleanup_fd_ int dir = -1;
 	json_auto_t *spec = NULL;
 
@@ -125,17 +149,13 @@ static int run_create(struct cli *cli)
 	dir = vm_dir_open(cli->dirs.conf, "vms", true, &cli->error);
 	if (dir < 0)
 		return cli_fail(cli);
-	if (faccessat(dir, entry, F_OK, AT_SYMLINK_NOFOLLOW) == 0) {
-		qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST,
-			      "there is a VM named %s already; delete it first, or choose another name", name);
+	if (flock(dir, LOCK_EX) < 0 || make(cli, dir, name, &spec) < 0) {
+		images_undo(cli);
+		qmp_error_errno(&cli->error, -errno, "creating the VM %s", name);
 		return cli_fail(cli);
 	}
-	if (file ? cli_read_spec(cli, file, &spec) < 0 : !(spec = json_object()))
-		return cli_fail(cli);
-	json_object_set_new(spec, "name", json_string(name));
-	if (build_spec(cli, spec, name) < 0 || decide_formats(cli, spec) < 0 || vm_spec_check(spec, &cli->error) < 0 ||
-	    vm_spec_complete(spec, &cli->error) < 0 || vm_file_write_json(dir, entry, spec, &cli->error) < 0)
-		return cli_fail(cli);
+	images_keep(cli);
+	(void)flock(dir, LOCK_UN);
 	if (cli_option(cli, "start") && client_start(cli, name, false) < 0) {
 		qmp_error_wrap(&cli->error, "the VM %s is created, but did not start", name);
 		return cli_fail(cli);

@@ -8,14 +8,71 @@
 #include <dirent.h>
 #include <fcntl.h>
 
+/* Whether the image is one that qmpctl made: it lies in STATEDIR/images itself. */
+static bool is_ours(const struct cli *cli, const char *path)
+{
+	_cleanup_free_ char *images = qmp_asprintf("%s/images/", cli->dirs.state);
+	size_t n = strlen(images);
+
+	return path && strncmp(path, images, n) == 0 && path[n] && !strchr(path + n, '/');
+}
+
+/* Whether another VM's spec names PATH, as a disk or as what a disk stands on. */
+static bool is_used_elsewhere(struct cli *cli, const char *path)
+{
+	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.conf, "vms", false, NULL);
+	json_auto_t *names = vm_names(cli), *quoted = json_string(path);
+	_cleanup_free_ char *wanted = quoted ? json_dumps(quoted, JSON_ENCODE_ANY) : NULL;
+	json_t *name;
+	size_t i;
+
+	json_array_foreach(names, i, name)
+	{
+		_cleanup_free_ char *file = qmp_asprintf("%s.json", json_string_value(name)), *text = NULL;
+		json_auto_t *spec = vm_file_read_json(dir, file);
+
+		text = spec ? json_dumps(spec, 0) : NULL;
+		if (!text || !wanted || strstr(text, wanted))
+			return true; /* also where it cannot be told */
+	}
+	return !names;
+}
+
+/* Adds each image of the VM to one of the lists. The exit status. */
+static int delete_images(struct cli *cli, const json_t *spec, json_t *deleted, json_t *kept)
+{
+	int status = EXIT_OK;
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, "disks"), i, disk)
+	{
+		const char *path = text_of(disk, "path"), *why = NULL;
+		bool ours = is_ours(cli, path);
+		if (!path)
+			continue;
+		if (ours && !cli_option(cli, "disks")) {
+			why = "--disks deletes the images that qmpctl made";
+		} else if (ours && is_used_elsewhere(cli, path)) {
+			why = "another VM has it, too";
+		} else if (ours && unlink(path) < 0 && errno != ENOENT) {
+			why = strerror(errno);
+			status = EXIT_HOST;
+		}
+		json_array_append_new(!ours || why ? kept : deleted, json_string(path));
+		if (why)
+			fprintf(stderr, "kept: %s (%s)\n", path, why);
+	}
+	return status;
+}
+
 static int run_delete(struct cli *cli)
 {
 	_cleanup_free_ char *file = qmp_asprintf("%s.json", cli->args[0]);
 	_cleanup_free_ char *run = qmp_asprintf("%s/%s", cli->dirs.run, cli->args[0]);
-	_cleanup_free_ char *images = qmp_asprintf("%s/images/", cli->dirs.state);
+	json_auto_t *deleted = json_array(), *kept = json_array();
 	struct vm *vm;
-	json_t *disk;
-	size_t i;
+	int status;
 
 	if (verb_open_stopped(cli, &vm) < 0)
 		return cli_fail(cli);
@@ -24,21 +81,17 @@ static int run_delete(struct cli *cli)
 		vm_close(vm);
 		return cli_fail(cli);
 	}
-	json_array_foreach(json_object_get(vm->spec, "disks"), i, disk)
-	{
-		const char *path = text_of(disk, "path");
-		if (!path || strncmp(path, images, strlen(images)) != 0)
-			continue;
-		if (cli_option(cli, "disks"))
-			(void)unlink(path);
-		else
-			fprintf(stderr, "kept: %s (--disks deletes the images that qmpctl made)\n", path);
-	}
+	status = delete_images(cli, vm->spec, deleted, kept);
 	verb_empty_run_dir(vm);
 	vm_close(vm);
 	(void)rmdir(run);
-	printf("%s is deleted\n", cli->args[0]);
-	return 0;
+	if (cli->json) {
+		json_auto_t *result = json_pack("{s:s, s:O, s:O}", "name", cli->args[0], "deleted", deleted, "kept", kept);
+		cli_print_json(result);
+	} else {
+		printf("%s is deleted\n", cli->args[0]);
+	}
+	return status;
 }
 
 const struct verb verb_delete = {

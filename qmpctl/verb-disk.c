@@ -5,9 +5,26 @@
 #include "qmpctl/words.h"
 #include "proto/base.h"
 
+/* Whether it is certain that nobody has the new image: else it stays. */
+static bool was_refused(const struct cli *cli)
+{
+	enum qmp_error_kind kind = cli->error.kind;
+
+	return kind == QMP_ERR_USAGE || kind == QMP_ERR_NOT_FOUND || kind == QMP_ERR_STATE || kind == QMP_ERR_EXISTS ||
+	       kind == QMP_ERR_REFUSED;
+}
+
 static int run_disk_add(struct cli *cli)
 {
-	return verb_change(cli, "qmpctl-disk-add", "disk", parse_disk_words(cli, cli->args[0], cli->args[1]));
+	json_t *disk = vm_check_name(cli, cli->args[0]) < 0 ? NULL : parse_disk_words(cli, cli->args[0], cli->args[1]);
+	int status = verb_change(cli, "qmpctl-disk-add", "disk", disk);
+
+	if (!disk || cli_option(cli, "dry-run") || was_refused(cli))
+		images_undo(cli);
+	for (size_t i = 0; i < cli->n_made && cli->error.kind; i++)
+		fprintf(stderr, "kept, as it may be in use: %s\n", cli->made[i]);
+	images_keep(cli);
+	return status;
 }
 
 static int run_disk_remove(struct cli *cli)

@@ -11,9 +11,13 @@ static int run_events(struct cli *cli)
 	char **words = calloc(n + 1, sizeof *words);
 	int r, up = 0;
 
+	if (cli->error.kind || !words) {
+		free(words);
+		return cli_fail(cli);
+	}
 	for (size_t i = 0; i < n; i++) {
 		char *name = (char *)json_string_value(json_array_get(names, i));
-		if (client_is_up(cli, name))
+		if (client_is_up(cli, name) || client_qemu_lives(cli, name))
 			words[up++] = name;
 	}
 	r = cli->n_args ? client_events(cli, cli->args, cli->n_args) : client_events(cli, words, up);

@@ -7,13 +7,20 @@
 
 static int run_image_create(struct cli *cli)
 {
-	const char *format = cli_option(cli, "format");
+	const char *format = cli_option(cli, "format") ? cli_option(cli, "format") : "qcow2";
 	_cleanup_free_ char *path = path_absolute(cli->args[0]);
 
-	if (image_create(cli, path, format ? format : "qcow2", cli->args[1]) < 0)
+	if (!*cli->args[0]) {
+		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: the path is empty");
 		return cli_fail(cli);
+	}
+	if (image_create(cli, path, format, cli->args[1]) < 0) {
+		images_undo(cli);
+		return cli_fail(cli);
+	}
+	images_keep(cli);
 	if (cli->json) {
-		json_auto_t *result = json_pack("{s:s, s:s}", "path", path, "format", format ? format : "qcow2");
+		json_auto_t *result = json_pack("{s:s, s:s}", "path", path, "format", format);
 		cli_print_json(result);
 	} else {
 		printf("%s\n", path);

@@ -52,6 +52,11 @@ static int run_list(struct cli *cli)
 	char **words = calloc((size_t)n + 1, sizeof *words);
 	json_t **results = calloc((size_t)n + 1, sizeof(json_t *));
 
+	if (!names) {
+		free(words);
+		free(results);
+		return cli_fail(cli);
+	}
 	for (int i = 0; i < n; i++) {
 		words[i] = (char *)json_string_value(json_array_get(names, (size_t)i));
 		if ((int)strlen(words[i]) > width)

@@ -50,7 +50,12 @@ static int run_rename(struct cli *cli)
 	if (r < 0)
 		return cli_fail(cli);
 	(void)rmdir(run);
-	printf("%s is now %s\n", cli->args[0], to);
+	if (cli->json) {
+		json_auto_t *result = json_pack("{s:s, s:s}", "name", to, "was", cli->args[0]);
+		cli_print_json(result);
+	} else {
+		printf("%s is now %s\n", cli->args[0], to);
+	}
 	return 0;
 }
 

@@ -126,8 +126,12 @@ static void start_some(struct run *r)
 static int bring_up(struct run *r, const char *name)
 {
 	struct guest *g;
-	int e = keeper_add(&r->keeper, name, true, &g, &r->error);
+	int e = vm_check_name(r->cli, name);
 
+	if (e < 0)
+		r->error = r->cli->error;
+	else
+		e = keeper_add(&r->keeper, name, true, &g, &r->error);
 	if (e < 0)
 		return e;
 	if (vm_qemu_lives(g->vm)) {

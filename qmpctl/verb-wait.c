@@ -37,6 +37,8 @@ static int run_wait(struct cli *cli)
 			      "wait: --for is missing: running, stopped, paused, agent, console=TEXT or event=NAME");
 	if (cli->error.kind || cli_seconds(cli, "timeout", 60, &timeout) < 0)
 		return cli_fail(cli);
+	if (vm_check_name(cli, cli->args[0]) < 0)
+		return cli_fail(cli);
 	r = await_keeper(cli, word, timeout);
 	if (r != 0)
 		return r < 0 ? cli_fail(cli) : 0;

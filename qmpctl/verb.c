@@ -11,6 +11,8 @@
 #include <fcntl.h>
 #include <time.h>
 
+#define SPEC_MAX (16 << 20)
+
 /* ---- Calling, and saying what came ---- */
 
 int verb_call(struct cli *cli, const char *operation, json_t *args_consume, json_t **ret)
@@ -84,13 +86,19 @@ static int compare_names(const void *a, const void *b)
 
 json_t *vm_names(struct cli *cli)
 {
-	int fd = vm_dir_open(cli->dirs.conf, "vms", false, NULL);
+	struct qmp_error err = {0};
+	int fd = vm_dir_open(cli->dirs.conf, "vms", false, &err);
 	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
 	json_t *list = json_array();
 	struct dirent *entry;
 	char **names = NULL;
 	size_t n = 0;
 
+	if (fd < 0 && fd != -ENOENT) {
+		cli->error = err;
+		json_decref(list);
+		return NULL;
+	}
 	while (dir && (entry = readdir(dir))) {
 		size_t len = strlen(entry->d_name);
 		char **more;
@@ -114,16 +122,68 @@ json_t *vm_names(struct cli *cli)
 	return list;
 }
 
+int vm_check_name(struct cli *cli, const char *name)
+{
+	_cleanup_free_ char *path = qmp_asprintf("%s/vms/%s.json", cli->dirs.conf, name);
+	json_auto_t *names = NULL;
+	const char **known, *near;
+	size_t n;
+
+	if (!vm_name_valid(name))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "\"%s\" is no name for a VM: letters, digits, . _ - (64 at most), a letter or digit first", name);
+	if (access(path, F_OK) == 0)
+		return 0;
+	if (errno != ENOENT)
+		return qmp_error_errno(&cli->error, -errno, "the VM %s: %s", name, path);
+	names = vm_names(cli);
+	n = json_array_size(names);
+	known = calloc(n + 1, sizeof *known);
+	for (size_t i = 0; known && i < n; i++)
+		known[i] = json_string_value(json_array_get(names, i));
+	near = known ? qmp_nearest(name, known) : NULL;
+	free(known);
+	cli->error = (struct qmp_error){0};
+	return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "there is no VM named \"%s\"%s%s%s (no %s)", name,
+			     near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "", path);
+}
+
 /* ---- Specs ---- */
+
+/* What cannot be asked for its size: a pipe, as standard input or /dev/fd/N. */
+static int read_stream(struct cli *cli, int fd, const char *name, char **ret, size_t *ret_len)
+{
+	_cleanup_free_ char *text = malloc(SPEC_MAX + 1);
+	size_t len = 0;
+	ssize_t n;
+
+	while (text && len <= SPEC_MAX && (n = read(fd, text + len, SPEC_MAX + 1 - len)) != 0)
+		if (n > 0)
+			len += (size_t)n;
+		else if (errno != EINTR)
+			return qmp_error_errno(&cli->error, -errno, "reading %s", name);
+	if (!text || len > SPEC_MAX)
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EFBIG, "%s has more than %d MiB; that is no spec", name,
+				     SPEC_MAX >> 20);
+	*ret = take_ptr(text);
+	*ret_len = len;
+	return 0;
+}
 
 int cli_read_spec(struct cli *cli, const char *path, json_t **ret)
 {
-	_cleanup_fd_ int cwd = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	bool standard = streq(path, "-");
+	_cleanup_fd_ int fd = standard ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
 	_cleanup_free_ char *text = NULL;
-	size_t len;
-	int r = vm_file_read(cwd, path, &text, &len, &cli->error);
+	size_t len = 0;
+	int r;
 
-	return r < 0 ? r : vm_spec_parse(text, len, path, ret, &cli->error);
+	if (fd < 0 && errno == ENOENT)
+		return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "there is no file %s", path);
+	if (fd < 0)
+		return qmp_error_errno(&cli->error, -errno, "reading %s", path);
+	r = read_stream(cli, fd, standard ? "standard input" : path, &text, &len);
+	return r < 0 ? r : vm_spec_parse(text, len, standard ? "standard input" : path, ret, &cli->error);
 }
 
 /* ---- Changing ---- */
@@ -157,7 +217,12 @@ static json_t *change_args(struct cli *cli, json_t *args)
 
 int verb_change(struct cli *cli, const char *operation, const char *key, json_t *value_consume)
 {
-	json_t *args = value_consume ? change_args(cli, json_pack("{s:o}", key, value_consume)) : NULL;
+	return verb_change_with(cli, operation, value_consume ? json_pack("{s:o}", key, value_consume) : NULL);
+}
+
+int verb_change_with(struct cli *cli, const char *operation, json_t *args_consume)
+{
+	json_t *args = args_consume ? change_args(cli, args_consume) : NULL;
 	json_auto_t *result = NULL;
 	int r;
 
@@ -237,8 +302,10 @@ int verb_open_stopped(struct cli *cli, struct vm **ret)
 {
 	struct vm_handlers none = {0};
 	struct timespec nap = {0, 20 * 1000 * 1000};
-	int r = vm_open(cli->loop, &cli->dirs, cli->args[0], &none, ret, &cli->error);
+	int r = vm_check_name(cli, cli->args[0]);
 
+	if (r == 0)
+		r = vm_open(cli->loop, &cli->dirs, cli->args[0], &none, ret, &cli->error);
 	for (int i = 0; r == -EBUSY && i < 100 && keeper_leaves(cli); i++) {
 		nanosleep(&nap, NULL);
 		cli->error = (struct qmp_error){0};

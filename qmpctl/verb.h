@@ -33,6 +33,8 @@ json_t *verb_command_arguments(struct cli *cli);
 extern const struct cli_option change_options[];
 /* An operation that changes the VM, with the argument KEY and what those options say. The exit status. NULL: cli->error. */
 int verb_change(struct cli *cli, const char *operation, const char *key, json_t *value_consume);
+/* Likewise, with several arguments. */
+int verb_change_with(struct cli *cli, const char *operation, json_t *args_consume);
 
 /* "disks" or "nics" of a VM, as in its spec and as it runs. The exit status. */
 int verb_list_items(struct cli *cli, const char *kind, const char *const *columns);

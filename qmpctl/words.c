@@ -29,20 +29,52 @@ static int run_qemu_img(struct cli *cli, char *const *argv)
 	return 0;
 }
 
+/* The place, so that nobody else takes it. */
+static int reserve(struct cli *cli, const char *path)
+{
+	_cleanup_fd_ int fd = -1;
+
+	if (cli->n_made >= ARRAY_SIZE(cli->made))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -E2BIG, "more than %zu new images at once", cli->n_made);
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0 && errno == EEXIST)
+		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", path);
+	if (fd < 0)
+		return qmp_error_errno(&cli->error, -errno, "making the image %s", path);
+	cli->made[cli->n_made] = strdup(path);
+	cli->n_made += cli->made[cli->n_made] != NULL;
+	return 0;
+}
+
 int image_create(struct cli *cli, const char *path, const char *format, const char *size)
 {
 	json_auto_t *value = json_string(size);
 	_cleanup_free_ char *bytes_text = NULL;
 	uint64_t bytes;
+	int r;
 
 	if (vm_size_parse(value, &bytes) < 0 || bytes == 0)
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
 				     "size=%s is no size; a number with K, M, G or T, as in 10G", size);
-	if (access(path, F_OK) == 0)
-		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", path);
+	r = reserve(cli, path);
+	if (r < 0)
+		return r;
 	bytes_text = qmp_asprintf("%llu", (unsigned long long)bytes);
 	return run_qemu_img(cli, (char *[]){"qemu-img", "create", "-q", "-f", (char *)format, (char *)path, bytes_text,
 					    NULL});
+}
+
+void images_keep(struct cli *cli)
+{
+	while (cli->n_made > 0)
+		free(cli->made[--cli->n_made]);
+}
+
+void images_undo(struct cli *cli)
+{
+	for (size_t i = 0; i < cli->n_made; i++)
+		(void)unlink(cli->made[i]);
+	images_keep(cli);
 }
 
 char *path_absolute(const char *path)
@@ -52,7 +84,7 @@ char *path_absolute(const char *path)
 	return *path == '/' || !cwd ? strdup(path) : qmp_asprintf("%s/%s", cwd, path);
 }
 
-/* STATEDIR/images/NAME-N.FORMAT, the first that is free. */
+/* STATEDIR/images/NAME-N.FORMAT, the first that is free; another run may be quicker, then image_create refuses. */
 static char *new_image_path(struct cli *cli, const char *vm, const char *format)
 {
 	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.state, "images", true, &cli->error);

@@ -13,5 +13,8 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text);
 json_t *parse_nic_words(struct cli *cli, const char *text);
 /* An empty image, never over something that is there. SIZE as in "10G". */
 int image_create(struct cli *cli, const char *path, const char *format, const char *size);
+/* What image_create has made is wanted; or is not, and goes. One of them at the end of a verb that makes images. */
+void images_keep(struct cli *cli);
+void images_undo(struct cli *cli);
 /* PATH from the root on; new. */
 char *path_absolute(const char *path);

@@ -6,7 +6,7 @@ import subprocess
 
 import world
 from guest import tiny_spec
-from world import HOST, NOT_FOUND, OK, USAGE, World, WorldTest
+from world import HOST, NOT_FOUND, OK, STATE, USAGE, World, WorldTest
 
 
 class Cli(WorldTest):
@@ -32,6 +32,90 @@ class Cli(WorldTest):
     def test_what_does_not_exist_is_3(self):
         for verb in ("start", "stop", "kill", "status", "show", "delete"):
             self.refused(NOT_FOUND, verb, "nosuch", says="nosuch")
+
+    def test_every_verb_of_a_vm_refuses_a_name_that_is_none_or_of_none(self):
+        self.w.create("demo", tiny_spec())
+        before = self.w.tree()
+        for verb in ("start", "stop", "kill", "reboot", "reset", "pause", "resume", "status", "show", "edit", "delete", "args",
+                     "logs", "events", "console", "run", "disk list", "nic list"):
+            self.refused(NOT_FOUND, *verb.split(), "dem", says="did you mean \"demo\"?")
+            for name in ("", "../etc", "a/b", ".", "-", "x" * 65, "a b"):
+                self.refused(USAGE, *verb.split(), "--", name, says="no name for a VM")
+        for args in (["set", "NAME", "memory=1G"], ["disk", "add", "NAME", "size=1M"], ["disk", "remove", "NAME", "vda"],
+                     ["nic", "add", "NAME"], ["rename", "NAME", "b"], ["type", "NAME", "x"], ["qmp", "NAME", "query-status"],
+                     ["wait", "NAME", "--for", "running"], ["wait", "NAME", "--for", "stopped"]):
+            self.refused(NOT_FOUND, *(word if word != "NAME" else "dem" for word in args), says="demo")
+            self.refused(USAGE, *(word if word != "NAME" else "../etc" for word in args), says="no name for a VM")
+        self.assertEqual(self.w.tree(), before)
+
+    def test_a_folder_that_cannot_be_read_is_not_an_empty_one(self):
+        os.makedirs(os.path.join(self.w.root, "etc"), 0o700)
+        with open(os.path.join(self.w.root, "etc/vms"), "w", encoding="utf-8"):
+            pass
+        self.refused(HOST, "list", says="etc/vms")
+        self.refused(HOST, "events", says="etc/vms")
+        self.refused(HOST, "status", "a", says="etc/vms")
+
+    def images(self):
+        folder = os.path.join(self.w.root, "lib/images")
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+    def test_what_was_not_created_leaves_nothing(self):
+        missing = os.path.join(self.w.base, "missing")
+        for words in (["--disk", "size=1M", "--disk", missing], ["--disk", "size=1M", "--nic", "bogus"],
+                      ["--disk", "size=1M,bus=bogus"], ["--disk", "size=1M,id=x", "--disk", "size=1M,id=x"],
+                      ["--disk", "size=1M", "--set", "bogus=1"], ["--disk", "size=lots"], ["--cdrom", missing],
+                      ["--spec", missing], ["--disk", "size=1M,path=/proc/x"]):
+            with self.subTest(words):
+                self.assertNotEqual(self.w.run("create", "a", *words).rc, OK)
+                self.assertEqual(self.images(), [])
+                self.assertEqual(self.w.ok("list", "-o", "json").json(), [])
+        self.w.ok("create", "a", "--disk", "size=1M", "--disk", "size=2M")
+        self.assertEqual(self.images(), ["a-1.qcow2", "a-2.qcow2"])
+        self.w.run("create", "a", "--disk", "size=1M")
+        self.assertEqual(self.images(), ["a-1.qcow2", "a-2.qcow2"])
+
+    def test_a_disk_that_was_not_added_leaves_nothing(self):
+        self.w.create("a", tiny_spec())
+        self.w.ok("disk", "add", "a", "size=1M", "--dry-run")
+        self.refused(USAGE, "disk", "add", "a", "size=1M,bus=bogus")
+        self.refused(STATE, "disk", "add", "a", "size=1M", "--live")
+        self.w.run("disk", "add", "a", "size=1M,id=con0")
+        self.assertEqual(self.images(), [])
+        self.w.ok("disk", "add", "a", "size=1M")
+        self.assertEqual(self.images(), ["a-1.qcow2"])
+
+    def test_delete_takes_only_what_is_nobody_elses(self):
+        self.w.ok("create", "a", "--disk", "size=1M", "--disk", "size=2M")
+        spec = self.w.ok("show", "a", "-o", "json").json()["spec"]
+        self.w.create("b", {"disks": [dict(spec["disks"][0])]})
+        result = self.w.ok("delete", "a", "--disks", "-o", "json")
+        self.assertIn("another VM", result.err)
+        paths = [disk["path"] for disk in spec["disks"]]
+        self.assertEqual(result.json(), {"name": "a", "deleted": paths[1:], "kept": paths[:1]})
+        self.assertEqual(self.images(), ["a-1.qcow2"])
+        self.w.ok("delete", "b", "--disks")
+        self.assertEqual(self.images(), [])
+
+    def test_json_of_what_prints_a_line(self):
+        self.w.create("a", tiny_spec())
+        self.assertEqual(self.w.ok("rename", "a", "b", "-o", "json").json(), {"name": "b", "was": "a"})
+        self.assertEqual(self.w.ok("args", "b", "-o", "json").json()[1:3], ["-name", "guest=b"])
+        self.assertEqual(self.w.ok("start", "b", "-o", "json").json()["outcome"], "done")
+        self.assertEqual(self.w.ok("args", "b", "-o", "json").json()[1:3], ["-name", "guest=b"])
+        for verb in ("pause", "resume", "reset"):
+            self.assertEqual(self.w.ok(verb, "b", "-o", "json").json(), {})
+        self.assertEqual(self.w.ok("kill", "b", "-o", "json").json()["outcome"], "done")
+        self.assertEqual(self.w.ok("delete", "b", "-o", "json").json(), {"name": "b", "deleted": [], "kept": []})
+
+    def test_logs_names_what_there_is(self):
+        self.w.create("a", tiny_spec(consoles=[{"id": "ttyx"}]))
+        self.refused(NOT_FOUND, "logs", "a", says="never run")
+        self.w.ok("start", "a")
+        self.w.ok("wait", "a", "--for", "console=TINY-READY")
+        self.assertIn("TINY-READY", self.w.ok("logs", "a").out)
+        self.refused(NOT_FOUND, "logs", "a", "--of", "con0", says="con0")
+        self.refused(USAGE, "logs", "a", "--of", "../x", says="../x")
 
     def test_a_wrong_spec_is_refused_with_its_line(self):
         path = os.path.join(self.w.base, "bad.json")
