@@ -66,21 +66,20 @@ static char *resolve_binary(const char *binary)
 	return find_program(named && *named ? named : "qemu-system-x86_64");
 }
 
-/* EXE: the file that is looked at for it. */
-static char *identify(const char *binary, const char *exe, struct qmp_error *err)
+static char *identify(const char *binary, struct qmp_error *err)
 {
 	char build_id[2 * VM_BUILD_ID_MAX + 1];
 	struct utsname host;
 	struct stat st;
 
-	if (stat(exe, &st) < 0) {
+	if (stat(binary, &st) < 0) {
 		qmp_error_set(err, QMP_ERR_HOST, -errno,
 			      "%s: %s; install QEMU (Debian: qemu-system-x86) or set QMPCTL_QEMU to its path", binary,
 			      strerror(errno));
 		return NULL;
 	}
 	uname(&host);
-	vm_build_id(exe, build_id);
+	vm_build_id(binary, build_id);
 	return qmp_asprintf("%s %lld %lld.%09ld %llu %s %s %s", binary, (long long)st.st_size, (long long)st.st_mtim.tv_sec,
 			    st.st_mtim.tv_nsec, (unsigned long long)st.st_ino, build_id, host.release,
 			    vm_kvm_opens() ? "kvm" : "no-kvm");
@@ -114,16 +113,16 @@ static void write_schema(int cache, const char *binary, const char *identity, co
 }
 
 /* What the cache holds of a binary, of its identity; new; NULL: nothing, or of another identity. */
-static json_t *load(const struct vm_dirs *dirs, const char *binary, const char *exe, bool schema)
+static json_t *load(const struct vm_dirs *dirs, const char *binary, const char *id, bool schema)
 {
 	_cleanup_free_ char *found = resolve_binary(binary);
-	_cleanup_free_ char *identity = found ? identify(found, exe ? exe : found, NULL) : NULL;
+	_cleanup_free_ char *identity = id ? strdup(id) : found ? identify(found, NULL) : NULL;
 	_cleanup_fd_ int cache = vm_dir_open(dirs->state, "cache", false, NULL);
 	json_auto_t *kept = NULL;
 	const char *of;
 	char file[64];
 
-	if (!identity || cache < 0)
+	if (!found || !identity || cache < 0)
 		return NULL;
 	snprintf(file, sizeof file, schema ? SCHEMA_FILE : CAPS_FILE, hash(found));
 	kept = vm_file_read_json(cache, file);
@@ -136,20 +135,20 @@ json_t *vm_caps_load(const struct vm_dirs *dirs, const char *binary)
 	return load(dirs, binary, NULL, false);
 }
 
-json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const char *exe)
+json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const char *id)
 {
-	json_auto_t *kept = load(dirs, binary, exe, true);
+	json_auto_t *kept = load(dirs, binary, id, true);
 
 	return json_incref(json_object_get(kept, "schema"));
 }
 
-void vm_schema_save(const struct vm_dirs *dirs, const char *binary, const char *exe, const char *raw, size_t len)
+void vm_schema_save(const struct vm_dirs *dirs, const char *binary, const char *id, const char *raw, size_t len)
 {
 	_cleanup_free_ char *found = resolve_binary(binary);
-	_cleanup_free_ char *identity = found ? identify(found, exe ? exe : found, NULL) : NULL;
+	_cleanup_free_ char *identity = id ? strdup(id) : found ? identify(found, NULL) : NULL;
 	_cleanup_fd_ int cache = vm_dir_open(dirs->state, "cache", true, NULL);
 
-	if (identity && cache >= 0)
+	if (found && identity && cache >= 0)
 		write_schema(cache, found, identity, raw, len);
 }
 
@@ -328,7 +327,7 @@ int vm_caps_get(uv_loop_t *loop, const struct vm_dirs *dirs, const char *binary,
 		struct qmp_error *err)
 {
 	_cleanup_free_ char *found = resolve_binary(binary);
-	_cleanup_free_ char *identity = found ? identify(found, found, err) : NULL;
+	_cleanup_free_ char *identity = found ? identify(found, err) : NULL;
 	json_auto_t *cached = NULL;
 	struct probe *p;
 	int cache;

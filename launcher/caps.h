@@ -19,9 +19,9 @@ json_t *vm_caps_load(const struct vm_dirs *dirs, const char *binary);
 
 /*
  * What query-qmp-schema of that binary returned, kept beside the above when it was asked; an array, new; NULL: not there, or of
- * another identity. EXE is the file whose identity counts: NULL for the binary itself, or /proc/PID/exe of a QEMU that runs
- * (the binary may have been replaced since). Starts nothing.
+ * another identity. ID is the identity of a QEMU that runs (its binary may have been replaced since); NULL: the one that the
+ * binary has now. Starts nothing.
  */
-json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const char *exe);
+json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const char *id);
 /* Keeps it; RAW is the array as QEMU wrote it. That it cannot be kept costs time, nothing else. */
-void vm_schema_save(const struct vm_dirs *dirs, const char *binary, const char *exe, const char *raw, size_t len);
+void vm_schema_save(const struct vm_dirs *dirs, const char *binary, const char *id, const char *raw, size_t len);

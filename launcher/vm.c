@@ -600,9 +600,9 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 				     strerror(errno));
 	if (streq(model, "auto"))
 		model = kvm ? (kvm_cpu ? kvm_cpu : "host") : "max";
-	facts = json_pack("{s:s, s:s, s:s, s:O, s:O}", "accel", kvm ? "kvm" : "tcg", "cpu-model", model, "machine",
+	facts = json_pack("{s:s, s:s, s:s, s:O, s:O, s:O}", "accel", kvm ? "kvm" : "tcg", "cpu-model", model, "machine",
 			  versioned ? versioned : type, "qemu-version", json_object_get(caps, "version"), "binary",
-			  json_object_get(caps, "binary"));
+			  json_object_get(caps, "binary"), "binary-id", json_object_get(caps, "identity"));
 	if (!facts)
 		return qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
 	replace(&vm->host_facts, facts);
@@ -764,16 +764,21 @@ static int read_pid(int run_dir, pid_t *ret, struct qmp_error *err)
 	return qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s holds no pid", QEMU_LOCK);
 }
 
-bool vm_running_qemu(const struct vm_dirs *dirs, const char *name, pid_t *ret_pid, char **ret_binary)
+bool vm_running_qemu(const struct vm_dirs *dirs, const char *name, char **ret_binary, char **ret_id)
 {
 	_cleanup_fd_ int run = vm_dir_open(dirs->run, name, false, NULL);
 	json_auto_t *record = run >= 0 && vm_qemu_lives_in(run) ? vm_file_read_json(run, RUNNING) : NULL;
-	const char *binary = text_of(json_object_get(record, "host"), "binary");
-	char *copy = binary && read_pid(run, ret_pid, NULL) == 0 ? strdup(binary) : NULL;
+	const json_t *host = json_object_get(record, "host");
+	_cleanup_free_ char *binary = record ? strdup(text_of(host, "binary") ? text_of(host, "binary") : "") : NULL;
+	char *id = record ? strdup(text_of(host, "binary-id") ? text_of(host, "binary-id") : "") : NULL;
 
-	if (copy)
-		*ret_binary = copy;
-	return copy != NULL;
+	if (!binary || !id) {
+		free(id);
+		return false;
+	}
+	*ret_binary = take_ptr(binary);
+	*ret_id = id;
+	return true;
 }
 
 static json_t *read_record(const struct vm *vm, struct qmp_error *err)

@@ -43,7 +43,7 @@ struct vm {
 	enum vm_state state;
 	json_t *spec;       /* as it stands on disk */
 	json_t *running;    /* effective, what QEMU has; NULL when stopped */
-	json_t *host_facts; /* {"accel", "cpu-model", "machine", "qemu-version", "binary", "note"?} of the running QEMU */
+	json_t *host_facts; /* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "note"?} of the running QEMU */
 	json_t *last_end;   /* {"reason", "exit-code"?, "signal"?, "time"}; NULL: never ran */
 	json_t *argv;       /* of the running QEMU */
 	json_t *greeting;
@@ -73,8 +73,11 @@ void vm_close(struct vm *vm);
 bool vm_qemu_lives(const struct vm *vm);
 /* The same for a VM that is not open: by its run directory. */
 bool vm_qemu_lives_in(int run_dir);
-/* Whether a QEMU runs the VM of that name, from its files alone; then its pid and its binary's path (new). */
-bool vm_running_qemu(const struct vm_dirs *dirs, const char *name, pid_t *ret_pid, char **ret_binary);
+/*
+ * Whether a QEMU runs the VM of that name, from its files alone; then its binary's path, and the identity (caps.h) that the
+ * binary had when it was started. New; "" where that is not known.
+ */
+bool vm_running_qemu(const struct vm_dirs *dirs, const char *name, char **ret_binary, char **ret_id);
 /* CB once, from the loop; WHY is NULL when it runs (or is paused, where asked). */
 int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp_error *why), void *data,
 	     struct qmp_error *err);

@@ -7,8 +7,8 @@
 /* ---- Which QEMU ---- */
 
 struct of_vm {
-	char *binary;  /* NULL: the default one */
-	char exe[64];  /* of the process that runs; "": none does */
+	char *binary; /* NULL: the default one */
+	char *id;     /* of the QEMU that runs; NULL: none does */
 };
 
 /* Read from the VM's files: nothing is asked. */
@@ -18,12 +18,9 @@ static void find_qemu(struct cli *cli, const char *vm, struct of_vm *ret)
 	_cleanup_free_ char *file = qmp_asprintf("%s.json", vm);
 	json_auto_t *spec = conf >= 0 && file ? vm_file_read_json(conf, file) : NULL;
 	const char *binary = json_string_value(json_object_get(spec, "qemu-binary"));
-	pid_t pid;
 
 	*ret = (struct of_vm){0};
-	if (vm_running_qemu(&cli->dirs, vm, &pid, &ret->binary))
-		snprintf(ret->exe, sizeof ret->exe, "/proc/%ld/exe", (long)pid);
-	else if (binary)
+	if (!vm_running_qemu(&cli->dirs, vm, &ret->binary, &ret->id) && binary)
 		ret->binary = strdup(binary);
 }
 
@@ -59,8 +56,8 @@ static json_t *ask_schema(struct cli *cli, const char *vm, const struct of_vm *q
 		if (!is_ours(info))
 			json_array_append(of_qemu, info);
 	text = of_qemu ? qmp_json_encode(of_qemu, JSON_COMPACT | JSON_ENSURE_ASCII, &len) : NULL;
-	if (text)
-		vm_schema_save(&cli->dirs, qemu->binary, qemu->exe, text, len);
+	if (text && *qemu->id)
+		vm_schema_save(&cli->dirs, qemu->binary, qemu->id, text, len);
 	return of_qemu;
 }
 
@@ -131,10 +128,11 @@ struct qmp_schema *schema_for(struct cli *cli, const char *vm, const char *comma
 	bool known = true;
 
 	find_qemu(cli, vm, &qemu);
-	infos = vm_schema_load(&cli->dirs, qemu.binary, *qemu.exe ? qemu.exe : NULL);
-	if (!infos && ask && *qemu.exe)
+	infos = vm_schema_load(&cli->dirs, qemu.binary, qemu.id);
+	if (!infos && ask && qemu.id)
 		infos = ask_schema(cli, vm, &qemu);
 	free(qemu.binary);
+	free(qemu.id);
 	if (!infos)
 		return NULL;
 	json_array_extend(infos, ours);
