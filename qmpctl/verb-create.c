@@ -74,6 +74,53 @@ static int set_pairs(struct cli *cli, json_t *spec)
 	return 0;
 }
 
+/* ---- --os: what a guest has drivers for by itself, where it is not virtio; and a screen where it has no serial console ---- */
+
+static const struct os {
+	const char *name, *bus, *nic, *display, *clock; /* NULL: the spec's defaults */
+} systems[] = {
+	{"linux", NULL, NULL, NULL, NULL},
+	{"bsd", NULL, NULL, NULL, NULL},
+	{"windows", "sata", "e1000e", "vnc", "localtime"},
+	{"other", "sata", "e1000e", "vnc", NULL},
+};
+
+/* Gives each item of KIND that leaves KEY open the VALUE; CD-ROMs have their own. */
+static void suit_items(json_t *spec, const char *kind, const char *key, const char *value)
+{
+	json_t *item;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, kind), i, item)
+	{
+		const char *type = text_of(item, "type");
+		if (value && !json_object_get(item, key) && !(type && streq(type, "cdrom")))
+			json_object_set_new(item, key, json_string(value));
+	}
+}
+
+static int suit_os(struct cli *cli, json_t *spec)
+{
+	const char *name = cli_option(cli, "os");
+	const struct os *os = NULL;
+
+	for (size_t i = 0; i < ARRAY_SIZE(systems) && name; i++)
+		if (streq(systems[i].name, name))
+			os = &systems[i];
+	if (!os)
+		return 0;
+	suit_items(spec, "disks", "bus", os->bus);
+	suit_items(spec, "nics", "model", os->nic);
+	if (os->display && !json_object_get(spec, "display"))
+		json_object_set_new(spec, "display", json_pack("{s:s}", "type", os->display));
+	if (os->clock) {
+		_cleanup_free_ char *clock = qmp_asprintf("base=%s", os->clock);
+		if (append(spec, "args", json_string("-rtc")) < 0 || append(spec, "args", json_string(clock)) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
 /* All that can be refused is refused before anything is made. */
 static int build_spec(struct cli *cli, json_t *spec, const char *name)
 {
@@ -97,7 +144,9 @@ static int build_spec(struct cli *cli, json_t *spec, const char *name)
 		r = set_pairs(cli, spec);
 	if (r == 0)
 		r = vm_spec_check(spec, &cli->error);
-	return r < 0 ? r : add_devices(cli, spec, name);
+	if (r == 0)
+		r = add_devices(cli, spec, name);
+	return r < 0 ? r : suit_os(cli, spec);
 }
 
 static int decide_formats(struct cli *cli, json_t *spec)
@@ -182,6 +231,9 @@ const struct verb verb_create = {
 		{"kernel", "FILE", "a kernel that QEMU loads itself", .kind = ARG_PATH},
 		{"initrd", "FILE", "its initial RAM disk", .kind = ARG_PATH},
 		{"cmdline", "TEXT", "its command line"},
+		{"os", "KIND", "what the guest has drivers for: linux or bsd (virtio, the default), windows (SATA, e1000e, VNC, "
+			       "a clock in local time) or other (SATA, e1000e, VNC); what you give yourself goes before it",
+		 .kind = ARG_CHOICE, .choices = "linux|bsd|windows|other"},
 		{"accel", "NAME", "auto, kvm or tcg", .kind = ARG_CHOICE, .choices = "auto|kvm|tcg"},
 		{"machine", "TYPE", "q35, pc, or a versioned name", .kind = ARG_MACHINE},
 		{"firmware", "FILE", "another firmware than QEMU's", .kind = ARG_PATH},

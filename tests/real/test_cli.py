@@ -60,6 +60,20 @@ class Cli(WorldTest):
         folder = os.path.join(self.w.root, "lib/images")
         return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
+    def test_os_chooses_what_the_guest_has_drivers_for(self):
+        devices = ["--disk", "size=1M", "--disk", "size=1M,bus=virtio", "--nic", "user", "--nic", "user,model=virtio"]
+        self.refused(USAGE, "create", "a", "--os", "plan9", says="linux")
+        for name, bus, model, screen in (("linux", None, None, None), ("bsd", None, None, None),
+                                         ("windows", "sata", "e1000e", "vnc"), ("other", "sata", "e1000e", "vnc")):
+            with self.subTest(name):
+                spec = self.w.ok("create", name, "--os", name, "-o", "json", *devices).json()
+                self.assertEqual([disk.get("bus") for disk in spec["disks"]], [bus, "virtio"])
+                self.assertEqual([nic.get("model") for nic in spec["nics"]], [model, "virtio"])
+                self.assertEqual(spec.get("display", {}).get("type"), screen)
+                self.assertEqual(spec.get("args"), ["-rtc", "base=localtime"] if name == "windows" else None)
+                self.w.ok("start", name)
+                self.w.ok("kill", name)
+
     def test_what_was_not_created_leaves_nothing(self):
         missing = os.path.join(self.w.base, "missing")
         for words in (["--disk", "size=1M", "--disk", missing], ["--disk", "size=1M", "--nic", "bogus"],
