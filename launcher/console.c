@@ -11,6 +11,7 @@ struct vm_console {
 	uv_poll_t poll;
 	char *id;
 	int fd, dir, log;
+	bool closed, freed; /* POLL; by its owner */
 	size_t logged;
 	char *recent; /* 2 * VM_CONSOLE_RECENT: the last part of it is what was said */
 	size_t len;
@@ -118,26 +119,42 @@ int vm_console_new(uv_loop_t *loop, int dir, const char *id, int fd, vm_console_
 	return 0;
 }
 
+static void release(struct vm_console *c)
+{
+	if (!c->closed || !c->freed)
+		return;
+	free(c->id);
+	free(c->recent);
+	free(c);
+}
+
 static void on_closed(uv_handle_t *h)
 {
 	struct vm_console *c = h->data;
 
-	free(c->id);
-	free(c->recent);
-	free(c);
+	c->closed = true;
+	release(c);
+}
+
+/* The handle goes with the fd: whoever gets that number next is not to lose its place in the loop when the console goes. */
+static void close_socket(struct vm_console *c)
+{
+	if (c->fd < 0)
+		return;
+	uv_close((uv_handle_t *)&c->poll, on_closed);
+	(void)close(take_fd(&c->fd));
 }
 
 void vm_console_free(struct vm_console *c)
 {
 	if (!c)
 		return;
-	uv_poll_stop(&c->poll);
-	uv_close((uv_handle_t *)&c->poll, on_closed);
+	close_socket(c);
 	qmp_wire_deinit(&c->wire);
-	if (c->fd >= 0)
-		(void)close(c->fd);
 	if (c->log >= 0)
 		(void)close(c->log);
+	c->freed = true;
+	release(c);
 }
 
 const char *vm_console_id(const struct vm_console *c)
@@ -191,8 +208,7 @@ void vm_console_hang_up(struct vm_console *c)
 		return;
 	while (take(c) > 0)
 		;
-	uv_poll_stop(&c->poll);
-	(void)close(take_fd(&c->fd));
+	close_socket(c);
 }
 
 struct vm_console *vm_console_next(const struct vm_console *c)

@@ -216,6 +216,41 @@ static void test_the_last_words_are_heard(void)
 	world_deinit(&w);
 }
 
+static void on_other(uv_poll_t *handle, int status, int events)
+{
+	UNUSED(status);
+	UNUSED(events);
+	*(bool *)handle->data = true;
+	uv_poll_stop(handle);
+}
+
+/* Of a VM that has ended the console stays, and its socket's number is somebody else's. */
+static void test_one_that_is_freed_late_takes_nobody_out_of_the_loop(void)
+{
+	struct world w;
+	uv_poll_t poll;
+	bool heard = false;
+	int pair[2];
+
+	world_init(&w);
+	vm_console_hang_up(w.vm.consoles);
+	CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
+	CHECK_INT(uv_poll_init(&w.loop, &poll, pair[0]), 0);
+	poll.data = &heard;
+	uv_poll_start(&poll, UV_READABLE, on_other);
+	uv_run(&w.loop, UV_RUN_NOWAIT);
+	vm_console_free(w.vm.consoles);
+	w.vm.consoles = NULL;
+	CHECK_INT(write(pair[1], "x", 1), 1);
+	for (int i = 0; i < 10; i++)
+		uv_run(&w.loop, UV_RUN_NOWAIT);
+	CHECK(heard);
+	uv_close((uv_handle_t *)&poll, NULL);
+	(void)close(pair[0]);
+	(void)close(pair[1]);
+	world_deinit(&w);
+}
+
 int main(void)
 {
 	RUN(test_a_piece_comes_when_something_is_said);
@@ -223,5 +258,6 @@ int main(void)
 	RUN(test_what_is_kept_no_more_is_counted);
 	RUN(test_another_run_is_read_from_its_beginning);
 	RUN(test_the_last_words_are_heard);
+	RUN(test_one_that_is_freed_late_takes_nobody_out_of_the_loop);
 	return 0;
 }
