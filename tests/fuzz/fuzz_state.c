@@ -299,7 +299,7 @@ static void live(const uint8_t *data, size_t size)
 {
 	struct vm_dirs dirs = {(char *)"/c", (char *)"/s", (char *)"/r"};
 	struct qmp_error err = {0};
-	struct keeper k;
+	static struct keeper k; /* libuv lets go of its timer in a later turn */
 	struct guest *g;
 	int r, told = 0;
 
