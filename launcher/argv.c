@@ -78,6 +78,13 @@ static void add_machine(struct args *a, const json_t *spec, const struct vm_host
 	add(a, "-S");
 }
 
+/* Nothing that a VM needs: no program is run, no privilege is won, no priority is changed. */
+static void add_sandbox(struct args *a, const struct vm_host *host)
+{
+	if (host->sandbox)
+		add_pair(a, "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+}
+
 static void add_actions(struct args *a, const json_t *spec)
 {
 	const json_t *watchdog = json_object_get(spec, "watchdog");
@@ -188,6 +195,7 @@ int vm_argv_render(const json_t *spec, const struct vm_host *host, const char *b
 
 	add(&a, binary);
 	add_machine(&a, spec, host);
+	add_sandbox(&a, host);
 	add_actions(&a, spec);
 	r = add_chardevs(&a, spec, fds, n_fds, err);
 	add_pair(&a, "-display", "none");

@@ -238,7 +238,15 @@ static void on_machines(void *data, const struct qmp_reply *reply)
 	json_object_set_new(p->caps, "machines", machines);
 }
 
-/* The last question: both commands' order is that of their answers. */
+/* A QEMU without seccomp, or on a kernel without it, does not know the option. */
+static void on_sandbox(void *data, const struct qmp_reply *reply)
+{
+	struct probe *p = data;
+
+	json_object_set_new(p->caps, "sandbox", json_boolean(reply->status == 0 && json_array_size(reply->value) > 0));
+}
+
+/* The last question: the commands' order is that of their answers. */
 static void on_schema(void *data, const struct qmp_reply *reply)
 {
 	struct probe *p = data;
@@ -254,6 +262,7 @@ static void on_up(void *data, json_t *status)
 {
 	struct probe *p = data;
 	struct qmp_session *s = vm_qemu_session(p->qemu);
+	json_auto_t *option = NULL;
 	json_t *version;
 
 	UNUSED(status);
@@ -262,9 +271,12 @@ static void on_up(void *data, json_t *status)
 		end_probe(p);
 		return;
 	}
+	option = json_pack("{s:s}", "option", "sandbox");
 	version = json_object_get(json_object_get(qmp_session_greeting(s), "version"), "qemu");
 	json_object_set(p->caps, "version", version);
 	(void)qmp_session_execute(s, &(struct qmp_command){.name = "query-machines"}, on_machines, p, NULL, NULL);
+	(void)qmp_session_execute(s, &(struct qmp_command){.name = "query-command-line-options", .arguments = option},
+				  on_sandbox, p, NULL, NULL);
 	(void)qmp_session_execute(s, &(struct qmp_command){.name = "query-qmp-schema", .raw = true}, on_schema, p, NULL, NULL);
 }
 
@@ -286,7 +298,7 @@ static void start_probe(struct probe *p)
 			      model ? "-cpu" : NULL, model, "-m", "16M", NULL};
 	struct vm_qemu_options o = {
 		.child = {.argv = (char *const *)argv, .n_fds = 1, .output = -1, .directory = -1, .pid_file = -1,
-			  .dies_with_us = true},
+			  .confined = true, .dies_with_us = true},
 		.up_timeout_ms = PROBE_MS,
 		.on_up = on_up,
 		.on_lost = on_lost,

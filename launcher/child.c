@@ -93,6 +93,13 @@ static int die_with(pid_t parent)
 	return prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || getppid() != parent ? -1 : 0;
 }
 
+static int confine(void)
+{
+	const struct rlimit none = {0, 0};
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || setrlimit(RLIMIT_CORE, &none) < 0 ? -1 : 0;
+}
+
 static _Noreturn void run_child(const struct vm_child_options *o, int report, pid_t parent)
 {
 	int moved, why;
@@ -103,6 +110,8 @@ static _Noreturn void run_child(const struct vm_child_options *o, int report, pi
 	if (o->pid_file >= 0)
 		write_pid(o->pid_file);
 	if (o->dies_with_us && die_with(parent) < 0)
+		goto fail;
+	if (o->confined && confine() < 0)
 		goto fail;
 	if (o->directory >= 0 && fchdir(o->directory) < 0)
 		goto fail;

@@ -13,6 +13,7 @@ struct vm_host {
 	const char *machine;   /* resolved: "pc-q35-7.2" */
 	bool vhost_net;        /* /dev/vhost-net can be opened */
 	int qemu_major;        /* 7, 10, ...; 0: not known */
+	bool sandbox;          /* QEMU has its seccomp filter: it ends at making a process */
 };
 
 enum vm_object_kind { VM_OBJECT, VM_BLOCKDEV, VM_NETDEV, VM_DEVICE };

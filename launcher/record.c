@@ -78,6 +78,6 @@ bool vm_caps_are_whole(const json_t *caps)
 {
 	const json_t *cpu = json_object_get(caps, "kvm-cpu");
 
-	return is_text(caps, "identity") && is_text(caps, "binary") && (json_is_string(cpu) || json_is_null(cpu)) &&
+	return json_is_boolean(json_object_get(caps, "sandbox")) && is_text(caps, "identity") && is_text(caps, "binary") && (json_is_string(cpu) || json_is_null(cpu)) &&
 	       json_is_object(json_object_get(caps, "machines")) && is_version(json_object_get(caps, "version"));
 }

@@ -233,6 +233,7 @@ struct vm_host vm_host_of(const struct vm *vm)
 		.vhost_net = vm_hostnet_has_vhost(),
 		.qemu_major = (int)json_integer_value(
 			json_object_get(json_object_get(vm->host_facts, "qemu-version"), "major")),
+		.sandbox = json_is_true(json_object_get(vm->host_facts, "sandbox")),
 	};
 }
 
@@ -346,9 +347,12 @@ static void on_exit_qemu(void *data, const struct vm_exit *how)
 	cleanup_run(vm);
 	set_state(vm, VM_STOPPED);
 	if (starting) {
-		qmp_error_set(&why, QMP_ERR_REFUSED, -ECHILD, "QEMU ended while it was starting (%s %d): %s",
+		qmp_error_set(&why, QMP_ERR_REFUSED, -ECHILD, "QEMU ended while it was starting (%s %d): %s%s",
 			      how->signal ? "signal" : "exit status", how->signal ? how->signal : how->code,
-			      words && *words ? words : "it said nothing");
+			      words && *words ? words : "it said nothing",
+			      how->signal == SIGSYS ? "; its sandbox ends it where it runs a program or asks for privileges, as "
+						      "something in \"args\" or a \"qemu\" object does; \"sandbox\": false allows that"
+						    : "");
 		tell_started(vm, &why);
 	} else {
 		tell_started(vm, NULL); /* it ended while it was taken over: its state tells */
@@ -591,6 +595,8 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 	const char *accel = text_of(spec, "accel"), *model = text_of(json_object_get(spec, "cpu"), "model");
 	const char *type = text_of(json_object_get(spec, "machine"), "type"), *kvm_cpu = text_of(caps, "kvm-cpu");
 	const char *versioned = text_of(json_object_get(caps, "machines"), type);
+	bool wants_sandbox = json_is_true(json_object_get(spec, "sandbox"));
+	bool has_sandbox = json_is_true(json_object_get(caps, "sandbox"));
 	bool kvm = streq(accel, "kvm") || (streq(accel, "auto") && vm_kvm_opens() && kvm_cpu);
 	json_t *facts;
 
@@ -600,11 +606,14 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 				     strerror(errno));
 	if (streq(model, "auto"))
 		model = kvm ? (kvm_cpu ? kvm_cpu : "host") : "max";
-	facts = json_pack("{s:s, s:s, s:s, s:O, s:O, s:O}", "accel", kvm ? "kvm" : "tcg", "cpu-model", model, "machine",
+	facts = json_pack("{s:s, s:s, s:s, s:O, s:O, s:O, s:b}", "accel", kvm ? "kvm" : "tcg", "cpu-model", model, "machine",
 			  versioned ? versioned : type, "qemu-version", json_object_get(caps, "version"), "binary",
-			  json_object_get(caps, "binary"), "binary-id", json_object_get(caps, "identity"));
+			  json_object_get(caps, "binary"), "binary-id", json_object_get(caps, "identity"), "sandbox",
+			  wants_sandbox && has_sandbox);
 	if (!facts)
 		return qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
+	if (wants_sandbox && !has_sandbox)
+		json_object_set_new(facts, "sandbox-note", json_string("this QEMU, or the kernel, has no seccomp"));
 	replace(&vm->host_facts, facts);
 	return 0;
 }
@@ -639,6 +648,7 @@ static int spawn(struct vm *vm, char *const *argv, struct inherited *in, struct 
 			  .n_fds = in->n,
 			  .output = log,
 			  .directory = vm->run_dir,
+			  .confined = true,
 			  .pid_file = in->fds[in->n - 1]},
 	};
 	int r = vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, err);

@@ -43,7 +43,8 @@ struct vm {
 	enum vm_state state;
 	json_t *spec;       /* as it stands on disk */
 	json_t *running;    /* effective, what QEMU has; NULL when stopped */
-	json_t *host_facts; /* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "note"?} of the running QEMU */
+	/* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "sandbox", "sandbox-note"?} of the running QEMU */
+	json_t *host_facts;
 	json_t *last_end;   /* {"reason", "exit-code"?, "signal"?, "time"}; NULL: never ran */
 	json_t *argv;       /* of the running QEMU */
 	json_t *greeting;

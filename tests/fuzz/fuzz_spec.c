@@ -12,7 +12,7 @@
 #include "tests/fuzz/fuzz.h"
 
 static const struct vm_host hosts[] = {
-	{"kvm", "host", "pc-q35-7.2", true},
+	{"kvm", "host", "pc-q35-7.2", true, .sandbox = true},
 	{"tcg", "max", "pc-i440fx-7.2", false},
 };
 
@@ -20,7 +20,7 @@ static const struct vm_host hosts[] = {
 static const char *const options[] = {
 	"-name",   "-uuid",    "-machine", "-cpu",	"-smp",	   "-m",   "-action", "-boot",	  "-bios",	 "-kernel",
 	"-initrd", "-append",  "-chardev", "-mon",	"-object", "-vnc", "-netdev", "-display", "-blockdev",	 "-device",
-	"-S",	   "-nodefaults", "-no-user-config",
+	"-sandbox", "-S",	   "-nodefaults", "-no-user-config",
 };
 #define WITHOUT 3
 

@@ -11,7 +11,7 @@
 
 #include <fcntl.h>
 
-static const struct vm_host host = {"kvm", "host", "pc-q35-7.2", false};
+static const struct vm_host host = {"kvm", "host", "pc-q35-7.2", .sandbox = true};
 
 static void compare(const char *name, const char *came)
 {

@@ -7,6 +7,7 @@
 #include "tests/unit/check.h"
 
 static const struct vm_host without = {"kvm", "qemu64", "pc-q35-7.2", false, 7}, with = {"kvm", "qemu64", "pc-q35-7.2", true, 7},
+			    sandboxed = {"kvm", "qemu64", "pc-q35-7.2", true, 7, .sandbox = true},
 			    newer = {"kvm", "qemu64", "pc-q35-10.0", false, 10};
 
 static int check(const char *command, const char *arguments, const struct vm_host *host)
@@ -51,6 +52,81 @@ static void test_the_human_monitor(void)
 	CHECK_INT(check("human-monitor-command", NULL, &without), 0);
 }
 
+static void test_the_sandbox(void)
+{
+	static const struct {
+		const char *command, *arguments;
+	} fatal[] = {
+		{"migrate", "{\"uri\": \"exec:cat\"}"},
+		{"migrate", "{\"channels\": [{\"channel-type\": \"main\", \"addr\": {\"transport\": \"exec\", \"args\": []}}]}"},
+		{"migrate-incoming", "{\"uri\": \"exec:cat\"}"},
+		{"migrate-recover", "{\"uri\": \"exec:cat\"}"},
+		{"netdev_add", "{\"type\": \"tap\", \"id\": \"n\"}"},
+		{"netdev_add", "{\"type\": \"tap\", \"id\": \"n\", \"script\": \"no\"}"},
+		{"netdev_add", "{\"type\": \"tap\", \"id\": \"n\", \"script\": \"no\", \"downscript\": \"/x\"}"},
+		{"netdev_add", "{\"type\": \"tap\", \"id\": \"n\", \"helper\": \"/x\", \"script\": \"no\", \"downscript\": \"no\"}"},
+		{"netdev_add", "{\"type\": \"bridge\", \"id\": \"n\"}"},
+		{"netdev_add", "{\"type\": \"passt\", \"id\": \"n\"}"},
+		{"netdev_add", "{\"type\": \"user\", \"id\": \"n\", \"smb\": \"/x\"}"},
+		{"netdev_add", "{\"type\": \"user\", \"id\": \"n\", \"guestfwd\": [{\"str\": \"tcp:10.0.2.1:1-cmd:x\"}]}"},
+	};
+	static const struct {
+		const char *command, *arguments;
+	} harmless[] = {
+		{"migrate", "{\"uri\": \"unix:/exec:\"}"},
+		{"migrate", "{\"channels\": [{\"channel-type\": \"main\", \"addr\": {\"transport\": \"socket\"}}]}"},
+		{"migrate", NULL},
+		{"netdev_add", "{\"type\": \"tap\", \"id\": \"n\", \"script\": \"no\", \"downscript\": \"\"}"},
+		{"netdev_add", "{\"type\": \"tap\", \"id\": \"n\", \"fd\": \"t\"}"},
+		{"netdev_add", "{\"type\": \"tap\", \"id\": \"n\", \"fds\": \"t:u\"}"},
+		{"netdev_add", "{\"type\": \"user\", \"id\": \"n\", \"guestfwd\": [{\"str\": \"tcp:10.0.2.1:1-tcp:10.0.0.1:2\"}]}"},
+		{"netdev_add", NULL},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(fatal); i++) {
+		CHECK(check(fatal[i].command, fatal[i].arguments, &sandboxed) < 0);
+		CHECK_INT(check(fatal[i].command, fatal[i].arguments, &with), 0);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(harmless); i++)
+		CHECK_INT(check(harmless[i].command, harmless[i].arguments, &sandboxed), 0);
+}
+
+static int check_line(const char *line)
+{
+	json_auto_t *args = json_pack("{s:s}", "command-line", line);
+	_cleanup_free_ char *text = json_dumps(args, 0);
+
+	return check("human-monitor-command", text, &sandboxed);
+}
+
+static void test_the_sandbox_by_the_human_monitor(void)
+{
+	static const char *const fatal[] = {"migrate exec:cat",
+					    "migrate -dexec:cat",
+					    "  migrate\t-d -r \"exec:cat >/x\"",
+					    "migrate_incoming exec:cat",
+					    "migrate_recover exec:cat",
+					    "netdev_add tap,id=n",
+					    "netdev_add \"tap,id=n\"",
+					    "netdev_add id=n,type=tap,script=no",
+					    "netdev_add bridge,id=n,br=b",
+					    "netdev_add user,id=n,smb=/x",
+					    "netdev_add user,id=n,guestfwd=tcp:10.0.2.1:1-cmd:x"};
+	static const char *const harmless[] = {"migrate -d unix:/x",   "migrate tcp:exec:1",
+					       "migrate",	       "migrate -",
+					       "info migrate",	       "migrate_set_capability exec: on",
+					       "netdev_add",	       "netdev_add tap,id=n,script=no,downscript=no",
+					       "netdev_add tap,fd=t",  "netdev_add user,id=bridge,hostname=a,,type=tap",
+					       "netdev_del bridge",    ""};
+
+	for (size_t i = 0; i < ARRAY_SIZE(fatal); i++)
+		if (check_line(fatal[i]) == 0)
+			check_fail(__FILE__, __LINE__, fatal[i], "refused", "passed");
+	for (size_t i = 0; i < ARRAY_SIZE(harmless); i++)
+		if (check_line(harmless[i]) < 0)
+			check_fail(__FILE__, __LINE__, harmless[i], "passed", "refused");
+}
+
 static void test_amend(void)
 {
 	CHECK(check("x-blockdev-amend", "{}", &newer) < 0);
@@ -80,6 +156,8 @@ int main(void)
 {
 	RUN(test_vhost);
 	RUN(test_the_human_monitor);
+	RUN(test_the_sandbox);
+	RUN(test_the_sandbox_by_the_human_monitor);
 	RUN(test_amend);
 	RUN(test_raw_members);
 	return 0;
