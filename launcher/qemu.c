@@ -19,6 +19,16 @@ struct vm_qemu {
 	struct qmp_error lost;
 };
 
+/* Nobody finds it any more when those who use it are told. */
+static void end_session(struct vm_qemu *q)
+{
+	struct qmp_session *s = take_ptr(q->session);
+
+	if (s && q->opts.on_session_end)
+		q->opts.on_session_end(q->opts.data);
+	qmp_session_free(s);
+}
+
 static void finish(struct vm_qemu *q)
 {
 	uv_timer_stop(&q->pulse);
@@ -30,7 +40,7 @@ static void on_drained(uv_timer_t *t)
 {
 	struct vm_qemu *q = t->data;
 
-	qmp_session_free(take_ptr(q->session));
+	end_session(q);
 	finish(q);
 }
 
@@ -59,7 +69,7 @@ static void on_session_close(void *data, const struct qmp_error *why)
 
 	uv_timer_stop(&q->pulse);
 	q->lost = *why; /* it lies in the session */
-	qmp_session_free(take_ptr(q->session));
+	end_session(q);
 	if (q->exited)
 		uv_timer_start(&q->drain, on_drained, 0, 0);
 	else
@@ -197,7 +207,7 @@ void vm_qemu_free(struct vm_qemu *q)
 {
 	if (!q)
 		return;
-	qmp_session_free(take_ptr(q->session));
+	end_session(q);
 	vm_child_free(take_ptr(q->child));
 	uv_timer_stop(&q->drain);
 	uv_close((uv_handle_t *)&q->pulse, on_pulse_closed);

@@ -6,7 +6,7 @@
  *                           good), but lets go at a reset, which a guest that has not run does not notice
  *   it does not run         paused: QEMU keeps the request until it runs again
  *   it has no driver yet    the request is lost when its operating system comes up: sent again in growing intervals, and
- *                           when the VM is resumed or the guest's agent appears (7.2 refuses a second one until a reset)
+ *                           when the VM is resumed or the guest's agent appears
  *   it is being asked       another client's request, or an earlier one of ours: that one is waited for
  *   it refuses              DEVICE_UNPLUG_GUEST_ERROR
  *

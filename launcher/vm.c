@@ -381,6 +381,14 @@ static void on_event(void *data, const struct qmp_event *event)
 
 /* ---- Lost and found ---- */
 
+static void on_session_end(void *data)
+{
+	struct vm *vm = data;
+
+	if (vm->handlers.on_session_end)
+		vm->handlers.on_session_end(vm->handlers.data, vm);
+}
+
 static void on_retry(uv_timer_t *t);
 
 static void on_lost(void *data, const struct qmp_error *why)
@@ -504,6 +512,7 @@ static void fill_options(struct vm *vm, struct vm_qemu_options *o)
 	o->on_up = on_up;
 	o->on_silent = on_silent;
 	o->on_answers = on_answers;
+	o->on_session_end = on_session_end;
 	o->on_lost = on_lost;
 	o->on_exit = on_exit_qemu;
 	o->on_event = on_event;

@@ -29,6 +29,8 @@ struct vm_handlers {
 	/* Before QEMU is started with SPEC, effective: an error, and it is not. May be NULL. */
 	int (*may_start)(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err);
 	void (*on_state)(void *data, struct vm *vm);
+	/* The session of vm_session is about to be freed. */
+	void (*on_session_end)(void *data, struct vm *vm);
 	void (*on_event)(void *data, struct vm *vm, const struct qmp_event *event);
 	void (*on_console)(void *data, struct vm *vm, const char *console, const char *text, size_t len);
 	void *data;

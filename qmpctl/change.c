@@ -79,8 +79,8 @@ void change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, 
 		(void)vm_save_running(vm, running, NULL);
 }
 
-/* What is left of the plan, or of its undoing, goes on without the operation. */
-static void leave_to_the_guest(struct change *c, json_t *rest, bool undoes)
+/* What is left of the plan, or of its undoing (for UNDOES), goes on without the operation. */
+static void leave_to_the_guest(struct change *c, json_t *rest, const struct qmp_error *undoes)
 {
 	struct qmp_error err = {0};
 
@@ -103,7 +103,7 @@ static void finish(struct change *c, const char *outcome, json_t *rest)
 						   ? "the change is made in the running VM, but keeping it failed"
 						   : "nothing was changed");
 	if (rest)
-		leave_to_the_guest(c, rest, false);
+		leave_to_the_guest(c, rest, NULL);
 	else
 		pending_end(call->guest);
 	if (err.kind != QMP_ERR_NONE) {
@@ -175,7 +175,7 @@ static void on_done(void *data, enum vm_exec_outcome outcome, json_t *rest_consu
 	c->call->guest->exec = NULL;
 	if (outcome == VM_EXEC_FAILED) {
 		if (rest)
-			leave_to_the_guest(c, rest, true);
+			leave_to_the_guest(c, rest, why);
 		else if (!is_cut_short(c, why) || !pending_cut_short(c->call->guest))
 			pending_end(c->call->guest);
 		change_fail(c, why);

@@ -75,13 +75,7 @@ static void on_state(void *data, struct vm *vm)
 	struct guest *g = data;
 
 	guest_send_event(g, "QMPCTL_STATE", json_pack("{s:s, s:s}", "name", vm->name, "state", vm_state_name(vm->state)));
-	/* One that is merely silent may still carry out what it was told. */
-	if (vm->state == VM_STOPPED || (vm->state == VM_UNRESPONSIVE && !vm_session(vm, NULL))) {
-		change_abandon(g);
-		pending_rest(g);
-	} else {
-		pending_resume(g);
-	}
+	pending_resume(g);
 	if (vm->state == VM_STOPPED) {
 		pending_clear(g);
 		agent_leave(g->agent);
@@ -95,6 +89,16 @@ static void on_state(void *data, struct vm *vm)
 		restart_consider(g->restart);
 		guest_stopped(g);
 	}
+}
+
+/* A QEMU that is merely silent has its session, and may still carry out what it was told. */
+static void on_session_end(void *data, struct vm *vm)
+{
+	struct guest *g = data;
+
+	UNUSED(vm);
+	change_abandon(g);
+	pending_rest(g);
 }
 
 static void on_event(void *data, struct vm *vm, const struct qmp_event *event)
@@ -130,7 +134,7 @@ static int may_start(void *data, const struct vm *vm, const json_t *spec, struct
 int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err)
 {
 	struct guest *g = calloc(1, sizeof *g);
-	struct vm_handlers h = {may_start, on_state, on_event, on_console, g};
+	struct vm_handlers h = {may_start, on_state, on_session_end, on_event, on_console, g};
 	int r;
 
 	if (!g)

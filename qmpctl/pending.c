@@ -165,7 +165,7 @@ static void settle(struct pending *p, const char *outcome, const struct qmp_erro
 	struct guest *g = p->guest;
 	json_t *told = json_pack("{s:s, s:s, s:s}", "item", item_of(p), "operation", p->operation, "outcome", outcome);
 
-	if (why)
+	if (why && *why->message) /* the journal does not keep it */
 		json_object_set_new(told, "why", qmp_json_text(why->message));
 	unlink_pending(p);
 	pending_free(p);
@@ -301,7 +301,7 @@ void pending_end(struct guest *g)
 	(void)journal_save(g, NULL);
 }
 
-int pending_leave(struct guest *g, json_t *rest, bool undoes, struct qmp_error *err)
+int pending_leave(struct guest *g, json_t *rest, const struct qmp_error *undoes, struct qmp_error *err)
 {
 	struct pending *p = begun(g);
 	struct qmp_session *s = vm_session(g->vm, err);
@@ -311,6 +311,8 @@ int pending_leave(struct guest *g, json_t *rest, bool undoes, struct qmp_error *
 		return 0; /* the VM is gone */
 	p->operating = false;
 	p->stage = undoes ? UNDOING : WAITING;
+	if (undoes)
+		p->why = *undoes;
 	replace(&p->plan, json_incref(rest));
 	replace(&p->config, NULL);
 	(void)journal_save(g, NULL);

@@ -30,8 +30,11 @@ void pending_open(struct guest *g);
 int pending_begin(struct guest *g, const char *operation, json_t *plan, json_t *want, json_t *config, struct qmp_error *err);
 /* It has ended, and is kept. */
 void pending_end(struct guest *g);
-/* It has ended, but for REST of its plan, or of its undoing (UNDOES), of which the guest has not let go (exec.h). Borrowed. */
-int pending_leave(struct guest *g, json_t *rest, bool undoes, struct qmp_error *err);
+/*
+ * It has ended, but for REST of its plan, or of its undoing (UNDOES says why; else NULL), of which the guest has not let go
+ * (exec.h). Borrowed.
+ */
+int pending_leave(struct guest *g, json_t *rest, const struct qmp_error *undoes, struct qmp_error *err);
 /* It was cut short. False: QEMU is gone, there is nothing to settle. */
 bool pending_cut_short(struct guest *g);
 

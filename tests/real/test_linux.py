@@ -1,6 +1,7 @@
 """A real Linux guest: what hot-plug and the power button look like from inside."""
 import os
 import re
+import time
 
 import world
 from guest import linux_spec, with_serial
@@ -45,6 +46,23 @@ class Linux(WorldTest):
         serial.expect("GUEST-OFF")
         self.assertEqual(self.w.state("demo"), "stopped")
         self.stopped_clean()
+
+    def test_a_disk_can_go_before_the_guest_has_a_driver(self):
+        """What device_del asks of a guest that still boots is lost; it is asked again."""
+        for delay in (0, 2):
+            with self.subTest(delay=delay):
+                name = f"early{delay}"
+                image = os.path.join(self.w.base, f"{name}.img")
+                with open(image, "wb") as f:
+                    f.truncate(1 << 20)
+                serial = self.w.serial(name)
+                self.w.create(name, with_serial(linux_spec(), serial))
+                self.w.ok("disk", "add", name, f"id=vdx,path={image},format=raw")
+                self.w.ok("start", name)
+                time.sleep(delay)  # where in its boot it is asked: any moment will do
+                self.w.ok("disk", "remove", name, "vdx", "--timeout", "60", timeout=90)
+                serial.expect("GUEST-READY", 120)
+                self.assertNotIn("vda", serial.command("ls /sys/block")[1])
 
     def test_qmpctl_waits_for_a_line_on_its_own_console_and_keeps_it(self):
         self.w.create("demo", linux_spec())

@@ -1,6 +1,7 @@
 """Devices that must go: undone additions, guests that have not run, guests that do not let go."""
 import json
 import os
+import signal
 
 import world
 from test_hotplug import blocks, peripherals
@@ -28,9 +29,10 @@ class Unplug(WorldTest):
             json.dump(spec, f)
         return self.w.expect(rc, "apply", path, "--timeout", "5")
 
-    def settled(self, qmp, item):
+    def settled(self, qmp, item, outcome="done"):
         data = qmp.event("QMPCTL_SETTLED", {"item": item})["data"]
-        self.assertEqual(data["outcome"], "done", data)
+        self.assertEqual(data["outcome"], outcome, data)
+        return data
 
     def has(self, qmp):
         return blocks(qmp), peripherals(qmp)
@@ -71,7 +73,7 @@ class Unplug(WorldTest):
             self.assertNotEqual(again.rc, 0)
             self.assertIn("pending", again.err)
             serial.write("e")
-            self.settled(qmp, "disks.vdx")
+            self.assertIn("disks.vdy: device_add", self.settled(qmp, "disks.vdx", "undone")["why"])
             self.assertEqual(self.has(qmp), before)
         self.assertEqual(self.w.status("a")["pending"], [])
 
@@ -123,6 +125,20 @@ class Unplug(WorldTest):
             self.settled(qmp, "disks.vdx")
             self.assertEqual(self.has(qmp), before)
         serial.expect("TINY-READY")
+
+    def test_qemu_ends_while_something_is_pending(self):
+        serial = self.w.start_tiny("a")
+        serial.write("e")
+        serial.expect("e")
+        self.w.ok("disk", "add", "a", f"id=vdx,path={self.images['vdx']},format=raw")
+        self.w.expect(PENDING, "disk", "remove", "a", "vdx", "--timeout", "1")
+        os.kill(self.w.qemu_pid("a"), signal.SIGKILL)
+        self.w.wait_state("a", "stopped")
+        self.assertEqual(self.w.status("a")["pending"], [])
+        self.w.ok("start", "a")
+        serial.expect("TINY-READY")
+        with self.w.control("a") as qmp:
+            self.assertNotIn("vdx", peripherals(qmp))
 
 
 if __name__ == "__main__":
