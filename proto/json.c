@@ -180,7 +180,7 @@ static int prelex(const char *text, size_t len, struct buffer *out, struct qmp_e
 json_t *qmp_json_decode(const char *text, size_t len, struct qmp_error *err)
 {
 	struct buffer wrapped = {0};
-	json_error_t why;
+	json_error_t why = {0};
 	json_t *value;
 
 	if (prelex(text, len, &wrapped, err) < 0) {
@@ -189,7 +189,7 @@ json_t *qmp_json_decode(const char *text, size_t len, struct qmp_error *err)
 	}
 	value = json_loadb(wrapped.len > 0 ? wrapped.data : text, wrapped.len > 0 ? wrapped.len : len,
 			   JSON_DECODE_ANY | JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES, &why);
-	if (!value && json_error_code(&why) == json_error_out_of_memory)
+	if (!value && !*why.text) /* jansson says nothing when memory is out */
 		qmp_error_errno(err, -ENOMEM, "decoding JSON");
 	else if (!value)
 		qmp_error_set(err, QMP_ERR_PROTOCOL, -EPROTO, "JSON: %s (line %d, column %d)", why.text, why.line,
@@ -269,19 +269,33 @@ static size_t unwrap(char *text, size_t len)
 	return (size_t)(to - text);
 }
 
+struct dump {
+	struct buffer text;
+	int r; /* the first failure: jansson goes on behind that of a key, and would end in half an object */
+};
+
+static int on_dump(const char *text, size_t len, void *data)
+{
+	struct dump *d = data;
+
+	if (d->r == 0)
+		d->r = buffer_add(&d->text, text, len);
+	return d->r;
+}
+
 char *qmp_json_encode(const json_t *value, size_t flags, size_t *ret_len)
 {
-	char *text = json_dumps(value, flags | JSON_ENCODE_ANY);
-	size_t len;
+	struct dump d = {0};
 
-	if (!text)
+	if (json_dump_callback(value, on_dump, &d, flags | JSON_ENCODE_ANY) < 0 || d.r < 0 || d.text.len == 0) {
+		free(d.text.data);
 		return NULL;
-	len = strlen(text);
-	if (strstr(text, "\"" WRAP_KEY "\""))
-		len = unwrap(text, len);
+	}
+	if (strstr(d.text.data, "\"" WRAP_KEY "\""))
+		d.text.len = unwrap(d.text.data, d.text.len);
 	if (ret_len)
-		*ret_len = len;
-	return text;
+		*ret_len = d.text.len;
+	return d.text.data;
 }
 
 int qmp_json_u64(const json_t *value, uint64_t *ret)

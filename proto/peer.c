@@ -276,6 +276,10 @@ static void take_message(struct qmp_peer *p, const char *text, size_t len)
 	json_auto_t *none = json_object();
 	struct qmp_peer_command command = {.fds = p->fds, .n_fds = p->n_fds};
 
+	if (!none || (!message && err.code == -ENOMEM)) {
+		fail(p, QMP_ERR_HOST, -ENOMEM, "no memory for a command of the client");
+		return;
+	}
 	if (!message) {
 		refuse(p, NULL, "JSON parse error, %.250s", err.message);
 		return;

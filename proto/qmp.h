@@ -371,7 +371,7 @@ QMP_API json_t *qmp_schema_arguments(const struct qmp_schema *s, const char *com
 QMP_API json_t *qmp_schema_type_arguments(const struct qmp_schema *s, const char *command, const json_t *arguments,
 					  struct qmp_error *err);
 QMP_API json_t *qmp_text(const char *text);
-/* The same without a schema: each text as JSON where it is JSON, else a string; new. */
+/* The same without a schema: each text as JSON where it is JSON, else a string; new. NULL only when memory is out. */
 QMP_API json_t *qmp_untyped(const json_t *value);
 /* All names of commands (or events), sorted. New. */
 QMP_API json_t *qmp_schema_commands(const struct qmp_schema *s);

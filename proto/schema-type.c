@@ -203,7 +203,10 @@ static json_t *type_array(const struct qmp_schema *s, const json_t *info, const 
 		json_t *typed = type_value(s, qmp_schema_follow(s, info, "element-type"), entry, &here, depth, err);
 		if (!typed)
 			return NULL;
-		json_array_append_new(ret, typed);
+		if (json_array_append_new(ret, typed) < 0) {
+			qmp_error_errno(err, -ENOMEM, "typing arguments");
+			return NULL;
+		}
 	}
 	return json_incref(ret);
 }
@@ -320,7 +323,10 @@ static json_t *type_object(const struct qmp_schema *s, const json_t *info, const
 		typed = type_value(s, qmp_schema_follow(s, member, "type"), entry, &here, depth, err);
 		if (!typed)
 			return NULL;
-		json_object_set_new(ret, key, typed);
+		if (json_object_set_new(ret, key, typed) < 0) {
+			qmp_error_errno(err, -ENOMEM, "typing arguments");
+			return NULL;
+		}
 	}
 	if (!is_complete(s, info, ret, at, err) || !is_complete(s, branch, ret, at, err))
 		return NULL;
@@ -381,22 +387,22 @@ json_t *qmp_untyped(const json_t *value)
 {
 	const char *text = text_of(value), *key;
 	json_t *entry, *ret;
+	bool whole = true;
 	size_t i;
 
 	if (text) {
 		ret = json_of(text);
 		return ret ? ret : json_string(text);
 	}
-	if (json_is_array(value)) {
-		ret = json_array();
-		json_array_foreach(value, i, entry)
-			json_array_append_new(ret, qmp_untyped(entry));
-		return ret;
-	}
-	if (!json_is_object(value))
+	if (!json_is_array(value) && !json_is_object(value))
 		return json_incref((json_t *)value);
-	ret = json_object();
+	ret = json_is_array(value) ? json_array() : json_object();
+	json_array_foreach(value, i, entry)
+		whole &= json_array_append_new(ret, qmp_untyped(entry)) == 0;
 	json_object_foreach((json_t *)value, key, entry)
-		json_object_set_new(ret, key, qmp_untyped(entry));
-	return ret;
+		whole &= json_object_set_new(ret, key, qmp_untyped(entry)) == 0;
+	if (whole)
+		return ret;
+	json_decref(ret);
+	return NULL;
 }
