@@ -1,0 +1,109 @@
+#!/bin/bash
+# systemd.sh: the unit qmpctl@.service under a real systemd, in a Debian guest that it makes.
+#
+# The guest is made once, in build/systemd (root, the packages and minutes of time); each run installs the release build into
+# it and boots it under TCG: about three minutes. It goes through what docs/units/qmpctl@.service.in promises, and prints a
+# line for each. QMPCTL_BUILD names another folder than build/.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+BUILD=${QMPCTL_BUILD:-$PWD/build}
+WORK=$BUILD/systemd
+ROOT=$WORK/root
+
+[ "$(id -u)" = 0 ] || { echo "systemd.sh: making the guest's file system takes root" >&2; exit 1; }
+tests/setup.sh --systemd
+tests/guest/build.sh "$BUILD/guest"
+cmake --preset release -B "$BUILD/release" >/dev/null
+cmake --build "$BUILD/release" -- --quiet
+
+mkdir -p "$WORK"
+if [ ! -e "$WORK/made" ]; then
+	rm -rf "$ROOT"
+	echo "making a Debian in $ROOT" >&2
+	mmdebstrap --quiet --variant=minbase \
+		--include=systemd-sysv,dbus,udev,libjansson4,libuv1,linux-image-cloud-amd64,qemu-system-x86 bookworm "$ROOT"
+	touch "$WORK/made"
+fi
+
+DESTDIR=$ROOT cmake --install "$BUILD/release" --prefix /usr >/dev/null
+cp "$BUILD/guest/tinybios.bin" "$ROOT/root/"
+cat >"$ROOT/root/a.json" <<'EOF'
+{"name": "a", "memory": "16M", "accel": "tcg", "agent": false, "balloon": false, "rng": false, "consoles": [],
+ "firmware": {"type": "bios", "path": "/root/tinybios.bin"},
+ "args": ["-chardev", "file,id=s,path=/var/tmp/serial.log,append=on", "-device", "isa-serial,chardev=s,iobase=0x3f8,irq=4"]}
+EOF
+# What runs in the guest, once it has booted. OK and FAILED lines are counted below. It has the serial port for itself: a getty
+# would hang it up.
+cat >"$ROOT/root/check.sh" <<'EOF'
+#!/bin/bash
+exec >/dev/ttyS0 2>&1
+check() { # WHAT EXPECTED CAME
+	[ "$2" = "$3" ] && echo "OK: $1" || echo "FAILED: $1: expected \"$2\", came \"$3\""
+}
+active() { systemctl is-active qmpctl@a; }
+keeper() { systemctl show -p MainPID --value qmpctl@a; }
+qemu() { for p in /proc/[0-9]*; do case $(readlink "$p/exe") in */qemu-system-*) echo "${p#/proc/}" ;; esac; done; }
+said() { for i in $(seq 150); do [ "$(grep -c "$1" /var/tmp/serial.log)" = "$2" ] && break; sleep 0.2; done; grep -c "$1" /var/tmp/serial.log; }
+
+rm -f /etc/qmpctl/vms/a.json /var/tmp/serial.log
+qmpctl create a --spec /root/a.json
+systemctl start qmpctl@a
+check "start returns when the VM is up" "0 active" "$? $(active)"
+first=$(qemu)
+check "the guest runs" 1 "$(said TINY-READY 1)"
+systemctl restart qmpctl@a
+check "restart takes the running VM over" "active $first" "$(active) $(qemu)"
+old=$(keeper)
+kill -9 "$old"
+for i in $(seq 150); do
+	[ "$(active)" = active ] && [ "$(keeper)" != "$old" ] && break
+	sleep 0.2
+done
+check "a keeper that was killed comes back to the same VM" "active $first" "$(active) $(qemu)"
+systemctl stop qmpctl@a
+check "stop leaves the guest running" "inactive $first" "$(active) $(qemu)"
+systemctl start qmpctl@a
+check "start takes it over" "active $first" "$(active) $(qemu)"
+check "all that time the guest did not notice" 1 "$(said TINY-READY 1)"
+qmpctl stop a
+for i in $(seq 150); do [ "$(active)" = inactive ] && break; sleep 0.2; done
+check "qmpctl stop ends the service well" "inactive success " "$(active) $(systemctl show -p Result --value qmpctl@a) $(qemu)"
+check "by the power button" 1 "$(said BYE 1)"
+systemctl start qmpctl@a
+check "it starts again" "active 2" "$(active) $(said TINY-READY 2)"
+sync
+systemctl poweroff
+EOF
+chmod +x "$ROOT/root/check.sh"
+cat >"$ROOT/etc/systemd/system/check.service" <<'EOF'
+[Unit]
+After=multi-user.target
+[Service]
+ExecStart=/root/check.sh
+[Install]
+WantedBy=multi-user.target
+EOF
+chroot "$ROOT" systemctl enable --quiet check.service
+echo /dev/vda / ext4 defaults 0 1 >"$ROOT/etc/fstab"
+
+rm -f "$WORK/disk.img" "$WORK/serial.txt"
+truncate -s 4G "$WORK/disk.img"
+mkfs.ext4 -q -d "$ROOT" "$WORK/disk.img"
+timeout 900 qemu-system-x86_64 -accel tcg -smp 2 -cpu max -m 1024 -display none -nodefaults -no-reboot \
+	-kernel "$ROOT"/boot/vmlinuz-* -initrd "$ROOT"/boot/initrd.img-* \
+	-append 'root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off nokaslr systemd.mask=serial-getty@ttyS0.service' \
+	-drive "file=$WORK/disk.img,format=raw,if=virtio" -serial "file:$WORK/serial.txt"
+
+tr -d '\r' <"$WORK/serial.txt" | grep -aE '^(OK|FAILED): ' || :
+# The last one is told by the guest's guest alone: its serial port, on the disk of a host that is off.
+if [ "$(debugfs -R 'cat /var/tmp/serial.log' "$WORK/disk.img" 2>/dev/null | grep -c BYE)" = 2 ]; then
+	echo "OK: the guest was powered off when the host went down" | tee -a "$WORK/serial.txt"
+else
+	echo "FAILED: the guest was not powered off when the host went down" | tee -a "$WORK/serial.txt"
+fi
+ok=$(grep -ac '^OK: ' "$WORK/serial.txt") || :
+if [ "$ok" != 11 ] || grep -aq '^FAILED: ' "$WORK/serial.txt"; then
+	echo "systemd.sh: $ok of 11; all that it said is in $WORK/serial.txt" >&2
+	exit 1
+fi
