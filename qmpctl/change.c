@@ -312,6 +312,11 @@ void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json
 		r = edit_config(c, edit, item, &err);
 	if (r >= 0 && live && vm->running)
 		r = edit_running(c, edit, item, &err);
+	if (r >= 0 && !config && json_array_size(c->next_start) > 0)
+		r = qmp_error_set(&err, QMP_ERR_STATE, -EBUSY,
+				  "%s cannot change while the VM %s runs, and nothing else is asked for: without \"live\" alone it "
+				  "is kept for the next start; nothing was changed",
+				  text_of(json_array_get(c->next_start, 0), "path"), vm->name);
 	if (!c->steps)
 		c->steps = json_incref(c->plan);
 	if (r < 0) {

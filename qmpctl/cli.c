@@ -41,6 +41,49 @@ void cli_print_json(const json_t *value)
 	puts(text ? text : "null");
 }
 
+#define COLUMNS_MAX 8
+
+/* Characters of UTF-8. */
+static int width_of(const char *text)
+{
+	int n = 0;
+
+	for (; *text; text++)
+		n += ((unsigned char)*text & 0xc0) != 0x80;
+	return n;
+}
+
+static void print_cell(const char *text, int width, bool last)
+{
+	printf("%s", text);
+	if (!last)
+		printf("%*s", width - width_of(text) + 2, "");
+}
+
+void cli_print_table(const char *const *head, const json_t *rows)
+{
+	int widths[COLUMNS_MAX], n = 0;
+	const json_t *row;
+	size_t i;
+
+	for (; head[n] && n < COLUMNS_MAX; n++) {
+		widths[n] = width_of(head[n]);
+		json_array_foreach(rows, i, row) {
+			int w = width_of(json_string_value(json_array_get(row, (size_t)n)));
+			widths[n] = w > widths[n] ? w : widths[n];
+		}
+	}
+	printf("%s", cli_bold());
+	for (int c = 0; c < n; c++)
+		print_cell(head[c], widths[c], c == n - 1);
+	printf("%s\n", cli_plain());
+	json_array_foreach(rows, i, row) {
+		for (int c = 0; c < n; c++)
+			print_cell(json_string_value(json_array_get(row, (size_t)c)), widths[c], c == n - 1);
+		putchar('\n');
+	}
+}
+
 int exit_status_of(enum qmp_error_kind kind)
 {
 	static const int statuses[] = {

@@ -101,6 +101,8 @@ int exit_status_of(enum qmp_error_kind kind);
 /* Prints the error and returns its exit status. */
 int cli_fail(struct cli *cli);
 void cli_print_json(const json_t *value);
+/* ROWS: arrays of strings, one for each of HEAD (which ends with NULL). Columns are as wide as what is in them. */
+void cli_print_table(const char *const *head, const json_t *rows);
 /* "" or a terminal's escape sequence. */
 const char *cli_bold(void);
 const char *cli_plain(void);

@@ -35,20 +35,25 @@ static char *note_of(const json_t *s)
 	return strdup(streq(text_of(s, "state"), "unknown") ? "its keeper does not answer" : "");
 }
 
-static void print_row(const json_t *s, int width)
+static void print_rows(const json_t *list)
 {
-	_cleanup_free_ char *note = note_of(s);
-	char pid[24] = "-";
+	json_auto_t *rows = json_array();
+	const json_t *s;
+	size_t i;
 
-	if (json_object_get(s, "pid"))
-		snprintf(pid, sizeof pid, "%lld", json_integer_value(json_object_get(s, "pid")));
-	printf("%-*s %-12s %8s%s%s\n", width, text_of(s, "name"), text_of(s, "state"), pid, *note ? "  " : "", note);
+	json_array_foreach(list, i, s) {
+		_cleanup_free_ char *note = note_of(s), *pid = NULL;
+		if (json_object_get(s, "pid"))
+			pid = qmp_asprintf("%lld", json_integer_value(json_object_get(s, "pid")));
+		json_array_append_new(rows, json_pack("[s, s, s, s]", text_of(s, "name"), text_of(s, "state"), pid ? pid : "-", note));
+	}
+	cli_print_table((const char *const[]){"NAME", "STATE", "PID", "", NULL}, rows);
 }
 
 static int run_list(struct cli *cli)
 {
 	json_auto_t *names = vm_names(cli), *list = json_array();
-	int n = (int)json_array_size(names), width = (int)strlen("NAME");
+	int n = (int)json_array_size(names);
 	char **words = calloc((size_t)n + 1, sizeof *words);
 	json_t **results = calloc((size_t)n + 1, sizeof(json_t *));
 
@@ -57,20 +62,15 @@ static int run_list(struct cli *cli)
 		free(results);
 		return cli_fail(cli);
 	}
-	for (int i = 0; i < n; i++) {
+	for (int i = 0; i < n; i++)
 		words[i] = (char *)json_string_value(json_array_get(names, (size_t)i));
-		if ((int)strlen(words[i]) > width)
-			width = (int)strlen(words[i]);
-	}
 	client_call_all(cli, words, n, "qmpctl-status", results);
 	for (int i = 0; i < n; i++)
 		json_array_append_new(list, results[i] ? results[i] : without_answer(cli, words[i]));
 	if (cli->json) {
 		cli_print_json(list);
 	} else {
-		printf("%s%-*s %-12s %8s%s\n", cli_bold(), width, "NAME", "STATE", "PID", cli_plain());
-		for (int i = 0; i < n; i++)
-			print_row(json_array_get(list, (size_t)i), width);
+		print_rows(list);
 	}
 	free(words);
 	free(results);

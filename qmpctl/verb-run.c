@@ -132,6 +132,11 @@ static int bring_up(struct run *r, const char *name)
 		r->error = r->cli->error;
 	else
 		e = keeper_add(&r->keeper, name, true, &g, &r->error);
+	if (e == -EBUSY) {
+		r->error = (struct qmp_error){0};
+		qmp_error_set(&r->error, QMP_ERR_BUSY, e,
+			      "another keeper holds the VM %s already; \"qmpctl status %s\" says what it does", name, name);
+	}
 	if (e < 0)
 		return e;
 	if (vm_qemu_lives(g->vm)) {

@@ -11,7 +11,8 @@
 #include <fcntl.h>
 #include <time.h>
 
-#define SPEC_MAX (16 << 20)
+#define SPEC_MAX	 (16 << 20)
+#define ITEM_COLUMNS_MAX 4
 
 /* ---- Calling, and saying what came ---- */
 
@@ -239,6 +240,25 @@ static const json_t *find(const json_t *spec, const char *kind, const char *id)
 	return spec ? vm_spec_find(spec, kind, id) : NULL;
 }
 
+static void print_items(const json_t *items, const char *const *columns)
+{
+	const char *head[ITEM_COLUMNS_MAX + 3] = {"ID", "WHERE"};
+	json_auto_t *rows = json_array();
+	const json_t *item;
+	size_t i;
+
+	for (int c = 0; columns[c] && c < ITEM_COLUMNS_MAX; c++)
+		head[c + 2] = columns[c];
+	json_array_foreach(items, i, item) {
+		bool live = json_is_true(json_object_get(item, "live")), config = json_is_true(json_object_get(item, "config"));
+		json_t *row = json_pack("[s, s]", text_of(item, "id"), live && config ? "live,config" : live ? "live" : "config");
+		for (const char *const *c = head + 2; *c; c++)
+			json_array_append_new(row, json_string(text_of(item, *c) ? text_of(item, *c) : "-"));
+		json_array_append_new(rows, row);
+	}
+	cli_print_table(head, rows);
+}
+
 int verb_list_items(struct cli *cli, const char *kind, const char *const *columns)
 {
 	json_auto_t *result = NULL, *list = json_array();
@@ -269,18 +289,7 @@ int verb_list_items(struct cli *cli, const char *kind, const char *const *column
 		cli_print_json(list);
 		return 0;
 	}
-	printf("%s%-10s %-12s", cli_bold(), "ID", "WHERE");
-	for (const char *const *c = columns; *c; c++)
-		printf(" %-18s", *c);
-	printf("%s\n", cli_plain());
-	json_array_foreach(list, i, item)
-	{
-		bool live = json_is_true(json_object_get(item, "live")), config = json_is_true(json_object_get(item, "config"));
-		printf("%-10s %-12s", text_of(item, "id"), live && config ? "live,config" : live ? "live" : "config");
-		for (const char *const *c = columns; *c; c++)
-			printf(" %-18s", text_of(item, *c) ? text_of(item, *c) : "-");
-		putchar('\n');
-	}
+	print_items(list, columns);
 	return 0;
 }
 

@@ -154,6 +154,10 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 		json_object_set_new(item, "format", json_string(format));
 	}
 	if (size) {
+		/* Refused before anything is made. */
+		json_object_set_new(item, "path", json_string(path ? path : "/"));
+		if (vm_spec_check(spec, &cli->error) < 0)
+			return NULL;
 		if (!path)
 			path = new_image_path(cli, name, format);
 		if (!path || image_create(cli, path, format, size) < 0)

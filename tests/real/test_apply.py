@@ -62,6 +62,13 @@ class Apply(WorldTest):
             self.assertNotIn("stays", self.apply(machine={"type": other}).err)
             self.assertEqual(self.spec()["machine"], {"type": other})
 
+    def test_what_cannot_change_live_is_refused_where_live_alone_is_asked_for(self):
+        self.w.ok("start", "a")
+        before = self.w.ok("show", "a", "-o", "json").json()
+        self.assertIn("memory", self.w.expect(world.STATE, "set", "a", "memory=32M", "--live").err)
+        self.assertEqual(self.w.ok("show", "a", "-o", "json").json(), before)
+        self.assertIn("memory", self.w.ok("set", "a", "memory=32M").err)
+
     def test_what_never_started_has_nothing_to_keep(self):
         self.apply()
         self.assertNotIn("machine", self.spec())

@@ -93,6 +93,7 @@ class Cli(WorldTest):
         self.w.create("a", tiny_spec())
         self.w.ok("disk", "add", "a", "size=1M", "--dry-run")
         self.refused(USAGE, "disk", "add", "a", "size=1M,bus=bogus")
+        self.refused(USAGE, "disk", "add", "a", "size=1M,format=bogus", says="qcow2")
         self.refused(STATE, "disk", "add", "a", "size=1M", "--live")
         self.w.run("disk", "add", "a", "size=1M,id=con0")
         self.assertEqual(self.images(), [])
