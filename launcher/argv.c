@@ -200,7 +200,7 @@ int vm_argv_render(const json_t *spec, const struct vm_host *host, const char *b
 	r = add_chardevs(&a, spec, fds, n_fds, err);
 	add_pair(&a, "-display", "none");
 	if (streq(text_of(json_object_get(spec, "display"), "type"), "vnc"))
-		add_pair(&a, "-vnc", "unix:vnc.sock"); /* relative: QEMU runs in the VM's run directory */
+		add_pair(&a, "-vnc", "none"); /* who starts it hands over the socket: -vnc takes no fd */
 	add_boot(&a, spec);
 	if (r == 0)
 		r = add_objects(&a, spec, host, fds, n_fds, err);

@@ -1,4 +1,5 @@
 #include "launcher/child.h"
+#include "launcher/identity.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
@@ -109,18 +110,17 @@ static _Noreturn void run_child(const struct vm_child_options *o, int report, pi
 	umask(077);
 	if (o->pid_file >= 0)
 		write_pid(o->pid_file);
-	if (o->dies_with_us && die_with(parent) < 0)
-		goto fail;
-	if (o->confined && confine() < 0)
-		goto fail;
 	if (o->directory >= 0 && fchdir(o->directory) < 0)
 		goto fail;
 	moved = place_fds(o, report);
-	if (moved >= 0) {
-		report = moved;
-		restore_fd_limit(); /* fds above it stay open until exec closes them */
+	if (moved < 0)
+		goto fail;
+	report = moved;
+	restore_fd_limit(); /* fds above it stay open until exec closes them */
+	/* What needs our rights is done; another identity forgets whom to die with. */
+	if ((!o->identity || vm_identity_take(o->identity) == 0) && (!o->confined || confine() == 0) &&
+	    (!o->dies_with_us || die_with(parent) == 0))
 		execvp(o->argv[0], o->argv);
-	}
 fail:
 	why = errno;
 	if (write(report, &why, sizeof why) < 0)

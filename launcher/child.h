@@ -8,6 +8,8 @@
 
 #include <sys/types.h>
 
+struct vm_identity;
+
 struct vm_exit {
 	bool known;  /* false: not our child */
 	int code;    /* exit status, or -1 */
@@ -21,6 +23,7 @@ struct vm_child_options {
 	int output;          /* its standard output and error; -1: /dev/null */
 	int directory;       /* its working directory; -1: ours */
 	int pid_file;        /* -1, or an fd to which the child writes its pid before exec */
+	const struct vm_identity *identity; /* whom it runs as; NULL: as we do */
 	bool confined;       /* it wins no privileges by what it runs, and leaves no core dump */
 	bool dies_with_us;   /* SIGKILL when the thread that started it ends; else it outlives us */
 };

@@ -192,6 +192,8 @@ const struct vm_field vm_spec_fields[] = {
 	 .choices = CHOICES("pause", "shutdown", "exit-failure", "none")},
 	{"panic-device", VM_T_BOOL, "an ISA pvpanic device, so that it can say so", .default_json = "true"},
 	{"watchdog", VM_T_OBJECT, "a watchdog", .fields = watchdog_fields},
+	{"user", VM_T_STRING, "the user that QEMU runs as, where qmpctl is root"},
+	{"group", VM_T_STRING, "QEMU's main group; the user's own unless given"},
 	{"sandbox", VM_T_BOOL, "QEMU's seccomp filter: it runs no program and wins no privilege", .default_json = "true"},
 	{"restart", VM_T_OBJECT, "what the keeper does when the VM ends", .default_json = "{}", .fields = restart_fields},
 	{"scsi-port", VM_T_INT, "PCI port of the SCSI controller; chosen once and kept", .min = 1, .max = 64},

@@ -680,6 +680,18 @@ static int check_cpu(const struct check *c, const json_t *spec)
 	return 0;
 }
 
+static int check_user(const struct check *c, const json_t *spec)
+{
+	static const char *const fields[] = {"user", "group"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
+		if (text_of(spec, fields[i]) && !*text_of(spec, fields[i]))
+			return refuse(c, fields[i], "must not be empty");
+	if (text_of(spec, "group") && !text_of(spec, "user"))
+		return refuse(c, "group", "needs a \"user\" beside it");
+	return 0;
+}
+
 static int check_rules(const struct check *c, const json_t *spec)
 {
 	static const char *const named[] = {"disks", "nics", "consoles", NULL};
@@ -689,7 +701,7 @@ static int check_rules(const struct check *c, const json_t *spec)
 		const char *key;
 	} unique[] = {{named, "id"}, {nics, "mac"}, {placed, "port"}, {placed, "boot-index"}};
 	static int (*const rules[])(const struct check *, const json_t *) = {check_ports, check_consoles, check_boot,
-									     check_cpu};
+									     check_cpu, check_user};
 	static const struct {
 		const char *kind;
 		int (*check)(const struct check *, const char *, const json_t *);

@@ -8,6 +8,7 @@
 #include "launcher/argv.h"
 #include "launcher/console.h"
 #include "launcher/hostnet.h"
+#include "launcher/identity.h"
 #include "launcher/record.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
@@ -226,11 +227,13 @@ int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err)
 
 struct vm_host vm_host_of(const struct vm *vm)
 {
+	const json_t *vhost = json_object_get(vm->host_facts, "vhost-net"); /* of another user's QEMU */
+
 	return (struct vm_host){
 		.accel = text_of(vm->host_facts, "accel"),
 		.cpu_model = text_of(vm->host_facts, "cpu-model"),
 		.machine = text_of(vm->host_facts, "machine"),
-		.vhost_net = vm_hostnet_has_vhost(),
+		.vhost_net = vhost ? json_is_true(vhost) : vm_hostnet_has_vhost(),
 		.qemu_major = (int)json_integer_value(
 			json_object_get(json_object_get(vm->host_facts, "qemu-version"), "major")),
 		.sandbox = json_is_true(json_object_get(vm->host_facts, "sandbox")),
@@ -491,16 +494,66 @@ static void on_cont(void *data, const struct qmp_reply *reply)
 	tell_started(vm, NULL);
 }
 
+static void let_run(struct vm *vm)
+{
+	struct qmp_session *s = vm_qemu_session(vm->qemu);
+
+	if (!vm->start_paused && s) {
+		(void)qmp_session_execute(s, &(struct qmp_command){.name = "cont"}, on_cont, vm, NULL, NULL);
+		return;
+	}
+	set_state(vm, VM_PAUSED);
+	tell_started(vm, NULL);
+}
+
+static void on_vnc(void *data, const struct qmp_reply *reply)
+{
+	struct vm *vm = data;
+
+	if (reply->status == 0)
+		let_run(vm);
+	else
+		on_cont(data, reply);
+}
+
+/* What became of it the next command says. */
+static void on_getfd(void *data, const struct qmp_reply *reply)
+{
+	UNUSED(data);
+	UNUSED(reply);
+}
+
+/* The display's socket is ours to make: QEMU need not be able to write in the run directory. */
+static void open_vnc(struct vm *vm)
+{
+	struct qmp_session *s = vm_qemu_session(vm->qemu);
+	json_auto_t *name = json_pack("{s:s}", "fdname", "vnc");
+	json_auto_t *display = json_pack("{s:s, s:[{s:s, s:s}]}", "type", "vnc", "addresses", "type", "fd", "str", "vnc");
+	struct qmp_reply failed = {.status = 0};
+	_cleanup_fd_ int fd = -1;
+
+	failed.status = vm_socket_listen(vm->run_dir, "vnc.sock", &fd, &failed.error);
+	if (failed.status < 0) {
+		on_cont(vm, &failed);
+		return;
+	}
+	(void)qmp_session_execute(s, &(struct qmp_command){.name = "getfd", .arguments = name, .fds = &fd, .n_fds = 1}, on_getfd,
+				  NULL, NULL, NULL);
+	(void)qmp_session_execute(s, &(struct qmp_command){.name = "display-update", .arguments = display}, on_vnc, vm, NULL, NULL);
+}
+
 static void on_up(void *data, json_t *status)
 {
 	struct vm *vm = data;
-	struct qmp_session *s = vm_qemu_session(vm->qemu);
 	bool running = json_is_true(json_object_get(status, "running"));
 
-	replace(&vm->greeting, json_incref(qmp_session_greeting(s)));
+	replace(&vm->greeting, json_incref(qmp_session_greeting(vm_qemu_session(vm->qemu))));
 	/* Also where the keeper that started it did not get that far. */
-	if (!vm->start_paused && !running && streq(text_of(status, "status"), "prelaunch")) {
-		(void)qmp_session_execute(s, &(struct qmp_command){.name = "cont"}, on_cont, vm, NULL, NULL);
+	if (!running && streq(text_of(status, "status"), "prelaunch")) {
+		if (streq(text_of(json_object_get(vm->running, "display"), "type"), "vnc"))
+			open_vnc(vm);
+		else
+			let_run(vm);
 		return;
 	}
 	set_state(vm, running ? VM_RUNNING : VM_PAUSED);
@@ -598,6 +651,18 @@ static int prepare(struct vm *vm, json_t *spec, struct inherited *in, struct qmp
 	return r < 0 ? r : inherit_consume(in, "lock", fd, err);
 }
 
+static int refuse_kvm(const struct vm_identity *id, struct qmp_error *err)
+{
+	if (vm_kvm_opens())
+		return qmp_error_set(err, QMP_ERR_HOST, -EACCES,
+				     "the spec insists on kvm, but the user %s cannot open /dev/kvm; make it a member of the group "
+				     "that can (usermod -aG kvm %s), or set group to that, or accel to auto or tcg",
+				     id->user, id->user);
+	return qmp_error_set(err, QMP_ERR_HOST, -ENODEV,
+			     "the spec insists on kvm, but /dev/kvm cannot be opened (%s); set accel to auto or tcg",
+			     strerror(errno));
+}
+
 /* What is "auto" or an alias in the spec, resolved for this host and QEMU. */
 static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_error *err)
 {
@@ -606,13 +671,16 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 	const char *versioned = text_of(json_object_get(caps, "machines"), type);
 	bool wants_sandbox = json_is_true(json_object_get(spec, "sandbox"));
 	bool has_sandbox = json_is_true(json_object_get(caps, "sandbox"));
-	bool kvm = streq(accel, "kvm") || (streq(accel, "auto") && vm_kvm_opens() && kvm_cpu);
+	_cleanup_identity_ struct vm_identity *id = NULL;
+	bool kvm, opens;
 	json_t *facts;
 
-	if (streq(accel, "kvm") && !vm_kvm_opens())
-		return qmp_error_set(err, QMP_ERR_HOST, -ENODEV,
-				     "the spec insists on kvm, but /dev/kvm cannot be opened (%s); set accel to auto or tcg",
-				     strerror(errno));
+	if (vm_identity_of(spec, &id, err) < 0)
+		return err->code;
+	opens = vm_kvm_opens() && (!id || vm_identity_opens(id, "/dev/kvm"));
+	kvm = streq(accel, "kvm") || (streq(accel, "auto") && opens && kvm_cpu);
+	if (streq(accel, "kvm") && !opens)
+		return refuse_kvm(id, err);
 	if (streq(model, "auto"))
 		model = kvm ? (kvm_cpu ? kvm_cpu : "host") : "max";
 	facts = json_pack("{s:s, s:s, s:s, s:O, s:O, s:O, s:b}", "accel", kvm ? "kvm" : "tcg", "cpu-model", model, "machine",
@@ -623,8 +691,70 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 		return qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
 	if (wants_sandbox && !has_sandbox)
 		json_object_set_new(facts, "sandbox-note", json_string("this QEMU, or the kernel, has no seccomp"));
+	if (id)
+		json_object_set_new(facts, "vhost-net", json_boolean(vm_identity_opens(id, "/dev/vhost-net")));
 	replace(&vm->host_facts, facts);
 	return 0;
+}
+
+/* ---- What another user's QEMU may open ---- */
+
+/* Of a QEMU that is to start as ID: its program, and what it opens by a path. */
+static int add_needs(struct vm *vm, const json_t *spec, const json_t *caps, struct vm_needs *needs, struct qmp_error *err)
+{
+	static const char *const commands[] = {
+		[VM_OBJECT] = "object-add", [VM_BLOCKDEV] = "blockdev-add", [VM_NETDEV] = "netdev_add", [VM_DEVICE] = "device_add"};
+	const struct {
+		const char *item, *path;
+		int mode;
+	} files[] = {{"qemu-binary", text_of(caps, "binary"), X_OK},
+		     {"firmware.path", text_of(json_object_get(spec, "firmware"), "path"), R_OK},
+		     {"boot.kernel", text_of(json_object_get(spec, "boot"), "kernel"), R_OK},
+		     {"boot.initrd", text_of(json_object_get(spec, "boot"), "initrd"), R_OK}};
+	struct vm_host host = vm_host_of(vm);
+	struct vm_fragments all;
+	int r = vm_fragments_all(spec, &host, &all, err);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < ARRAY_SIZE(files) && r == 0; i++)
+		r = files[i].path ? vm_needs_add(needs, files[i].item, files[i].path, files[i].mode) : 0;
+	for (size_t i = 0; i < all.n; i++)
+		for (size_t k = 0; k < all.list[i].n_objects && r == 0; k++)
+			r = vm_needs_add_object(needs, all.list[i].item, commands[all.list[i].objects[k].kind],
+						all.list[i].objects[k].args);
+	vm_fragments_deinit(&all);
+	return r;
+}
+
+static int may_run_as(struct vm *vm, const struct vm_identity *id, const json_t *spec, const json_t *caps,
+		      struct qmp_error *err)
+{
+	struct vm_needs needs = {0};
+	int r = add_needs(vm, spec, caps, &needs, err);
+
+	if (r == 0)
+		r = vm_identity_check(id, &needs, err);
+	vm_needs_deinit(&needs);
+	return r < 0 ? qmp_error_errno(err, r, "starting %s", vm->name) : 0;
+}
+
+int vm_may_open(const struct vm *vm, const json_t *plan, struct qmp_error *err)
+{
+	_cleanup_identity_ struct vm_identity *id = NULL;
+	struct vm_needs needs = {0};
+	const json_t *step;
+	size_t i;
+	int r = vm_identity_of(vm->running, &id, err);
+
+	json_array_foreach(plan, i, step)
+		if (r == 0 && id)
+			r = vm_needs_add_object(&needs, text_of(step, "item"), text_of(step, "execute"),
+						json_object_get(step, "arguments"));
+	if (r == 0 && id)
+		r = vm_identity_check(id, &needs, err);
+	vm_needs_deinit(&needs);
+	return r;
 }
 
 /* The machine type is fixed by the first start, so that an upgrade of QEMU does not change the guest's hardware. */
@@ -648,7 +778,7 @@ static int pin_machine(struct vm *vm, struct qmp_error *err)
 	return changed ? vm_save_spec(vm, spec, err) : 0;
 }
 
-static int spawn(struct vm *vm, char *const *argv, struct inherited *in, struct qmp_error *err)
+static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id, struct inherited *in, struct qmp_error *err)
 {
 	_cleanup_fd_ int log = openat(vm->run_dir, LOG, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
 	struct vm_qemu_options o = {
@@ -657,6 +787,7 @@ static int spawn(struct vm *vm, char *const *argv, struct inherited *in, struct 
 			  .n_fds = in->n,
 			  .output = log,
 			  .directory = vm->run_dir,
+			  .identity = id,
 			  .confined = true,
 			  .pid_file = in->fds[in->n - 1]},
 	};
@@ -685,6 +816,7 @@ static json_t *argv_json(char *const *argv)
 
 static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 {
+	_cleanup_identity_ struct vm_identity *id = NULL;
 	struct inherited in = {0};
 	json_auto_t *effective = NULL;
 	char **argv = NULL;
@@ -698,6 +830,10 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 	if (r == 0 && vm->handlers.may_start)
 		r = vm->handlers.may_start(vm->handlers.data, vm, effective, err);
 	if (r == 0)
+		r = vm_identity_of(effective, &id, err);
+	if (r == 0 && id)
+		r = may_run_as(vm, id, effective, caps, err);
+	if (r == 0)
 		r = prepare(vm, effective, &in, err);
 	host = vm_host_of(vm);
 	if (r == 0)
@@ -708,7 +844,7 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 		r = vm_save_running(vm, effective, err);
 	}
 	if (r == 0)
-		r = spawn(vm, argv, &in, err);
+		r = spawn(vm, argv, id, &in, err);
 	vm_argv_free(argv);
 	inherited_deinit(&in);
 	return r;

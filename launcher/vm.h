@@ -45,7 +45,8 @@ struct vm {
 	enum vm_state state;
 	json_t *spec;       /* as it stands on disk */
 	json_t *running;    /* effective, what QEMU has; NULL when stopped */
-	/* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "sandbox", "sandbox-note"?} of the running QEMU */
+	/* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "sandbox", "sandbox-note"?, "vhost-net"?} of the
+	 * running QEMU */
 	json_t *host_facts;
 	json_t *last_end;   /* {"reason", "exit-code"?, "signal"?, "time"}; NULL: never ran */
 	json_t *argv;       /* of the running QEMU */
@@ -94,6 +95,8 @@ char *vm_why_unresponsive(const struct vm *vm);
 int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err);
 /* The running spec has changed (a plan ran): kept beside QEMU for who adopts it. */
 int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err);
+/* Whether QEMU, where it runs as another user, may open what the steps of PLAN name. */
+int vm_may_open(const struct vm *vm, const json_t *plan, struct qmp_error *err);
 struct vm_host vm_host_of(const struct vm *vm);
 /* Ends QEMU now (SIGKILL by pidfd). */
 int vm_kill(struct vm *vm, int signal);

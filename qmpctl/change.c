@@ -276,6 +276,8 @@ static int edit_running(struct change *c, spec_edit edit, const json_t *item, st
 	r = c->want ? vm_diff(vm->running, c->want, &host, (uint64_t)op_int(c->call, "timeout", 30) * 1000, c->plan,
 			      c->next_start, err)
 		    : -ENOMEM;
+	if (r == 0)
+		r = vm_may_open(vm, c->plan, err);
 	if (r == 0 && c->call->inventory)
 		c->steps = vm_inventory_skip_gone(c->call->inventory, c->plan);
 	return r;

@@ -1,13 +1,18 @@
-"""QEMU in its sandbox: what it still does, what would end it there and is refused, and what the kernel says of it."""
+"""QEMU confined: in its sandbox, as another user; what it still does, and what is refused before it is asked."""
 import ctypes
+import grp
 import os
+import pwd
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import unittest
 
-from guest import tiny_spec
-from qmp import QmpError
-from world import FAILED, HOST, WorldTest, main
+from guest import guest_file, tiny_spec, with_serial
+from qmp import QmpError, connect_unix
+from world import ACCEL, FAILED, HOST, USAGE, WorldTest, main
 
 # Each has QEMU run a program.
 PROGRAMS = [
@@ -31,6 +36,13 @@ def proc_status(pid):
 def limit(pid, name):
     with open(f"/proc/{pid}/limits", encoding="ascii") as f:
         return re.search(rf"^{name} +(\S+) +(\S+)", f.read(), re.M).groups()
+
+
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+
+
+def sh(command):
+    return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
 
 
 class Sandbox(WorldTest):
@@ -115,11 +127,123 @@ class Sandbox(WorldTest):
         self.assertGreater(os.path.getsize(state), 1000)
 
 
-CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
+@unittest.skipUnless(os.geteuid() == 0, "only root can make QEMU another user's")
+class User(WorldTest):
+    """QEMU as a user of no rights: what it is, what it may open, and what is said of the rest."""
 
+    def setUp(self):
+        super().setUp()
+        self.nobody = pwd.getpwnam("nobody")
+        os.chmod(self.w.base, 0o711)  # root/ in it stays closed
+        self.images = os.path.join(self.w.base, "images")
+        os.mkdir(self.images, 0o711)
+        # tests/guest may lie where others cannot go.
+        self.bios = os.path.join(self.images, "tinybios.bin")
+        shutil.copyfile(guest_file("tinybios.bin"), self.bios)
 
-def sh(command):
-    return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
+    def image(self, owner=None, folder=None):
+        path = os.path.join(folder or self.images, "x.img")
+        with open(path, "wb") as f:
+            f.truncate(1 << 20)
+        os.chmod(path, 0o600)
+        if owner is not None:
+            os.chown(path, owner, owner)
+        return path
+
+    def spec(self, **more):
+        """Any host has nobody; the group of /dev/kvm lets it in."""
+        more.setdefault("accel", ACCEL)
+        if ACCEL == "kvm":
+            more.setdefault("group", grp.getgrgid(os.stat("/dev/kvm").st_gid).gr_name)
+        return tiny_spec(user="nobody", firmware={"type": "bios", "path": self.bios}, **more)
+
+    def start(self, **more):
+        serial = self.w.serial()
+        os.chown(serial.path, self.nobody.pw_uid, -1)
+        self.w.create("a", with_serial(self.spec(**more), serial))
+        self.w.ok("start", "a")
+        serial.expect("TINY-READY")
+        return serial
+
+    def test_who_it_is(self):
+        self.start()
+        pid = self.w.qemu_pid("a")
+        status = proc_status(pid)
+        self.assertEqual(status["Uid"].split(), [str(self.nobody.pw_uid)] * 4)
+        gid = os.stat("/dev/kvm").st_gid if ACCEL == "kvm" else self.nobody.pw_gid
+        self.assertEqual(status["Gid"].split(), [str(gid)] * 4)
+        self.assertNotIn("0", status["Groups"].split())
+        for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            self.assertEqual(int(status[kind], 16), 0, kind)
+        self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"))
+        self.assertEqual(self.w.status("a")["accel"], ACCEL)
+
+    def test_disks_and_nics_come_and_go_and_it_is_taken_over(self):
+        serial = self.start(disks=[{"id": "vda", "path": self.image(self.nobody.pw_uid), "format": "raw"}])
+        keeper = self.w.keeper_pid()
+        other = os.path.join(self.images, "y.img")
+        shutil.copyfile(os.path.join(self.images, "x.img"), other)
+        os.chown(other, self.nobody.pw_uid, -1)
+        self.w.ok("disk", "add", "a", f"id=vdx,path={other},format=raw")
+        self.w.ok("disk", "remove", "a", "vdx")
+        serial.expect("EJECT")
+        os.kill(keeper, signal.SIGKILL)
+        self.w.wait_gone([keeper])
+        self.w.wait_state("a", "running")
+        self.w.ok("nic", "add", "a", "user,id=netx")
+        self.w.ok("stop", "a")
+        self.stopped_clean()
+
+    def refused(self, words, *args):
+        result = self.w.run(*args)
+        self.assertEqual(result.rc, HOST, str(result))
+        for word in words:
+            self.assertIn(word, result.err)
+
+    def test_a_disk_that_it_cannot_open_is_refused_before_the_start(self):
+        path = self.image()
+        self.w.create("a", self.spec(disks=[{"id": "vda", "path": path, "format": "raw"}]))
+        self.refused(["disks.vda", "nobody", f"cannot write {path}", f"chown nobody {path}"], "start", "a")
+        os.chmod(path, 0o644)
+        self.refused(["cannot write"], "start", "a")
+        self.w.ok("set", "a", "disks[vda].read-only=true")
+        self.w.ok("start", "a")
+
+    def test_a_disk_that_it_cannot_reach_names_the_folder(self):
+        self.start()
+        with self.w.control("a") as qmp:
+            before = qmp.execute("query-named-block-nodes", {"flat": True})
+            path = self.image(self.nobody.pw_uid, self.w.root)
+            self.refused(["disks.vdx", f"may not enter {self.w.root};", f"setfacl -m u:nobody:x {self.w.root}"],
+                         "disk", "add", "a", f"id=vdx,path={path},format=raw")
+            self.assertEqual(qmp.execute("query-named-block-nodes", {"flat": True}), before)
+        self.assertNotIn("vdx", self.w.ok("show", "a").out)
+
+    def test_the_display_is_there_all_the_same(self):
+        self.start(display={"type": "vnc"})
+        with connect_unix(os.path.join(self.w.vm_dir("a"), "vnc.sock")) as vnc:
+            self.assertEqual(vnc.recv(4), b"RFB ")
+
+    def test_who_is_not_there_or_cannot_be_it(self):
+        self.w.create("a", tiny_spec(user="no-such-user"))
+        self.refused(['no user "no-such-user"'], "start", "a")
+        self.w.ok("set", "a", "user=nobody", "group=no-such-group")
+        self.refused(['no group "no-such-group"'], "start", "a")
+        self.w.ok("set", "a", "user=root", "group=")
+        result = self.w.expect(USAGE, "start", "a")
+        self.assertIn("is root", result.err)
+        if ACCEL == "kvm":
+            self.w.ok("set", "a", "user=nobody", "group=nogroup")
+            self.refused(["nobody cannot open /dev/kvm", "usermod"], "start", "a")
+
+    def test_who_is_not_root_cannot(self):
+        self.w.create("a", tiny_spec(user="nobody"))
+        os.chown(self.w.base, self.nobody.pw_uid, -1)
+        sh(f"chown -R nobody {self.w.root}")
+        result = subprocess.run(self.w.argv("start", "a"), env=self.w.env, user="nobody", capture_output=True, text=True,
+                                timeout=60)
+        self.assertEqual(result.returncode, HOST, result)
+        self.assertIn("which only root can do", result.stderr)
 
 
 class Bridge(WorldTest):

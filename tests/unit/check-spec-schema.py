@@ -16,6 +16,7 @@ BEYOND_SCHEMA = {
     "duplicate-boot-index": "compares items",
     "duplicate-key": "is gone once JSON is decoded",
     "duplicate-port": "compares items",
+    "group-alone": "compares fields",
     "forward-injection": "the schema takes any string for an address",
     "nul": "the schema takes any string",
 }

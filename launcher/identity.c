@@ -1,0 +1,252 @@
+#include "launcher/identity.h"
+#include "proto/base.h"
+
+#include <grp.h>
+#include <limits.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#define GROUPS_MAX 256
+#define TRY_MS     5000
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+/* ---- Whom ---- */
+
+void vm_identity_free(struct vm_identity *id)
+{
+	if (!id)
+		return;
+	free(id->user);
+	free(id->groups);
+	free(id);
+}
+
+static int add_groups(struct vm_identity *id)
+{
+	id->n_groups = GROUPS_MAX;
+	id->groups = calloc(GROUPS_MAX, sizeof *id->groups);
+	return id->groups && getgrouplist(id->user, id->gid, id->groups, &id->n_groups) >= 0 ? 0 : -ENOMEM;
+}
+
+static int look_up(struct vm_identity *id, const char *user, const char *group, struct qmp_error *err)
+{
+	const struct passwd *pw = getpwnam(user);
+	const struct group *gr = group ? getgrnam(group) : NULL;
+
+	if (!pw)
+		return qmp_error_set(err, QMP_ERR_HOST, -ENOENT, "user: there is no user \"%s\" on this host", user);
+	if (group && !gr)
+		return qmp_error_set(err, QMP_ERR_HOST, -ENOENT, "group: there is no group \"%s\" on this host", group);
+	if (pw->pw_uid == 0)
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "user: \"%s\" is root; leave \"user\" out, or name another", user);
+	id->uid = pw->pw_uid;
+	id->gid = gr ? gr->gr_gid : pw->pw_gid;
+	id->user = strdup(user);
+	if (!id->user || add_groups(id) < 0)
+		return qmp_error_errno(err, -ENOMEM, "the groups of the user %s", user);
+	return 0;
+}
+
+int vm_identity_of(const json_t *spec, struct vm_identity **ret, struct qmp_error *err)
+{
+	const char *user = text_of(spec, "user");
+	struct vm_identity *id = NULL;
+	int r = 0;
+
+	if (user && geteuid() != 0)
+		return qmp_error_set(err, QMP_ERR_HOST, -EPERM,
+				     "the spec has QEMU run as the user %s, which only root can do: run qmpctl as root, or leave "
+				     "\"user\" out and QEMU runs as you",
+				     user);
+	if (user) {
+		id = calloc(1, sizeof *id);
+		r = id ? look_up(id, user, text_of(spec, "group"), err) : qmp_error_errno(err, -ENOMEM, "the user %s", user);
+	}
+	if (r < 0) {
+		vm_identity_free(id);
+		return r;
+	}
+	*ret = id;
+	return 0;
+}
+
+/* The bounding set can be emptied by root alone, the others end empty whatever we were started with. */
+static int drop_capabilities(void)
+{
+	for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
+		if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) < 0 && errno != EPERM)
+			return -1;
+	return prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 && errno != EINVAL ? -1 : 0;
+}
+
+int vm_identity_take(const struct vm_identity *id)
+{
+	struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+	const struct __user_cap_data_struct none[2] = {{0}};
+
+	if (drop_capabilities() < 0 || setgroups((size_t)id->n_groups, id->groups) < 0 ||
+	    setresgid(id->gid, id->gid, id->gid) < 0 || setresuid(id->uid, id->uid, id->uid) < 0)
+		return -1;
+	/* Until exec, what of our memory is still here is nothing for other processes of that user. */
+	return syscall(SYS_capset, &header, none) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0 ? -1 : 0;
+}
+
+/* ---- What it needs ---- */
+
+void vm_needs_deinit(struct vm_needs *needs)
+{
+	for (size_t i = 0; i < needs->n; i++) {
+		free(needs->list[i].path);
+		free(needs->list[i].item);
+	}
+	free(needs->list);
+	*needs = (struct vm_needs){0};
+}
+
+int vm_needs_add(struct vm_needs *needs, const char *item, const char *path, int mode)
+{
+	struct vm_need *list = realloc(needs->list, (needs->n + 1) * sizeof *list);
+	struct vm_need need = {strdup(path), strdup(item), mode};
+
+	if (list)
+		needs->list = list;
+	if (!list || !need.path || !need.item) {
+		free(need.path);
+		free(need.item);
+		return -ENOMEM;
+	}
+	list[needs->n++] = need;
+	return 0;
+}
+
+/* A socket is connected to, or made in its directory. */
+static int add_socket(struct vm_needs *needs, const char *item, const json_t *address, bool made)
+{
+	const char *path = text_of(address, "path"), *slash = path ? strrchr(path, '/') : NULL;
+	_cleanup_free_ char *folder = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : NULL;
+
+	if (!folder)
+		return slash ? -ENOMEM : 0;
+	return made ? vm_needs_add(needs, item, folder, W_OK | X_OK) : vm_needs_add(needs, item, path, W_OK);
+}
+
+int vm_needs_add_object(struct vm_needs *needs, const char *item, const char *command, const json_t *args)
+{
+	const char *file = text_of(args, "filename");
+	int r;
+
+	if (streq(command, "blockdev-add"))
+		return file && *file == '/' ? vm_needs_add(needs, item, file,
+							   json_is_true(json_object_get(args, "read-only")) ? R_OK : R_OK | W_OK)
+					    : 0;
+	if (!streq(command, "netdev_add"))
+		return 0;
+	r = add_socket(needs, item, json_object_get(args, "addr"), json_is_true(json_object_get(args, "server")));
+	if (r == 0)
+		r = add_socket(needs, item, json_object_get(args, "local"), true);
+	return r < 0 ? r : add_socket(needs, item, json_object_get(args, "remote"), false);
+}
+
+/* ---- Trying ---- */
+
+/* What the child found: which one, and how much of its path cannot be passed; 0: the file itself. */
+struct finding {
+	size_t index, barrier;
+};
+
+static size_t find_barrier(const char *path)
+{
+	char part[PATH_MAX];
+
+	for (size_t n = 0; path[n] && n < sizeof part - 1; n++) {
+		part[n] = path[n];
+		part[n + 1] = '\0';
+		if (path[n + 1] == '/' && n > 0 && access(part, X_OK) < 0)
+			return n + 1;
+	}
+	return 0;
+}
+
+static _Noreturn void try_all(const struct vm_identity *id, const struct vm_needs *needs, int out)
+{
+	struct finding f;
+
+	if (vm_identity_take(id) < 0)
+		_exit(1);
+	for (f.index = 0; f.index < needs->n; f.index++)
+		if (access(needs->list[f.index].path, needs->list[f.index].mode) < 0 && errno == EACCES)
+			break;
+	f.barrier = f.index < needs->n ? find_barrier(needs->list[f.index].path) : 0;
+	_exit(write(out, &f, sizeof f) == sizeof f ? 0 : 1);
+}
+
+/* Storage that hangs is found by the deadline: the child may have to be left to it. */
+static int try_in_child(const struct vm_identity *id, const struct vm_needs *needs, struct finding *ret)
+{
+	_cleanup_fd_ int in = -1;
+	struct pollfd ready = {.events = POLLIN};
+	int ends[2], r = -ETIMEDOUT;
+	pid_t pid;
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return -errno;
+	in = ready.fd = ends[0];
+	pid = fork();
+	if (pid == 0)
+		try_all(id, needs, ends[1]);
+	(void)close(ends[1]);
+	if (pid < 0)
+		return -EAGAIN;
+	if (poll(&ready, 1, TRY_MS) == 1)
+		r = read(in, ret, sizeof *ret) == sizeof *ret ? 0 : -EPERM;
+	else
+		(void)kill(pid, SIGKILL);
+	(void)waitpid(pid, NULL, r == -ETIMEDOUT ? WNOHANG : 0);
+	return r;
+}
+
+static int refuse(const struct vm_identity *id, const struct vm_need *need, size_t barrier, struct qmp_error *err)
+{
+	const char *way = need->mode & W_OK ? "write" : need->mode & R_OK ? "read" : "run";
+
+	if (barrier > 0)
+		return qmp_error_set(err, QMP_ERR_HOST, -EACCES,
+				     "%s: QEMU is to run as the user %s, who cannot reach %s: it may not enter %.*s; let it in "
+				     "(setfacl -m u:%s:x %.*s), or put the file elsewhere",
+				     need->item, id->user, need->path, (int)barrier, need->path, id->user, (int)barrier, need->path);
+	return qmp_error_set(err, QMP_ERR_HOST, -EACCES,
+			     "%s: QEMU is to run as the user %s, who cannot %s %s; give it to that user (chown %s %s) or to a group "
+			     "of its own",
+			     need->item, id->user, way, need->path, id->user, need->path);
+}
+
+int vm_identity_check(const struct vm_identity *id, const struct vm_needs *needs, struct qmp_error *err)
+{
+	struct finding f = {0};
+	int r = needs->n > 0 ? try_in_child(id, needs, &f) : 0;
+
+	if (r < 0)
+		return qmp_error_errno(err, r, "trying what the user %s may open", id->user);
+	return f.index < needs->n ? refuse(id, &needs->list[f.index], f.barrier, err) : 0;
+}
+
+bool vm_identity_opens(const struct vm_identity *id, const char *path)
+{
+	struct vm_needs needs = {0};
+	bool opens;
+
+	if (!id || access(path, F_OK) < 0)
+		return access(path, R_OK | W_OK) == 0;
+	opens = vm_needs_add(&needs, "", path, R_OK | W_OK) == 0 && vm_identity_check(id, &needs, NULL) == 0;
+	vm_needs_deinit(&needs);
+	return opens;
+}

@@ -1,0 +1,106 @@
+/*
+ * What a user needs to open for QEMU's objects, and what is said where it may not. Trying it out as another user needs root.
+ */
+#include "launcher/identity.h"
+#include "proto/base.h"
+#include "tests/unit/check.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void check_need(const char *command, const char *args, const char *path, int mode)
+{
+	json_auto_t *object = json_loads(args, 0, NULL);
+	struct vm_needs needs = {0};
+
+	CHECK_INT(vm_needs_add_object(&needs, "it", command, object), 0);
+	CHECK_INT(needs.n, path ? 1 : 0);
+	if (path) {
+		CHECK_STR(needs.list[0].path, path);
+		CHECK_STR(needs.list[0].item, "it");
+		CHECK_INT(needs.list[0].mode, mode);
+	}
+	vm_needs_deinit(&needs);
+}
+
+static void test_what_is_opened(void)
+{
+	check_need("blockdev-add", "{\"driver\": \"file\", \"filename\": \"/a/b\", \"read-only\": false}", "/a/b", R_OK | W_OK);
+	check_need("blockdev-add", "{\"driver\": \"host_device\", \"filename\": \"/dev/x\", \"read-only\": true}", "/dev/x", R_OK);
+	check_need("blockdev-add", "{\"driver\": \"qcow2\", \"file\": \"x\"}", NULL, 0);
+	check_need("blockdev-add", "{\"driver\": \"rbd\", \"filename\": \"pool\"}", NULL, 0);
+	check_need("device_add", "{\"filename\": \"/a\"}", NULL, 0);
+	check_need("netdev_add", "{\"type\": \"stream\", \"server\": true, \"addr\": {\"type\": \"unix\", \"path\": \"/a/b/s\"}}", "/a/b",
+		   W_OK | X_OK);
+	check_need("netdev_add", "{\"type\": \"stream\", \"server\": true, \"addr\": {\"path\": \"/s\"}}", "/", W_OK | X_OK);
+	check_need("netdev_add", "{\"type\": \"stream\", \"server\": false, \"addr\": {\"path\": \"/a/b/s\"}}", "/a/b/s", W_OK);
+	check_need("netdev_add", "{\"type\": \"dgram\", \"local\": {\"path\": \"/a/l\"}}", "/a", W_OK | X_OK);
+	check_need("netdev_add", "{\"type\": \"dgram\", \"remote\": {\"path\": \"/a/r\"}}", "/a/r", W_OK);
+	check_need("netdev_add", "{\"type\": \"user\"}", NULL, 0);
+}
+
+static void test_nobody_is_named(void)
+{
+	json_auto_t *spec = json_object();
+	struct vm_identity *id = (void *)1;
+
+	CHECK_INT(vm_identity_of(spec, &id, NULL), 0);
+	CHECK(id == NULL);
+	CHECK(vm_identity_opens(NULL, "/dev/null") && !vm_identity_opens(NULL, "/dev/null/x"));
+}
+
+static int try(const struct vm_identity *id, const char *path, int mode, struct qmp_error *err)
+{
+	struct vm_needs needs = {0};
+	int r;
+
+	*err = (struct qmp_error){0};
+	CHECK_INT(vm_needs_add(&needs, "it", path, mode), 0);
+	r = vm_identity_check(id, &needs, err);
+	vm_needs_deinit(&needs);
+	return r;
+}
+
+static void test_what_nobody_may(void)
+{
+	json_auto_t *spec = json_pack("{s:s}", "user", "nobody");
+	char folder[] = "/tmp/test-identity-XXXXXX";
+	_cleanup_free_ char *file = NULL;
+	_cleanup_identity_ struct vm_identity *id = NULL;
+	struct qmp_error err = {0};
+
+	if (geteuid() != 0) {
+		CHECK_INT(vm_identity_of(spec, &id, &err), -EPERM);
+		CHECK_CONTAINS(err.message, "only root");
+		return;
+	}
+	CHECK_INT(vm_identity_of(spec, &id, &err), 0);
+	CHECK(mkdtemp(folder) != NULL);
+	file = qmp_asprintf("%s/f", folder);
+	(void)close(open(file, O_CREAT | O_WRONLY, 0644));
+	CHECK_INT(chmod(file, 0644), 0);
+	CHECK_INT(try(id, file, R_OK, &err), -EACCES);
+	CHECK_CONTAINS(err.message, "it may not enter /tmp/test-identity-");
+	CHECK_CONTAINS(err.message, "setfacl -m u:nobody:x /tmp/test-identity-");
+	CHECK_INT(chmod(folder, 0711), 0);
+	CHECK_INT(try(id, file, R_OK, &err), 0);
+	CHECK_INT(try(id, file, R_OK | W_OK, &err), -EACCES);
+	CHECK_CONTAINS(err.message, "it: QEMU is to run as the user nobody, who cannot write /tmp/test-identity-");
+	CHECK_INT(chown(file, id->uid, id->gid), 0);
+	CHECK_INT(try(id, file, R_OK | W_OK, &err), 0);
+	CHECK(vm_identity_opens(id, file));
+	CHECK_INT(unlink(file), 0);
+	CHECK_INT(try(id, file, R_OK | W_OK, &err), 0); /* for QEMU to say */
+	CHECK(!vm_identity_opens(id, file));
+	CHECK_INT(rmdir(folder), 0);
+	CHECK_INT(geteuid(), 0);
+}
+
+int main(void)
+{
+	RUN(test_what_is_opened);
+	RUN(test_nobody_is_named);
+	RUN(test_what_nobody_may);
+	return 0;
+}
