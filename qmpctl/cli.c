@@ -415,6 +415,10 @@ int cli_main(int argc, char **argv)
 	int status;
 
 	hold_closed_streams();
+	if (argc >= 2 && streq(argv[1], "help")) { /* "help VERB" is "VERB --help" */
+		memmove(argv + 1, argv + 2, (size_t)(argc - 2) * sizeof *argv);
+		argv[argc - 1] = "--help";
+	}
 	signal(SIGPIPE, SIG_IGN);
 	if (argc == 2 && (streq(argv[1], "--version") || streq(argv[1], "-V"))) {
 		puts("qmpctl " QMPCTL_VERSION);

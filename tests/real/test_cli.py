@@ -1,8 +1,13 @@
 """The command line: wrong input, exit statuses, JSON for programs, deep folders."""
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
+import struct
 import subprocess
+import termios
 
 import world
 from guest import tiny_spec
@@ -179,6 +184,30 @@ class Cli(WorldTest):
             self.assertIn(f"\\fB{verb}\\fR".replace("-", "\\-").encode(), man)
         check = subprocess.run(["groff", "-man", "-ww", "-z", page], capture_output=True, check=True)
         self.assertEqual(check.stderr, b"")
+
+    def test_help_is_a_word_too(self):
+        for args in ([], ["create"], ["disk"], ["disk", "add"]):
+            asked = [subprocess.run([world.QMPCTL, *words], capture_output=True, check=True).stdout
+                     for words in (["help", *args], [*args, "--help"])]
+            self.assertEqual(*asked)
+
+    def test_bold_is_for_terminals_that_want_it(self):
+        for more, bold in (({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+                           ({"TERM": "xterm", "NO_COLOR": ""}, True)):
+            with self.subTest(more):
+                master, slave = pty.openpty()
+                env = {k: v for k, v in self.w.env.items() if k not in ("TERM", "NO_COLOR")}
+                fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 50, 0, 0))
+                subprocess.run([world.QMPCTL, "help", "create"], env={**env, **more}, stdout=slave, check=True)
+                os.close(slave)
+                said = b""
+                with contextlib.suppress(OSError):
+                    while block := os.read(master, 65536):
+                        said += block
+                os.close(master)
+                self.assertEqual(b"\x1b" in said, bold)
+                lines = re.sub(r"\x1b\[\d*m", "", said.decode()).splitlines()
+                self.assertLessEqual(max(map(len, lines)), 49)
 
     def test_a_noun_says_which_verbs_it_has(self):
         self.refused(USAGE, "disk", says="add, remove, list")
