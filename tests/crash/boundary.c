@@ -1,7 +1,7 @@
 /*
  * Preloaded into qmpctl, this counts its boundaries: each message that it sends or receives, each call that changes the
- * file system, each process that it makes or signals. At the one that is asked for, it ends the process by SIGKILL before the
- * call is made.
+ * file system, each process that it makes; or each fd that it opens, or each piece of memory that it takes. At the one that is
+ * asked for, it ends the process by SIGKILL before the call is made, or lets the call fail with an error.
  *
  * $QMPCTL_BOUNDARY names a file with one struct boundary, shared by the test and all processes of its world.
  */
@@ -18,18 +18,22 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
 enum { NOBODY, KEEPER, CLI };
+enum { MESSAGE = 1, FILES = 2, PROCESS = 4, FD = 8, MEMORY = 16 };
 
 struct boundary {
 	_Atomic int32_t role;      /* whose boundaries count */
 	_Atomic int32_t seen;      /* so many were passed */
 	_Atomic int32_t at;        /* the one to end at; 0: none */
-	_Atomic int32_t killed;    /* the pid that was ended */
+	_Atomic int32_t killed;    /* the pid that was ended, or whose call failed */
+	_Atomic int32_t kinds;     /* of calls that count */
+	_Atomic int32_t error;     /* an errno; 0: SIGKILL */
 	char name[24];             /* the call that was not made */
 };
 
@@ -77,21 +81,26 @@ static __attribute__((constructor)) void init(void)
 	shared = p;
 }
 
-static void pass(const char *name)
+/* False: the call is to fail, and errno says how. */
+static bool pass(int kind, const char *name)
 {
 	int saved = errno, count;
 
-	if (!shared || shared->role != role || getpid() != self)
-		return;
+	if (!shared || shared->role != role || !(shared->kinds & kind) || getpid() != self)
+		return true;
 	count = atomic_fetch_add(&shared->seen, 1) + 1;
-	if (count == shared->at) {
-		snprintf(shared->name, sizeof shared->name, "%s", name);
-		shared->killed = self;
-		kill(self, SIGKILL);
-		for (;;)
-			pause();
-	}
 	errno = saved;
+	if (count != shared->at)
+		return true;
+	strncpy(shared->name, name, sizeof shared->name - 1);
+	shared->killed = self;
+	if (shared->error) {
+		errno = shared->error;
+		return false;
+	}
+	kill(self, SIGKILL);
+	for (;;)
+		pause();
 }
 
 /* Pipes and eventfds are the event loop's own, terminals and pipes are where the words go. */
@@ -104,52 +113,47 @@ static bool counts(int fd)
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-#define WRAP_FD(type, name, params, args)                                                                            \
+#define WRAP_IF(condition, kind, type, name, params, args)                                                           \
 	type name params                                                                                             \
 	{                                                                                                            \
 		static __typeof__(&name) next;                                                                       \
 		if (!next)                                                                                           \
 			next = NEXT(name);                                                                           \
-		if (counts(fd))                                                                                      \
-			pass(#name);                                                                                 \
-		return next args;                                                                                    \
+		return (condition) && !pass(kind, #name) ? -1 : next args;                                           \
 	}
+#define WRAP(kind, type, name, params, args)    WRAP_IF(true, kind, type, name, params, args)
+#define WRAP_FD(kind, type, name, params, args) WRAP_IF(counts(fd), kind, type, name, params, args)
 
-#define WRAP(type, name, params, args)                                                                               \
-	type name params                                                                                             \
-	{                                                                                                            \
-		static __typeof__(&name) next;                                                                       \
-		if (!next)                                                                                           \
-			next = NEXT(name);                                                                           \
-		pass(#name);                                                                                         \
-		return next args;                                                                                    \
-	}
-
-WRAP_FD(ssize_t, write, (int fd, const void *data, size_t len), (fd, data, len))
-WRAP_FD(ssize_t, pwrite, (int fd, const void *data, size_t len, off_t at), (fd, data, len, at))
-WRAP_FD(ssize_t, sendmsg, (int fd, const struct msghdr *m, int flags), (fd, m, flags))
-WRAP_FD(ssize_t, recvmsg, (int fd, struct msghdr *m, int flags), (fd, m, flags))
-WRAP_FD(ssize_t, recv, (int fd, void *data, size_t len, int flags), (fd, data, len, flags))
-WRAP_FD(int, fsync, (int fd), (fd))
-WRAP_FD(int, fdatasync, (int fd), (fd))
-WRAP_FD(int, ftruncate, (int fd, off_t len), (fd, len))
-WRAP_FD(int, fallocate, (int fd, int mode, off_t at, off_t len), (fd, mode, at, len))
-WRAP_FD(int, flock, (int fd, int what), (fd, what))
-WRAP(int, renameat, (int a, const char *from, int b, const char *to), (a, from, b, to))
-WRAP(int, renameat2, (int a, const char *from, int b, const char *to, unsigned flags), (a, from, b, to, flags))
-WRAP(int, rename, (const char *from, const char *to), (from, to))
-WRAP(int, unlinkat, (int dir, const char *path, int flags), (dir, path, flags))
-WRAP(int, unlink, (const char *path), (path))
-WRAP(int, linkat, (int a, const char *from, int b, const char *to, int flags), (a, from, b, to, flags))
-WRAP(int, mkdir, (const char *path, mode_t mode), (path, mode))
-WRAP(int, mkdirat, (int dir, const char *path, mode_t mode), (dir, path, mode))
-WRAP(int, bind, (int fd, const struct sockaddr *address, socklen_t len), (fd, address, len))
-WRAP(int, connect, (int fd, const struct sockaddr *address, socklen_t len), (fd, address, len))
-WRAP(pid_t, fork, (void), ())
+WRAP_FD(FILES, ssize_t, write, (int fd, const void *data, size_t len), (fd, data, len))
+WRAP_FD(FILES, ssize_t, pwrite, (int fd, const void *data, size_t len, off_t at), (fd, data, len, at))
+WRAP_FD(MESSAGE, ssize_t, sendmsg, (int fd, const struct msghdr *m, int flags), (fd, m, flags))
+WRAP_FD(MESSAGE, ssize_t, recvmsg, (int fd, struct msghdr *m, int flags), (fd, m, flags))
+WRAP_FD(MESSAGE, ssize_t, recv, (int fd, void *data, size_t len, int flags), (fd, data, len, flags))
+WRAP_FD(FILES, int, fsync, (int fd), (fd))
+WRAP_FD(FILES, int, fdatasync, (int fd), (fd))
+WRAP_FD(FILES, int, ftruncate, (int fd, off_t len), (fd, len))
+WRAP_FD(FILES, int, fallocate, (int fd, int mode, off_t at, off_t len), (fd, mode, at, len))
+WRAP_FD(PROCESS, int, flock, (int fd, int what), (fd, what))
+WRAP(FILES, int, renameat, (int a, const char *from, int b, const char *to), (a, from, b, to))
+WRAP(FILES, int, renameat2, (int a, const char *from, int b, const char *to, unsigned flags), (a, from, b, to, flags))
+WRAP(FILES, int, rename, (const char *from, const char *to), (from, to))
+WRAP(FILES, int, unlinkat, (int dir, const char *path, int flags), (dir, path, flags))
+WRAP(FILES, int, unlink, (const char *path), (path))
+WRAP(FILES, int, linkat, (int a, const char *from, int b, const char *to, int flags), (a, from, b, to, flags))
+WRAP(FILES, int, mkdir, (const char *path, mode_t mode), (path, mode))
+WRAP(FILES, int, mkdirat, (int dir, const char *path, mode_t mode), (dir, path, mode))
+WRAP(PROCESS, int, bind, (int fd, const struct sockaddr *address, socklen_t len), (fd, address, len))
+WRAP(MESSAGE, int, connect, (int fd, const struct sockaddr *address, socklen_t len), (fd, address, len))
+WRAP(PROCESS, pid_t, fork, (void), ())
 
 static mode_t mode_of(int flags, va_list ap)
 {
 	return flags & (O_CREAT | __O_TMPFILE) ? va_arg(ap, mode_t) : 0;
+}
+
+static int kind_of(int flags)
+{
+	return flags & (O_CREAT | O_TRUNC | __O_TMPFILE) ? FILES | FD : FD;
 }
 
 int openat(int dir, const char *path, int flags, ...)
@@ -163,8 +167,8 @@ int openat(int dir, const char *path, int flags, ...)
 	va_end(ap);
 	if (!next)
 		next = NEXT(openat);
-	if (flags & (O_CREAT | O_TRUNC))
-		pass("openat");
+	if (!pass(kind_of(flags), "openat"))
+		return -1;
 	return next(dir, path, flags, mode);
 }
 
@@ -179,7 +183,34 @@ int open(const char *path, int flags, ...)
 	va_end(ap);
 	if (!next)
 		next = NEXT(open);
-	if (flags & (O_CREAT | O_TRUNC))
-		pass("open");
+	if (!pass(kind_of(flags), "open"))
+		return -1;
 	return next(path, flags, mode);
+}
+
+WRAP(FD, int, socket, (int domain, int type, int protocol), (domain, type, protocol))
+WRAP(FD, int, socketpair, (int domain, int type, int protocol, int pair[2]), (domain, type, protocol, pair))
+WRAP(FD, int, pipe2, (int pair[2], int flags), (pair, flags))
+WRAP(FD, int, accept4, (int fd, struct sockaddr *address, socklen_t *len, int flags), (fd, address, len, flags))
+WRAP(FD, int, pidfd_open, (pid_t pid, unsigned flags), (pid, flags))
+
+/* ---- Memory ---- */
+
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t n, size_t size);
+extern void *__libc_realloc(void *old, size_t size);
+
+void *malloc(size_t size)
+{
+	return pass(MEMORY, "malloc") ? __libc_malloc(size) : NULL;
+}
+
+void *calloc(size_t n, size_t size)
+{
+	return pass(MEMORY, "calloc") ? __libc_calloc(n, size) : NULL;
+}
+
+void *realloc(void *old, size_t size)
+{
+	return pass(MEMORY, "realloc") ? __libc_realloc(old, size) : NULL;
 }

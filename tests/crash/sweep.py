@@ -10,11 +10,16 @@ then the program is used as anyone would, with no special recovery. These hold:
   - the operation can be done again, and undone, and then QEMU has just what it had: no node, netdev or fd stays;
   - no temporary file, no lock, no socket stays behind, and a VM that stops leaves what a VM that stops leaves.
 
-    sweep.py [--only OPERATION[,...]] [--role keeper|cli] [--from N] [--sample K [--seed S]] [-v]
+With --fault the call fails instead, with ENOSPC, EIO, EMFILE or ENOMEM, and the same must hold; and besides:
+
+  - the process goes on: an operation works, or ends with a message.
+
+    sweep.py [--fault ERROR] [--only OPERATION[,...]] [--role keeper|cli] [--from N] [--sample K [--seed S]] [-v]
 
 A new operation joins by a line in OPERATIONS.
 """
 import argparse
+import errno
 import json
 import mmap
 import os
@@ -33,6 +38,10 @@ from qmp import QmpError  # noqa: E402
 PRELOAD = os.environ.get("QMPCTL_PRELOAD") or os.path.realpath(
     os.path.join(HERE, "../../build/release/tests/crash/libboundary.so"))
 ROLES = {"keeper": 1, "cli": 2}
+# What counts, as in boundary.c, and what happens to it: an errno, or 0 for SIGKILL.
+MESSAGE, FILES, PROCESS, FD, MEMORY = 1, 2, 4, 8, 16
+FAULTS = {"kill": (MESSAGE | FILES | PROCESS, 0), "ENOSPC": (FILES, errno.ENOSPC), "EIO": (FILES, errno.EIO),
+          "EMFILE": (FD, errno.EMFILE), "ENOMEM": (MEMORY, errno.ENOMEM)}
 SETTLE = 10  # seconds in which a keeper settles what a crash left
 
 
@@ -43,7 +52,7 @@ class Broken(Exception):
 class Boundary:
     """The record that boundary.c shares with us."""
 
-    LAYOUT = struct.Struct("=iiii24s")
+    LAYOUT = struct.Struct("=iiiiii24s")
 
     def __init__(self, path):
         with open(path, "wb") as f:
@@ -51,12 +60,12 @@ class Boundary:
         with open(path, "r+b") as f:
             self.map = mmap.mmap(f.fileno(), self.LAYOUT.size)
 
-    def arm(self, role, at):
-        self.map[:] = self.LAYOUT.pack(ROLES[role], 0, at, 0, b"")
+    def arm(self, role, at, fault):
+        self.map[:] = self.LAYOUT.pack(ROLES[role], 0, at, 0, *FAULTS[fault], b"")
 
     def read(self):
         """(passed, pid that was killed or 0, the call that was not made); counts no more from now on."""
-        _, seen, _, killed, name = self.LAYOUT.unpack(self.map[:])
+        _, seen, _, killed, _, _, name = self.LAYOUT.unpack(self.map[:])
         self.map[0:4] = bytes(4)
         return seen, killed, name.split(b"\0")[0].decode()
 
@@ -214,6 +223,13 @@ class Case:
         if not op.runs and not op.starts:
             self.require(not now, f"a VM was started: {now}")
 
+    def check_survived(self, role, pid, result):
+        """A call that failed is no reason to die, nor to end without a word."""
+        self.require(result.rc >= 0 and result.rc < 128, f"died: {result}")
+        self.require(result.rc == 0 or "qmpctl: " in result.err, f"no message: {result}")
+        if role == "keeper" and self.op.runs and not self.op.ends:
+            self.require(pid in self.w.processes(), f"the keeper died: {result}")
+
     def again(self, words):
         """Does it (again): it works, or says that it is so already."""
         result = self.w.run(*self.argv(words), timeout=60)
@@ -272,17 +288,19 @@ class Case:
 
     # -- the whole case
 
-    def run(self, role, at):
+    def run(self, role, at, fault):
         """(boundaries passed, whether the kill came, the call that was not made)."""
         self.prepare()
-        self.boundary.arm(role, at)
+        self.boundary.arm(role, at, fault)
         result = self.w.run(*self.argv(self.op.argv), timeout=60)
         if role == "keeper" and at:
             self.wait_quiet()
         seen, killed, call = self.boundary.read()
         self.w.env.pop("LD_PRELOAD")
-        if killed:
+        if killed and fault == "kill":
             self.w.wait_gone([killed])
+        elif killed:
+            self.check_survived(role, killed, result)
         elif result.rc != 0:
             raise Broken(f"without a kill: {result}")
         self.check_alive(killed)
@@ -306,10 +324,10 @@ class Case:
             time.sleep(0.01)
 
 
-def one(op, role, at):
+def one(op, role, at, fault):
     case = Case(op)
     try:
-        return case.run(role, at)
+        return case.run(role, at, fault)
     except (Broken, AssertionError, QmpError, OSError) as why:
         logs = case.w.logs()
         raise Broken(f"{why}\n{logs}") from None
@@ -332,6 +350,7 @@ def points(args):
 
 def main():
     p = argparse.ArgumentParser(description="kill qmpctl at every boundary of every operation")
+    p.add_argument("--fault", choices=FAULTS, default="kill")
     p.add_argument("--only", type=lambda t: t.split(","), help="operations")
     p.add_argument("--role", choices=ROLES)
     p.add_argument("--from", dest="first", type=int, default=1, help="the first boundary")
@@ -349,7 +368,7 @@ def main():
     broken = cases = kills = 0
     for op, role in points(args):
         try:
-            total = one(op, role, 0)[0]
+            total = one(op, role, 0, args.fault)[0]
         except Broken as why:
             print(f"BROKEN {op.name} without a kill: {why}")
             broken += 1
@@ -361,7 +380,7 @@ def main():
         for at in which:
             cases += 1
             try:
-                _, killed, call = one(op, role, at)
+                _, killed, call = one(op, role, at, args.fault)
                 kills += bool(killed)
                 if args.v:
                     print(f"  {op.name} {role} {at}/{total} {call if killed else 'not reached'}: holds", flush=True)
@@ -369,8 +388,8 @@ def main():
                 bad += 1
                 print(f"BROKEN {op.name} {role} {at}/{total}: {why}", flush=True)
         broken += bad
-        print(f"{op.name}: {role} ended at {len(which)} of {total} boundaries, {bad} broken", flush=True)
-    print(json.dumps({"cases": cases, "kills": kills, "broken": broken}))
+        print(f"{op.name}: {args.fault} in the {role} at {len(which)} of {total} boundaries, {bad} broken", flush=True)
+    print(json.dumps({"cases": cases, "hits": kills, "broken": broken}))
     sys.exit(1 if broken or not kills else 0)
 
 
