@@ -215,14 +215,13 @@ static const char *boot_id(void)
 int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err)
 {
 	json_auto_t *record = NULL;
-	int r;
 
 	record = json_pack("{s:O, s:O, s:O, s:I, s:b, s:s}", "spec", running, "host", vm->host_facts, "argv", vm->argv, "started",
 			   (json_int_t)vm->started, "paused", vm->start_paused, "boot", boot_id());
-	r = record ? vm_file_replace_json(vm->run_dir, RUNNING, record, err) : -ENOMEM;
-	if (r == 0 && running != vm->running)
+	if (running != vm->running)
 		replace(&vm->running, json_incref(running));
-	return r;
+	return record ? vm_file_replace_json(vm->run_dir, RUNNING, record, err)
+		      : qmp_error_errno(err, -ENOMEM, "writing " RUNNING);
 }
 
 struct vm_host vm_host_of(const struct vm *vm)

@@ -93,7 +93,10 @@ struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err);
 char *vm_why_unresponsive(const struct vm *vm);
 /* Replaces the spec on disk (checked already). */
 int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err);
-/* The running spec has changed (a plan ran): kept beside QEMU for who adopts it. */
+/*
+ * The running spec has changed (a plan ran): kept beside QEMU for who adopts it. Where that fails, RUNNING is what we take it
+ * to have all the same.
+ */
 int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err);
 /* Whether QEMU, where it runs as another user, may open what the steps of PLAN name. */
 int vm_may_open(const struct vm *vm, const json_t *plan, struct qmp_error *err);

@@ -25,6 +25,7 @@ struct change {
 	json_t *plan, *next_start, *result;
 	json_t *steps;   /* of the plan, those that are still to be done */
 	json_t *taken;   /* PCI ports; may be NULL */
+	struct qmp_error error; /* while it is undone */
 };
 
 static const char *text_of(const json_t *object, const char *key)
@@ -47,9 +48,10 @@ static void change_free(struct change *c)
 static void change_fail(struct change *c, const struct qmp_error *why)
 {
 	struct op_call *call = c->call;
+	struct qmp_error copy = *why;
 
 	change_free(c);
-	op_fail(call, why);
+	op_fail(call, &copy);
 }
 
 /* ---- What QEMU has afterwards ---- */
@@ -65,7 +67,7 @@ static bool touches(const json_t *plan, const char *item)
 	return false;
 }
 
-void change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, const json_t *rest)
+int change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, const json_t *rest, struct qmp_error *err)
 {
 	json_auto_t *done = json_array(), *running = NULL;
 	json_t *step;
@@ -74,9 +76,28 @@ void change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, 
 	json_array_foreach(plan, i, step)
 		if (!touches(rest, text_of(step, "item")))
 			json_array_append(done, step);
-	running = vm->running && json_array_size(done) > 0 ? vm_plan_result(vm->running, want, done) : NULL;
-	if (running)
+	if (!vm->running || (done && json_array_size(done) == 0))
+		return 0;
+	running = done ? vm_plan_result(vm->running, want, done) : NULL;
+	return running ? vm_save_running(vm, running, err) : qmp_error_errno(err, -ENOMEM, "%s", vm->name);
+}
+
+/* Both specs, or neither. */
+static int keep(struct change *c, const json_t *rest, struct qmp_error *err)
+{
+	struct vm *vm = c->call->guest->vm;
+	json_auto_t *config = json_incref(vm->spec), *running = json_incref(vm->running);
+	int r = c->config ? vm_save_spec(vm, c->config, err) : 0;
+
+	if (r < 0)
+		return r;
+	r = change_keep_running(vm, c->want, c->plan, rest, err);
+	if (r < 0) {
+		if (c->config)
+			(void)vm_save_spec(vm, config, NULL);
 		(void)vm_save_running(vm, running, NULL);
+	}
+	return r;
 }
 
 /* What is left of the plan, or of its undoing (for UNDOES), goes on without the operation. */
@@ -90,26 +111,11 @@ static void leave_to_the_guest(struct change *c, json_t *rest, const struct qmp_
 					   c->call->op->name, "outcome", "failed", "why", qmp_json_text(err.message)));
 }
 
-/* All that is to be kept is, and only then is it out of the journal; but for REST, which stays there. */
-static void finish(struct change *c, const char *outcome, json_t *rest)
+static void succeed(struct change *c, const char *outcome)
 {
 	struct op_call *call = c->call;
-	struct vm *vm = call->guest->vm;
-	struct qmp_error err = {0};
 	json_t *result;
 
-	if (c->config && vm_save_spec(vm, c->config, &err) < 0)
-		qmp_error_wrap(&err, "%s", json_array_size(c->steps) > 0
-						   ? "the change is made in the running VM, but keeping it failed"
-						   : "nothing was changed");
-	if (rest)
-		leave_to_the_guest(c, rest, NULL);
-	else
-		pending_end(call->guest);
-	if (err.kind != QMP_ERR_NONE) {
-		change_fail(c, &err);
-		return;
-	}
 	json_object_set_new(c->result, "outcome", json_string(outcome));
 	json_object_set(c->result, "next-start", c->next_start);
 	result = json_incref(c->result);
@@ -167,46 +173,95 @@ static bool is_cut_short(const struct change *c, const struct qmp_error *why)
 	return why->kind == QMP_ERR_CLOSED || why->kind == QMP_ERR_CANCELLED || !vm_session(c->call->guest->vm, NULL);
 }
 
+static void undo(struct change *c, const struct qmp_error *why);
+
 static void on_done(void *data, enum vm_exec_outcome outcome, json_t *rest_consume, const struct qmp_error *why)
 {
 	struct change *c = data;
+	struct guest *g = c->call->guest;
 	json_auto_t *rest = rest_consume;
+	struct qmp_error err = {0};
 
-	c->call->guest->exec = NULL;
+	g->exec = NULL;
 	if (outcome == VM_EXEC_FAILED) {
 		if (rest)
 			leave_to_the_guest(c, rest, why);
-		else if (!is_cut_short(c, why) || !pending_cut_short(c->call->guest))
-			pending_end(c->call->guest);
+		else if (!is_cut_short(c, why) || !pending_cut_short(g))
+			pending_end(g);
 		change_fail(c, why);
 		return;
 	}
-	change_keep_running(c->call->guest->vm, c->want, c->plan, rest);
-	if (outcome == VM_EXEC_PENDING) {
-		json_object_set(c->result, "waits-for", json_object_get(json_array_get(rest, 0), "wait"));
-		json_object_set_new(c->result, "why", json_string(why->message));
+	if (keep(c, rest, &err) < 0 && !rest) {
+		undo(c, &err);
+		return;
 	}
-	finish(c, outcome == VM_EXEC_PENDING ? "pending" : "done", rest);
+	if (rest) {
+		json_object_set(c->result, "waits-for", json_object_get(json_array_get(rest, 0), "wait"));
+		json_object_set_new(c->result, "why", qmp_json_text(why->message));
+		leave_to_the_guest(c, rest, NULL);
+	} else {
+		pending_end(g);
+	}
+	succeed(c, rest ? "pending" : "done");
+}
+
+static int run_steps(struct change *c, json_t *steps, void (*done)(void *, enum vm_exec_outcome, json_t *, const struct qmp_error *),
+		     struct qmp_error *err)
+{
+	struct guest *g = c->call->guest;
+	struct vm_exec_options o = {
+		.fd = open_fd, .progress = c->call->op->waits ? on_progress : NULL, .done = done, .data = c};
+	struct qmp_session *s = vm_session(g->vm, err);
+
+	return s ? vm_exec_run(g->keeper->loop, s, steps, &o, &g->exec, err) : err->code;
+}
+
+static void on_undone(void *data, enum vm_exec_outcome outcome, json_t *rest_consume, const struct qmp_error *why)
+{
+	struct change *c = data;
+	json_auto_t *rest = rest_consume;
+	struct qmp_error err = c->error;
+
+	c->call->guest->exec = NULL;
+	if (outcome == VM_EXEC_PENDING)
+		leave_to_the_guest(c, rest, &c->error);
+	else
+		pending_end(c->call->guest);
+	if (outcome != VM_EXEC_DONE)
+		qmp_error_set(&err, c->error.kind, c->error.code, "%.900s; undoing it: %.900s", c->error.message, why->message);
+	change_fail(c, &err);
+}
+
+/* The plan ran, and could not be kept. */
+static void undo(struct change *c, const struct qmp_error *why)
+{
+	json_auto_t *steps = vm_plan_undo(c->steps);
+	struct qmp_error err = {0};
+
+	c->error = *why;
+	qmp_error_wrap(&c->error, "the change could not be kept, and was undone");
+	if (!steps || run_steps(c, steps, on_undone, &err) < 0) {
+		pending_end(c->call->guest);
+		change_fail(c, &c->error);
+	}
 }
 
 static void run_plan(struct change *c)
 {
-	struct op_call *call = c->call;
+	struct guest *g = c->call->guest;
 	struct qmp_error err = {0};
-	struct qmp_session *s;
-	struct vm_exec_options o = {
-		.fd = open_fd, .progress = call->op->waits ? on_progress : NULL, .done = on_done, .data = c};
 
 	if (json_array_size(c->steps) == 0) {
-		change_keep_running(call->guest->vm, c->want, c->plan, NULL);
-		finish(c, "done", NULL);
-		return;
-	}
-	s = vm_session(call->guest->vm, &err);
-	if (!s || pending_begin(call->guest, call->op->name, c->steps, c->want, c->config, &err) < 0) {
+		if (keep(c, NULL, &err) == 0) {
+			succeed(c, "done");
+			return;
+		}
+		qmp_error_wrap(&err, "nothing was changed");
 		change_fail(c, &err);
-	} else if (vm_exec_run(call->guest->keeper->loop, s, c->steps, &o, &call->guest->exec, &err) < 0) {
-		pending_end(call->guest);
+	} else if (!vm_session(g->vm, &err) || pending_begin(g, c->call->op->name, c->steps, c->want, c->config, &err) < 0) {
+		change_fail(c, &err);
+	} else if (run_steps(c, c->steps, on_done, &err) < 0) {
+		pending_end(g);
 		change_fail(c, &err);
 	}
 }

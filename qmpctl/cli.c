@@ -412,7 +412,7 @@ int cli_main(int argc, char **argv)
 {
 	struct cli cli = {.program = argv[0]};
 	uv_loop_t loop;
-	int status;
+	int status, r;
 
 	hold_closed_streams();
 	if (argc >= 2 && streq(argv[1], "help")) { /* "help VERB" is "VERB --help" */
@@ -431,8 +431,10 @@ int cli_main(int argc, char **argv)
 		return finish_output();
 	}
 	cli.args = calloc((size_t)argc + 1, sizeof *cli.args);
-	if (!cli.args)
+	if (!cli.args) {
+		fprintf(stderr, "qmpctl: %s\n", strerror(ENOMEM));
 		return EXIT_HOST;
+	}
 	if (prepare(&cli, argc, argv) < 0) {
 		status = cli_fail(&cli);
 	} else if (!cli.verb || (cli_option(&cli, "help") && !answers_help(&cli))) {
@@ -443,8 +445,10 @@ int cli_main(int argc, char **argv)
 		status = cli.verb || cli_option(&cli, "help") ? 0 : EXIT_USAGE;
 	} else if (check_args(&cli) < 0 || vm_dirs_init(cli.root, &cli.dirs, &cli.error) < 0) {
 		status = cli_fail(&cli);
+	} else if ((r = uv_loop_init(&loop)) < 0) {
+		qmp_error_errno(&cli.error, r, "making an event loop");
+		status = cli_fail(&cli);
 	} else {
-		uv_loop_init(&loop);
 		cli.loop = &loop;
 		status = cli.verb->run(&cli);
 		uv_run(&loop, UV_RUN_NOWAIT);

@@ -116,7 +116,7 @@ json_t *change_taken_ports(const struct op_call *call);
 /* The fd of that name ("net0-tap") for an item of SPEC; or a negative errno. */
 int change_open_fd(const json_t *spec, const char *name, struct qmp_error *err);
 /* PLAN, which leads to WANT, has been run but for REST (NULL: all of it): whatever item has no step left is as wanted. */
-void change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, const json_t *rest);
+int change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, const json_t *rest, struct qmp_error *err);
 /* The session is gone: the plan under way ends. */
 void change_abandon(struct guest *g);
 

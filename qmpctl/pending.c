@@ -157,7 +157,7 @@ static int keep_config(struct pending *p, struct qmp_error *err)
 static void keep_running(const struct pending *p, const json_t *rest)
 {
 	if (p->want && p->stage != UNDOING)
-		change_keep_running(p->guest->vm, p->want, p->plan, rest);
+		(void)change_keep_running(p->guest->vm, p->want, p->plan, rest, NULL); /* to us it has changed all the same */
 }
 
 static void settle(struct pending *p, const char *outcome, const struct qmp_error *why)
@@ -174,6 +174,8 @@ static void settle(struct pending *p, const char *outcome, const struct qmp_erro
 	ops_go_on(g);
 }
 
+static void settle_refused(struct pending *p, const struct qmp_error *why);
+
 static void settle_done(struct pending *p)
 {
 	struct qmp_error err = {0};
@@ -183,11 +185,12 @@ static void settle_done(struct pending *p)
 		settle(p, "undone", &err);
 		return;
 	}
+	if (keep_config(p, &err) < 0) {
+		settle_refused(p, &err);
+		return;
+	}
 	keep_running(p, NULL);
-	if (keep_config(p, &err) < 0)
-		settle(p, "failed", &err);
-	else
-		settle(p, "done", NULL);
+	settle(p, "done", NULL);
 }
 
 static void settle_refused(struct pending *p, const struct qmp_error *why)
@@ -218,11 +221,8 @@ static void wait_on(struct pending *p, json_t *rest)
 	struct qmp_session *s = vm_session(p->guest->vm, NULL);
 	struct qmp_error err = {0};
 
+	(void)keep_config(p, NULL); /* else when it has ended */
 	keep_running(p, rest);
-	if (keep_config(p, &err) < 0) {
-		settle(p, "failed", &err);
-		return;
-	}
 	p->stage = WAITING;
 	replace(&p->plan, json_incref(rest));
 	(void)journal_save(p->guest, NULL);
@@ -314,7 +314,8 @@ int pending_leave(struct guest *g, json_t *rest, const struct qmp_error *undoes,
 	if (undoes)
 		p->why = *undoes;
 	replace(&p->plan, json_incref(rest));
-	replace(&p->config, NULL);
+	if (undoes || p->config == NULL || json_equal(p->config, g->vm->spec))
+		replace(&p->config, NULL); /* kept, or not wanted; else it is when this has ended */
 	(void)journal_save(g, NULL);
 	r = s ? run(p, s, rest, err) : 0; /* else it rests */
 	if (r < 0) {

@@ -12,7 +12,7 @@ then the program is used as anyone would, with no special recovery. These hold:
 
 With --fault the call fails instead, with ENOSPC, EIO, EMFILE or ENOMEM, and the same must hold; and besides:
 
-  - the process goes on: an operation works, or ends with a message.
+  - the process goes on: an operation works, or ends with a message; where memory is out it may end, with a message.
 
     sweep.py [--fault ERROR] [--only OPERATION[,...]] [--role keeper|cli] [--from N] [--sample K [--seed S]] [-v]
 
@@ -170,7 +170,17 @@ class Case:
         return sorted(n for n in names if not n.startswith(("anon_inode", "/dev/", "pipe")))
 
     def has(self):
-        """What QEMU has of disks and NICs, asked of QEMU."""
+        """What QEMU has of disks and NICs, asked of QEMU. A monitor that was lost for want of memory comes back."""
+        deadline = time.monotonic() + SETTLE
+        while True:
+            try:
+                return self.ask_what_it_has()
+            except QmpError as why:
+                if "does not answer" not in str(why) or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
+
+    def ask_what_it_has(self):
         with self.w.control("a", timeout=20) as qmp:
             nodes = {n["node-name"] for n in qmp.execute("query-named-block-nodes", {"flat": True})}
             devices = {d["name"] for d in qmp.execute("qom-list", {"path": "/machine/peripheral"})}
@@ -228,7 +238,7 @@ class Case:
         self.require(result.rc >= 0 and result.rc < 128, f"died: {result}")
         self.require(result.rc == 0 or "qmpctl: " in result.err, f"no message: {result}")
         if role == "keeper" and self.op.runs and not self.op.ends:
-            self.require(pid in self.w.processes(), f"the keeper died: {result}")
+            self.require(pid in self.w.processes() or "out of memory" in self.w.logs(), f"the keeper died: {result}")
 
     def again(self, words):
         """Does it (again): it works, or says that it is so already."""
@@ -303,6 +313,8 @@ class Case:
             self.check_survived(role, killed, result)
         elif result.rc != 0:
             raise Broken(f"without a kill: {result}")
+        # What probed a QEMU binary ends with the keeper; it is no VM.
+        self.w.wait_gone([pid for pid, cmd in self.w.processes().items() if pid in self.qemus() and "-name" not in cmd])
         self.check_alive(killed)
         # A status is all that anyone has to ask for.
         for name in [n[:-5] for n in self.specs() if not n.startswith(".")]:
@@ -350,7 +362,7 @@ def points(args):
 
 def main():
     p = argparse.ArgumentParser(description="kill qmpctl at every boundary of every operation")
-    p.add_argument("--fault", choices=FAULTS, default="kill")
+    p.add_argument("--fault", choices=[*FAULTS, "any"], default="kill", help="any: a random error for each operation")
     p.add_argument("--only", type=lambda t: t.split(","), help="operations")
     p.add_argument("--role", choices=ROLES)
     p.add_argument("--from", dest="first", type=int, default=1, help="the first boundary")
@@ -362,13 +374,14 @@ def main():
     for path in (PRELOAD, world.QMPCTL):
         if not os.path.exists(path):
             raise SystemExit(f"{path}: not built")
-    if args.sample:
+    if args.sample or args.fault == "any":
         print(f"seed {args.seed}")
     chance = random.Random(args.seed)
     broken = cases = kills = 0
     for op, role in points(args):
+        fault = chance.choice([f for f in FAULTS if f != "kill"]) if args.fault == "any" else args.fault
         try:
-            total = one(op, role, 0, args.fault)[0]
+            total = one(op, role, 0, fault)[0]
         except Broken as why:
             print(f"BROKEN {op.name} without a kill: {why}")
             broken += 1
@@ -380,15 +393,15 @@ def main():
         for at in which:
             cases += 1
             try:
-                _, killed, call = one(op, role, at, args.fault)
+                _, killed, call = one(op, role, at, fault)
                 kills += bool(killed)
                 if args.v:
                     print(f"  {op.name} {role} {at}/{total} {call if killed else 'not reached'}: holds", flush=True)
             except Broken as why:
                 bad += 1
-                print(f"BROKEN {op.name} {role} {at}/{total}: {why}", flush=True)
+                print(f"BROKEN {op.name} {fault} {role} {at}/{total}: {why}", flush=True)
         broken += bad
-        print(f"{op.name}: {args.fault} in the {role} at {len(which)} of {total} boundaries, {bad} broken", flush=True)
+        print(f"{op.name}: {fault} in the {role} at {len(which)} of {total} boundaries, {bad} broken", flush=True)
     print(json.dumps({"cases": cases, "hits": kills, "broken": broken}))
     sys.exit(1 if broken or not kills else 0)
 

@@ -171,6 +171,8 @@ class World:
                 if not name.endswith(".log") and "log" not in os.path.basename(folder):
                     continue
                 path = os.path.join(folder, name)
+                if not os.path.isfile(path):
+                    continue
                 with open(path, "rb") as f:
                     end = f.read()[-3000:].decode("utf-8", "replace")
                 if end:
