@@ -53,11 +53,16 @@ static int width_of(const char *text)
 	return n;
 }
 
-static void print_cell(const char *text, int width, bool last)
+/* The line does not end in blanks. */
+static void print_line(const char *const *cells, const int *widths, int n)
 {
-	printf("%s", text);
-	if (!last)
-		printf("%*s", width - width_of(text) + 2, "");
+	int blanks = 0;
+
+	for (int c = 0; c < n; c++) {
+		if (*cells[c])
+			printf("%*s%s", blanks, "", cells[c]);
+		blanks = (*cells[c] ? 0 : blanks) + widths[c] - width_of(cells[c]) + 2;
+	}
 }
 
 void cli_print_table(const char *const *head, const json_t *rows)
@@ -74,12 +79,13 @@ void cli_print_table(const char *const *head, const json_t *rows)
 		}
 	}
 	printf("%s", cli_bold());
-	for (int c = 0; c < n; c++)
-		print_cell(head[c], widths[c], c == n - 1);
+	print_line(head, widths, n);
 	printf("%s\n", cli_plain());
 	json_array_foreach(rows, i, row) {
+		const char *cells[COLUMNS_MAX];
 		for (int c = 0; c < n; c++)
-			print_cell(json_string_value(json_array_get(row, (size_t)c)), widths[c], c == n - 1);
+			cells[c] = json_string_value(json_array_get(row, (size_t)c));
+		print_line(cells, widths, n);
 		putchar('\n');
 	}
 }

@@ -42,8 +42,11 @@ static int run_rename(struct cli *cli)
 	else if (fsync(vm->conf_dir) < 0)
 		r = qmp_error_errno(&cli->error, -errno, "writing the folder of the specs; %s may be %s or %s", cli->args[0],
 				    cli->args[0], to);
-	if (r == 0)
+	if (r == 0) {
 		r = write_name(vm->conf_dir, new_file, vm->spec, to, &cli->error);
+		if (r < 0 && renameat2(vm->conf_dir, new_file, vm->conf_dir, old_file, RENAME_NOREPLACE) < 0)
+			qmp_error_wrap(&cli->error, "%s is named %s now, though its spec does not say so", cli->args[0], to);
+	}
 	if (r == 0)
 		verb_empty_run_dir(vm);
 	vm_close(vm);

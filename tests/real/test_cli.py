@@ -105,6 +105,24 @@ class Cli(WorldTest):
         self.w.ok("disk", "add", "a", "size=1M")
         self.assertEqual(self.images(), ["a-1.qcow2"])
 
+    def test_a_rename_that_fails_is_none(self):
+        self.w.create("a", tiny_spec())
+        os.mkdir(os.path.join(self.w.root, "etc/vms/.b.json.tmp"))
+        self.refused(HOST, "rename", "a", "b", says="b.json")
+        self.assertEqual([row["name"] for row in self.w.ok("list", "-o", "json").json()], ["a"])
+        self.w.ok("rename", "a", "c")
+        self.assertEqual(self.w.ok("show", "c").json()["name"], "c")
+
+    def test_lists_are_as_wide_as_what_is_in_them(self):
+        self.w.create("a", tiny_spec())
+        self.w.create("a-longer-name", tiny_spec(disks=[], nics=[{"id": "net0", "mac": "52:54:00:00:00:01"}]))
+        self.assertEqual(self.w.ok("list").out, "NAME           STATE    PID\n"
+                                                "a              stopped  -\n"
+                                                "a-longer-name  stopped  -\n")
+        self.assertEqual(self.w.ok("nic", "list", "a-longer-name").out, "ID    WHERE   model  mac                backend\n"
+                                                                        "net0  config  -      52:54:00:00:00:01  -\n")
+        self.assertEqual(self.w.ok("disk", "list", "a").out, "ID  WHERE  bus  format  path\n")
+
     def test_delete_takes_only_what_is_nobody_elses(self):
         self.w.ok("create", "a", "--disk", "size=1M", "--disk", "size=2M")
         spec = self.w.ok("show", "a", "-o", "json").json()["spec"]
