@@ -9,6 +9,7 @@
 #include "qmpctl/restart.h"
 #include "images/chain.h"
 #include "images/header.h"
+#include "launcher/security.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -63,6 +64,28 @@ static void start_show(struct op_call *call)
 		json_object_set(r, "host", vm->host_facts);
 		json_object_set(r, "argv", vm->argv);
 	}
+	op_return(call, r);
+}
+
+/* What the kernel says of QEMU, and beside it what was to be. */
+static void start_security(struct op_call *call)
+{
+	const struct vm *vm = call->guest->vm;
+	struct qmp_error err = {0};
+	json_t *r;
+
+	if (!vm->qemu) {
+		op_failf(call, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", vm->name);
+		return;
+	}
+	r = vm_security_of(vm_child_pid(vm_qemu_child(vm->qemu)), &err);
+	if (!r) {
+		op_fail(call, &err);
+		return;
+	}
+	json_object_set_new(r, "name", json_string(vm->name));
+	if (json_object_get(vm->host_facts, "sandbox-note"))
+		json_object_set(r, "sandbox-note", json_object_get(vm->host_facts, "sandbox-note"));
 	op_return(call, r);
 }
 
@@ -543,6 +566,8 @@ static const struct op_arg wait_args[] = {
 
 const struct op *const all_ops[] = {
 	&(const struct op){"qmpctl-status", "what the VM does", no_args, false, .waits = false, .start = start_status},
+	&(const struct op){"qmpctl-security", "how QEMU is confined, as the kernel says", no_args, false, .waits = false,
+			   .start = start_security},
 	&(const struct op){"qmpctl-show", "its spec, and what QEMU has", no_args, false, .waits = false, .start = start_show},
 	&(const struct op){"qmpctl-schema", "these operations", no_args, false, .waits = false, .start = start_schema},
 	&(const struct op){"qmpctl-disk-add", "add a disk", disk_add_args, true, .asks = OP_ASKS_WHEN_REFUSED, .waits = true, .start = start_disk_add},

@@ -70,11 +70,123 @@ static void print_status(const json_t *s)
 		print_difference(entry);
 }
 
+/* ---- --security ---- */
+
+static void print_numbers(const json_t *list)
+{
+	json_t *n;
+	size_t i;
+
+	json_array_foreach(list, i, n)
+		printf("%s%lld", i ? "," : "", (long long)json_integer_value(n));
+}
+
+static bool is_zero(const char *mask)
+{
+	return mask && strspn(mask, "0") == strlen(mask);
+}
+
+static void print_capabilities(const json_t *sets)
+{
+	const char *name;
+	json_t *mask;
+	bool any = false;
+
+	printf("caps      ");
+	json_object_foreach((json_t *)sets, name, mask)
+		if (!is_zero(json_string_value(mask))) {
+			printf("%s%s %s", any ? ", " : "", name, json_string_value(mask));
+			any = true;
+		}
+	printf("%s\n", any ? "" : "none");
+}
+
+static void print_seccomp(const json_t *s, const char *note)
+{
+	printf("seccomp   %s", text_of(s, "mode"));
+	if (streq(text_of(s, "mode"), "filter"))
+		printf(", on %lld of %lld threads", int_of(s, "threads-filtered"), int_of(s, "threads"));
+	printf("%s%s\n", note ? ": " : "", note ? note : "");
+}
+
+static void print_fds(const json_t *fds)
+{
+	json_t *kinds = json_object_get(fds, "kinds"), *n, *path;
+	const char *kind, *mark = ": ";
+	size_t i;
+
+	if (!json_is_object(fds)) {
+		printf("fds       we may not look\n");
+		return;
+	}
+	printf("fds       %lld", int_of(fds, "count"));
+	json_object_foreach(kinds, kind, n) {
+		printf("%s%lld %s", mark, (long long)json_integer_value(n), kind);
+		mark = ", ";
+	}
+	putchar('\n');
+	json_array_foreach(json_object_get(fds, "paths"), i, path)
+		printf("open      %s\n", json_string_value(path));
+}
+
+static void print_limits(const json_t *limits)
+{
+	const char *name, *mark = "limits    ";
+	json_t *pair;
+
+	json_object_foreach((json_t *)limits, name, pair) {
+		const json_t *soft = json_array_get(pair, 0);
+		if (json_is_integer(soft))
+			printf("%s%s %lld", mark, name, (long long)json_integer_value(soft));
+		else
+			printf("%s%s unlimited", mark, name);
+		mark = ", ";
+	}
+	putchar('\n');
+}
+
+static void print_security(const json_t *s)
+{
+	const char *name;
+	json_t *path;
+
+	printf("name      %s\npid       %lld\nuser      %s (", text_of(s, "name"), int_of(s, "pid"),
+	       text_of(s, "user") ? text_of(s, "user") : "without a name");
+	print_numbers(json_object_get(s, "uids"));
+	printf(")\ngroup     ");
+	print_numbers(json_object_get(s, "gids"));
+	printf(", and ");
+	print_numbers(json_object_get(s, "groups"));
+	putchar('\n');
+	print_capabilities(json_object_get(s, "capabilities"));
+	printf("privs     %s\n", json_is_true(json_object_get(s, "no-new-privs")) ? "none can be won (no_new_privs)" : "can be won");
+	print_seccomp(json_object_get(s, "seccomp"), text_of(s, "sandbox-note"));
+	print_limits(json_object_get(s, "limits"));
+	json_object_foreach(json_object_get(s, "cgroups"), name, path)
+		printf("cgroup    %s %s\n", name, json_string_value(path));
+	print_fds(json_object_get(s, "fds"));
+}
+
+static int run_security(struct cli *cli)
+{
+	json_auto_t *result = NULL;
+	int r = verb_call(cli, "qmpctl-security", NULL, &result);
+
+	if (r >= 0)
+		return r;
+	if (!cli->json)
+		print_security(result);
+	return 0;
+}
+
 static int run_status(struct cli *cli)
 {
 	json_auto_t *result = NULL;
-	int r = verb_call(cli, "qmpctl-status", NULL, &result);
+	int r;
 
+	if (cli_option(cli, "security"))
+		return run_security(cli);
+	r = verb_call(cli, "qmpctl-status", NULL, &result);
 	if (r >= 0)
 		return r;
 	if (!cli->json)
@@ -88,5 +200,9 @@ const struct verb verb_status = {
 	.group = GROUP_LOOK,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Print what a VM does",
+	.options = (const struct cli_option[]){
+		{"security", NULL, "how its QEMU is confined, as the kernel says"},
+		{0},
+	},
 	.run = run_status,
 };

@@ -11,8 +11,8 @@ import sys
 import unittest
 
 from guest import guest_file, tiny_spec, with_serial
-from qmp import QmpError, connect_unix
-from world import ACCEL, FAILED, HOST, USAGE, WorldTest, main
+from qmp import Qmp, QmpError, connect_unix
+from world import ACCEL, FAILED, HOST, STATE, USAGE, WorldTest, main
 
 # Each has QEMU run a program.
 PROGRAMS = [
@@ -127,6 +127,67 @@ class Sandbox(WorldTest):
         self.assertGreater(os.path.getsize(state), 1000)
 
 
+class Security(WorldTest):
+    """status --security against what /proc says here."""
+
+    def proc(self, pid):
+        status = proc_status(pid)
+        fds = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        numbers = {"core": "Max core file size", "memlock": "Max locked memory", "nofile": "Max open files",
+                   "nproc": "Max processes", "address-space": "Max address space"}
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as f:
+            cgroups = [line.rstrip("\n").split(":", 2)[1:] for line in f]
+        return {
+            "uids": [int(n) for n in status["Uid"].split()],
+            "gids": [int(n) for n in status["Gid"].split()],
+            "groups": [int(n) for n in status["Groups"].split()],
+            "capabilities": {"inheritable": status["CapInh"], "permitted": status["CapPrm"], "effective": status["CapEff"],
+                             "bounding": status["CapBnd"], "ambient": status["CapAmb"]},
+            "no-new-privs": status["NoNewPrivs"] == "1",
+            "limits": {name: [None if n == "unlimited" else int(n) for n in limit(pid, row)]
+                       for name, row in numbers.items()},
+            "cgroups": {name or "unified": path for name, path in cgroups},
+            "mode": {"0": "none", "2": "filter"}[status["Seccomp"]],
+            "sockets": sum(fd.startswith("socket:") for fd in fds),
+            "paths": sorted(fd for fd in fds if fd.startswith("/")),
+        }
+
+    def check(self, told, pid):
+        seen = self.proc(pid)
+        self.assertEqual(told["pid"], pid)
+        for key in ("uids", "gids", "groups", "capabilities", "no-new-privs", "limits", "cgroups"):
+            self.assertEqual(told[key], seen[key], key)
+        self.assertEqual(told["seccomp"]["mode"], seen["mode"])
+        self.assertEqual(told["fds"]["kinds"]["socket"], seen["sockets"])
+        self.assertEqual(sorted(told["fds"]["paths"]), seen["paths"])
+        self.assertEqual(told["fds"]["count"], sum(told["fds"]["kinds"].values()))
+
+    def test_it_is_what_proc_says(self):
+        image = os.path.join(self.w.base, "x.img")
+        with open(image, "wb") as f:
+            f.truncate(1 << 20)
+        self.w.start_tiny("a", disks=[{"path": image, "format": "raw"}])
+        self.w.start_tiny("b", sandbox=False)
+        for name, mode in (("a", "filter"), ("b", "none")):
+            told = self.w.ok("status", name, "--security", "-o", "json").json()
+            self.check(told, self.w.status(name)["pid"])
+            self.assertEqual(told["seccomp"]["mode"], mode)
+            self.assertEqual(told["user"], pwd.getpwuid(os.geteuid()).pw_name)
+            self.assertEqual(told["limits"]["core"], [0, 0])
+        told = self.w.ok("status", "a", "--security", "-o", "json").json()
+        self.assertEqual(told["seccomp"]["threads-filtered"], told["seccomp"]["threads"])
+        self.assertIn(os.path.realpath(image), told["fds"]["paths"])
+        text = self.w.ok("status", "a", "--security").out
+        self.assertRegex(text, r"(?m)^seccomp   filter, on (\d+) of \1 threads$")
+        self.assertRegex(text, r"(?m)^limits    core 0, ")
+        with Qmp(os.path.join(self.w.vm_dir("a"), "observe.sock")) as looker:
+            self.check(looker.execute("qmpctl-security"), told["pid"])
+
+    def test_there_must_be_a_qemu(self):
+        self.w.create_tiny("a")
+        self.assertIn("not running", self.w.expect(STATE, "status", "a", "--security").err)
+
+
 @unittest.skipUnless(os.geteuid() == 0, "only root can make QEMU another user's")
 class User(WorldTest):
     """QEMU as a user of no rights: what it is, what it may open, and what is said of the rest."""
@@ -177,6 +238,10 @@ class User(WorldTest):
             self.assertEqual(int(status[kind], 16), 0, kind)
         self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), ("1", "2"))
         self.assertEqual(self.w.status("a")["accel"], ACCEL)
+        text = self.w.ok("status", "a", "--security").out
+        self.assertRegex(text, r"(?m)^user      nobody ")
+        self.assertRegex(text, r"(?m)^caps      none$")
+        self.assertRegex(text, r"(?m)^privs     none can be won")
 
     def test_disks_and_nics_come_and_go_and_it_is_taken_over(self):
         serial = self.start(disks=[{"id": "vda", "path": self.image(self.nobody.pw_uid), "format": "raw"}])
