@@ -1,6 +1,8 @@
 #include "proto/link.h"
 #include "proto/base.h"
 
+#include <poll.h>
+
 uint64_t qmp_now_ms(void)
 {
 	return uv_hrtime() / 1000000;
@@ -33,6 +35,15 @@ static void settle(struct qmp_link *l)
 	l->ops->ended(l);
 }
 
+bool qmp_link_is_gone(const struct qmp_link *l)
+{
+	struct pollfd p = {.fd = l->fd}; /* a hang-up is always told; POLLRDHUP alone, half of one, is not asked for */
+
+	return poll(&p, 1, 0) > 0;
+}
+
+static void update(struct qmp_link *l);
+
 static void on_poll(uv_poll_t *handle, int status, int events)
 {
 	struct qmp_link *l = handle->data;
@@ -43,18 +54,26 @@ static void on_poll(uv_poll_t *handle, int status, int events)
 		l->ops->hung_up(l);
 	} else if (l->reading && (events & (UV_READABLE | UV_DISCONNECT))) {
 		l->ops->readable(l);
-	} else if (events & UV_DISCONNECT) {
-		l->ops->hung_up(l);
+	} else if (events & (UV_DISCONNECT | UV_PRIORITIZED)) {
+		l->half_closed = true;
+		if (qmp_link_is_gone(l))
+			l->ops->hung_up(l);
+		else
+			update(l);
 	}
 	if (l->wire.head)
 		qmp_link_flush(l);
 	settle(l);
 }
 
-/* Polls for what is of interest now. */
+/*
+ * Polls for what is of interest now. While nothing is read, that is the other side's leaving; where it has half closed,
+ * UV_DISCONNECT would be told without an end, and a hang-up is told whatever is polled for.
+ */
 static void update(struct qmp_link *l)
 {
-	int events = (l->reading ? UV_READABLE : UV_DISCONNECT) | (l->wire.head ? UV_WRITABLE : 0);
+	int idle = l->half_closed ? UV_PRIORITIZED : UV_DISCONNECT;
+	int events = (l->reading ? UV_READABLE : idle) | (l->wire.head ? UV_WRITABLE : 0);
 
 	if (!qmp_link_is_alive(l) || l->events == events)
 		return;

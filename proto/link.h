@@ -18,7 +18,7 @@ struct qmp_link;
 
 struct qmp_link_ops {
 	void (*readable)(struct qmp_link *l);
-	/* The other side has gone; what it sent before may still be there to read. */
+	/* The other side has gone (not only stopped sending); what it sent before may still be there to read. */
 	void (*hung_up)(struct qmp_link *l);
 	void (*write_failed)(struct qmp_link *l, int code);
 	/* The time asked for has come. */
@@ -36,6 +36,7 @@ struct qmp_link {
 	int fd;     /* -1: closed */
 	int events; /* polled for now */
 	bool reading, failed, told;
+	bool half_closed; /* the other side sends no more, and may still read */
 	struct qmp_error error; /* why it FAILED */
 	int open_handles;
 	uint64_t due; /* when the timer fires, in ms of qmp_now_ms; UINT64_MAX: it does not */
@@ -52,6 +53,8 @@ uint64_t qmp_deadline_in(uint64_t ms);
 int qmp_link_init(struct qmp_link *l, uv_loop_t *loop, int fd_consume, const struct qmp_link_ops *ops);
 /* While not reading, bytes stay in the kernel (the sender is held back), but hung_up() is still told. */
 void qmp_link_set_reading(struct qmp_link *l, bool reading);
+/* At the end of file: whether the other side cannot even read any more. Else hung_up() comes when that is so. */
+bool qmp_link_is_gone(const struct qmp_link *l);
 /* Queues TEXT and FDS (both taken over, see wire.h) without trying to send: flush does. */
 int qmp_link_add_consume(struct qmp_link *l, char *text, size_t len, int *fds, size_t n_fds);
 /* Sends what goes now, the rest when the socket takes it; failure is told by write_failed. */

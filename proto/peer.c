@@ -2,7 +2,8 @@
  * The server side of one connection: what QEMU's monitor says to a client.
  *
  * The way it goes well: greeting out -> qmp_capabilities in -> ready -> commands in, replies and events out.
- * It ends by end of file, a system call's error, no negotiation in time, or a client that does not read; each
+ * It ends by end of file (a client that has only shut down its sending gets the replies that it is owed first), a system
+ * call's error, no negotiation in time, or a client that does not read; each
  * is heard in on_close, from the loop. What is no command is answered with an error, as QEMU does; after bytes
  * that are no JSON object the rest of their line is dropped.
  *
@@ -26,7 +27,8 @@
 
 struct qmp_peer {
 	struct qmp_link link;
-	bool ready, paused;
+	bool ready, paused, no_more; /* no_more: the end of file was read */
+	size_t owed; /* replies to what was taken */
 	bool offers_oob, has_oob;
 	struct qmp_peer_options opts;
 	size_t max_output;
@@ -57,7 +59,7 @@ static bool is_held_back(const struct qmp_peer *p)
 
 static void update_reading(struct qmp_peer *p)
 {
-	qmp_link_set_reading(&p->link, !is_held_back(p));
+	qmp_link_set_reading(&p->link, !is_held_back(p) && !p->no_more);
 }
 
 /* ---- What goes out ---- */
@@ -75,6 +77,8 @@ static void send_consume(struct qmp_peer *p, char *text, size_t len)
 	else
 		qmp_link_flush(&p->link);
 	update_reading(p);
+	if (p->no_more)
+		qmp_link_wake_at(&p->link, 0); /* that may have been the last reply */
 }
 
 /* {"KEY": RAW, "id": ID} */
@@ -92,6 +96,7 @@ static void send_member(struct qmp_peer *p, const char *key, const char *raw, si
 		n += (size_t)snprintf(text + n, size - n, "%s%s}\r\n", id_text ? ", \"id\": " : "",
 				      id_text ? id_text : "");
 	}
+	p->owed -= p->owed > 0;
 	send_consume(p, text, n);
 }
 
@@ -305,6 +310,7 @@ static void take_messages(struct qmp_peer *p)
 
 		if (r == 0)
 			return;
+		p->owed++;
 		if (r == 1) {
 			take_message(p, text, len);
 		} else {
@@ -377,7 +383,10 @@ static bool read_once(struct qmp_peer *p)
 	if (!place) {
 		fail(p, QMP_ERR_HOST, -ENOMEM, "no memory to read from the client");
 	} else if (n == 0) {
-		fail(p, QMP_ERR_CLOSED, -ECONNRESET, "the client left");
+		p->no_more = true;
+		p->link.half_closed = true;
+		if (qmp_link_is_gone(&p->link))
+			fail(p, QMP_ERR_CLOSED, -ECONNRESET, "the client left");
 	} else if (n > 0) {
 		qmp_framer_commit(p->framer, (size_t)n);
 		take_messages(p);
@@ -400,7 +409,7 @@ static void on_readable(struct qmp_link *l)
 	struct qmp_peer *p = peer_of(l);
 
 	take_messages(p); /* before fds are read that belong to later ones */
-	for (int i = 0; i < READS_PER_TURN && is_alive(p) && !is_held_back(p); i++)
+	for (int i = 0; i < READS_PER_TURN && is_alive(p) && !is_held_back(p) && !p->no_more; i++)
 		if (!read_once(p))
 			break;
 }
@@ -429,8 +438,12 @@ static void on_tick(struct qmp_link *l)
 
 static void on_settle(struct qmp_link *l)
 {
-	take_messages(peer_of(l)); /* that came while it was held back */
-	update_reading(peer_of(l));
+	struct qmp_peer *p = peer_of(l);
+
+	take_messages(p); /* that came while it was held back */
+	if (p->no_more && p->owed == 0 && !is_held_back(p) && !l->wire.head)
+		fail(p, QMP_ERR_CLOSED, -ECONNRESET, "the client left");
+	update_reading(p);
 }
 
 static void on_ended(struct qmp_link *l)

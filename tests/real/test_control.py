@@ -1,11 +1,13 @@
 """control.sock: QMP for any number of clients at once, good ones and bad ones."""
+import json
 import os
 import re
+import socket
 import threading
 import time
 
 import world
-from qmp import Qmp, QmpClosed, QmpError
+from qmp import Qmp, QmpClosed, QmpError, connect_unix
 from world import WorldTest
 
 CLIENTS = 16
@@ -83,6 +85,21 @@ class Control(WorldTest):
             for argument in operations[name]["arguments"]:
                 shared = argument["name"] in ("live", "config", "dry-run", "timeout") and "those of a change" in row
                 self.assertTrue(shared or f"`{argument['name']}`" in row, f"{name}: {argument['name']} is not in {row}")
+
+    def test_a_client_that_sends_no_more_is_answered_first(self):
+        """As in: printf ... | socat - UNIX-CONNECT:control.sock"""
+        sock = connect_unix(os.path.join(self.w.vm_dir("a"), "control.sock"), 20)
+        with sock:
+            sock.sendall(b'{"execute": "qmp_capabilities"}{"execute": "query-status", "id": 1}'
+                         b'{"execute": "qmpctl-wait", "arguments": {"for": "running"}, "id": 2}'
+                         b'{"execute": "query-block", "id": 3}')
+            sock.shutdown(socket.SHUT_WR)
+            got = b""
+            while part := sock.recv(65536):
+                got += part
+        lines = [json.loads(line) for line in got.splitlines()]
+        self.assertEqual([m["id"] for m in lines if "id" in m], [1, 2, 3])
+        self.assertTrue(all("return" in m for m in lines if "id" in m), lines)
 
     def test_many_clients_pipeline_at_once_and_each_gets_its_own(self):
         failures = []

@@ -6,6 +6,7 @@
 #include "tests/unit/check.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 struct world {
@@ -13,7 +14,7 @@ struct world {
 	struct qmp_peer *p;
 	int client;
 	int commands, closed;
-	bool hold_after_each;
+	bool hold_after_each, keep_id;
 	const char *raw; /* what the command of that name returns */
 	size_t raw_len;
 	enum qmp_error_kind kind;
@@ -21,13 +22,17 @@ struct world {
 	char heard[4000];
 };
 
+static json_t *kept_id; /* of the command that was not answered */
+
 static void on_command(void *data, struct qmp_peer *p, const struct qmp_peer_command *c)
 {
 	struct world *w = data;
 
 	w->commands++;
 	snprintf(w->came + strlen(w->came), sizeof w->came - strlen(w->came), "%.20s%zu ", c->name, c->n_fds);
-	if (streq(c->name, "fail"))
+	if (w->keep_id)
+		kept_id = json_incref(c->id);
+	else if (streq(c->name, "fail"))
 		qmp_peer_error(p, c->id, "GenericError", "no");
 	else if (streq(c->name, "raw"))
 		qmp_peer_return_raw(p, c->id, w->raw, w->raw_len);
@@ -280,6 +285,66 @@ static void test_error_text_is_mended(void)
 	close_world(&w);
 }
 
+/* "printf ... | socat - UNIX:control.sock": a client that says that it sends no more is answered before it is left. */
+static void test_half_closed(void)
+{
+	for (int hold = 0; hold <= 1; hold++) {
+		struct world w;
+
+		open_world(&w, 0);
+		talk(&w, "{\"execute\":\"qmp_capabilities\"}");
+		w.keep_id = true;
+		if (hold)
+			qmp_peer_pause(w.p);
+		CHECK(write(w.client, "{\"execute\":\"x\",\"id\":1}", 22) == 22);
+		shutdown(w.client, SHUT_WR);
+		for (int i = 0; i < 20; i++)
+			uv_run(&w.loop, UV_RUN_NOWAIT);
+		CHECK_INT(w.commands, !hold);
+		CHECK_INT(w.closed, 0);
+		if (hold)
+			qmp_peer_resume(w.p);
+		for (int i = 0; i < 20; i++)
+			uv_run(&w.loop, UV_RUN_NOWAIT);
+		CHECK_INT(w.commands, 1);
+		CHECK_INT(w.closed, 0);
+		CHECK_INT(poll(&(struct pollfd){uv_backend_fd(&w.loop), POLLIN, 0}, 1, 0), 0); /* it does not spin */
+		qmp_peer_return(w.p, kept_id, NULL);
+		json_decref(kept_id);
+		for (int i = 0; i < 20; i++)
+			uv_run(&w.loop, UV_RUN_NOWAIT);
+		CHECK_INT(recv(w.client, w.heard, sizeof w.heard, MSG_DONTWAIT), strlen("{\"return\": {}, \"id\": 1}\r\n"));
+		CHECK_INT(w.closed, 1);
+		CHECK_INT(w.kind, QMP_ERR_CLOSED);
+		close_world(&w);
+	}
+}
+
+/* One that leaves altogether is owed nothing, at once or after it had half closed. */
+static void test_gone(void)
+{
+	for (int half = 0; half <= 1; half++) {
+		struct world w;
+
+		open_world(&w, 0);
+		talk(&w, "{\"execute\":\"qmp_capabilities\"}");
+		w.keep_id = true;
+		talk(&w, "{\"execute\":\"x\",\"id\":1}");
+		if (half)
+			shutdown(w.client, SHUT_WR);
+		for (int i = 0; i < 20; i++)
+			uv_run(&w.loop, UV_RUN_NOWAIT);
+		CHECK_INT(w.closed, 0);
+		close(w.client);
+		w.client = open("/dev/null", O_RDONLY);
+		for (int i = 0; i < 20; i++)
+			uv_run(&w.loop, UV_RUN_NOWAIT);
+		CHECK_INT(w.closed, 1);
+		json_decref(kept_id);
+		close_world(&w);
+	}
+}
+
 static void test_free_from_a_command(void)
 {
 	struct world w;
@@ -302,6 +367,8 @@ int main(void)
 	RUN(test_fds_do_not_leak);
 	RUN(test_large_replies_hold_back);
 	RUN(test_error_text_is_mended);
+	RUN(test_half_closed);
+	RUN(test_gone);
 	RUN(test_free_from_a_command);
 	return 0;
 }
