@@ -227,6 +227,9 @@ static void on_machines(void *data, const struct qmp_reply *reply)
 	size_t i;
 
 	if (reply->status < 0)
+		qmp_error_set(&p->error, QMP_ERR_PROTOCOL, -EPROTO, "asking %s for its machines: %s", p->binary,
+			      reply->error.message);
+	if (reply->status < 0)
 		return;
 	machines = json_object();
 	json_array_foreach(reply->value, i, machine)
@@ -273,6 +276,11 @@ static void on_up(void *data, json_t *status)
 	}
 	option = json_pack("{s:s}", "option", "sandbox");
 	version = json_object_get(json_object_get(qmp_session_greeting(s), "version"), "qemu");
+	if (!vm_version_is_whole(version)) {
+		qmp_error_set(&p->error, QMP_ERR_PROTOCOL, -EPROTO, "%s greets without a version of QEMU; is it QEMU?", p->binary);
+		end_probe(p);
+		return;
+	}
 	json_object_set(p->caps, "version", version);
 	(void)qmp_session_execute(s, &(struct qmp_command){.name = "query-machines"}, on_machines, p, NULL, NULL);
 	(void)qmp_session_execute(s, &(struct qmp_command){.name = "query-command-line-options", .arguments = option},
@@ -284,7 +292,8 @@ static void on_lost(void *data, const struct qmp_error *why)
 {
 	struct probe *p = data;
 
-	UNUSED(why);
+	if (!p->machines_known)
+		qmp_error_set(&p->error, why->kind, why->code, "asking %s what it can: %s", p->binary, why->message);
 	end_probe(p);
 }
 

@@ -76,6 +76,18 @@ static void on_session_close(void *data, const struct qmp_error *why)
 		uv_timer_start(&q->drain, on_still_there, GONE_MS, 0);
 }
 
+/* Whether a command that has failed did so alone; else its session has ended, which is told elsewhere. */
+static bool goes_on(const struct vm_qemu *q)
+{
+	return q->session && qmp_session_is_ready(q->session);
+}
+
+/* What query-status returns. */
+static bool is_status(const json_t *value)
+{
+	return json_is_string(json_object_get(value, "status")) && json_is_boolean(json_object_get(value, "running"));
+}
+
 /* ---- The pulse: without a deadline of its own, because a slot of QEMU's stays taken until it answers ---- */
 
 static void on_pulse_reply(void *data, const struct qmp_reply *reply)
@@ -83,9 +95,12 @@ static void on_pulse_reply(void *data, const struct qmp_reply *reply)
 	struct vm_qemu *q = data;
 	bool was_silent = q->silent;
 
-	if (reply->status < 0)
-		return; /* the session has ended, which is told elsewhere */
-	q->asked = q->silent = false;
+	if (reply->status < 0 && !goes_on(q))
+		return;
+	q->asked = false;
+	if (reply->status < 0 || !is_status(reply->value))
+		return; /* that says nothing: it is asked again at the next turn */
+	q->silent = false;
 	if (was_silent)
 		q->opts.on_answers(q->opts.data, reply->value);
 }
@@ -112,24 +127,35 @@ static void start_pulse(struct vm_qemu *q)
 		uv_timer_start(&q->pulse, on_pulse, PULSE_MS, PULSE_MS);
 }
 
+/* It negotiates, and does not say how it is: another connection may find it better. */
+static void lose(struct vm_qemu *q, const struct qmp_reply *reply)
+{
+	q->lost = reply->error;
+	if (reply->status == 0)
+		qmp_error_set(&q->lost, QMP_ERR_PROTOCOL, -EPROTO, "query-status returned no status");
+	qmp_session_free(take_ptr(q->session));
+	q->opts.on_lost(q->opts.data, &q->lost);
+}
+
 static void on_status(void *data, const struct qmp_reply *reply)
 {
 	struct vm_qemu *q = data;
 
-	if (reply->status == 0) {
+	if (reply->status == 0 && is_status(reply->value)) {
 		q->up = true;
 		start_pulse(q);
 		q->opts.on_up(q->opts.data, reply->value);
-	} else if (reply->status == -ETIMEDOUT) {
-		q->opts.on_lost(q->opts.data, &reply->error);
+	} else if (goes_on(q)) {
+		lose(q, reply);
 	}
 }
 
 static void on_ready(void *data, json_t *greeting)
 {
 	struct vm_qemu *q = data;
-	/* One that was taken over may be in the middle of a long command; one that was started has a deadline. */
-	struct qmp_command c = {.name = "query-status", .timeout_ms = q->opts.child.argv ? 0 : UINT64_MAX};
+	bool starts = q->opts.child.argv && !q->up;
+	/* One that was up before, or was taken over, may be in the middle of a long command. */
+	struct qmp_command c = {.name = "query-status", .timeout_ms = starts ? 0 : UINT64_MAX};
 
 	UNUSED(greeting);
 	(void)qmp_session_execute(q->session, &c, on_status, q, NULL, NULL);

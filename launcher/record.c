@@ -7,7 +7,7 @@ static bool is_text(const json_t *object, const char *key)
 	return json_is_string(json_object_get(object, key));
 }
 
-static bool is_version(const json_t *version)
+bool vm_version_is_whole(const json_t *version)
 {
 	return json_is_integer(json_object_get(version, "major")) && json_is_integer(json_object_get(version, "minor")) &&
 	       json_is_integer(json_object_get(version, "micro"));
@@ -21,7 +21,7 @@ static int refuse(struct qmp_error *err, const char *what)
 static int check_host(const json_t *host, struct qmp_error *err)
 {
 	if (!is_text(host, "accel") || !is_text(host, "cpu-model") || !is_text(host, "machine") || !is_text(host, "binary") ||
-	    !is_version(json_object_get(host, "qemu-version")))
+	    !vm_version_is_whole(json_object_get(host, "qemu-version")))
 		return refuse(err, "\"host\" does not say how QEMU was started");
 	return 0;
 }
@@ -78,6 +78,7 @@ bool vm_caps_are_whole(const json_t *caps)
 {
 	const json_t *cpu = json_object_get(caps, "kvm-cpu");
 
-	return json_is_boolean(json_object_get(caps, "sandbox")) && is_text(caps, "identity") && is_text(caps, "binary") && (json_is_string(cpu) || json_is_null(cpu)) &&
-	       json_is_object(json_object_get(caps, "machines")) && is_version(json_object_get(caps, "version"));
+	return json_is_boolean(json_object_get(caps, "sandbox")) && is_text(caps, "identity") && is_text(caps, "binary") &&
+	       (json_is_string(cpu) || json_is_null(cpu)) && json_is_object(json_object_get(caps, "machines")) &&
+	       vm_version_is_whole(json_object_get(caps, "version"));
 }

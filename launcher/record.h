@@ -15,3 +15,5 @@ int vm_record_check(json_t *record, struct qmp_error *err);
 bool vm_end_is_whole(const json_t *end);
 /* CAPS: as caps.h describes it. */
 bool vm_caps_are_whole(const json_t *caps);
+/* A "qemu" of a greeting's version: three numbers. */
+bool vm_version_is_whole(const json_t *version);

@@ -483,6 +483,8 @@ static void on_cont(void *data, const struct qmp_reply *reply)
 {
 	struct vm *vm = data;
 
+	if (reply->status < 0 && !vm_session(vm, NULL))
+		return; /* it has ended, or is lost: what has to be told of that comes */
 	if (reply->status < 0 && vm->state == VM_STARTING) {
 		vm->start_error = reply->error;
 		if (vm->qemu)

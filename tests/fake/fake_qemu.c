@@ -11,11 +11,13 @@
 #include "tests/fake/script.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -39,6 +41,8 @@ static bool negotiated, silent;
 static char *input;
 static size_t input_len, input_size;
 static struct timespec started;
+static long sent_bytes, sent_events; /* cut: over the first connection; events: since the start */
+static bool was_cut;
 
 /* ---- Out ---- */
 
@@ -53,11 +57,30 @@ static void hang_up(struct chardev *c)
 	}
 }
 
+static void nap(long ms)
+{
+	nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL);
+}
+
+/* How many of LEN bytes may go at once. */
+static size_t allowed(size_t len)
+{
+	if (script.trickle >= 0)
+		nap(script.trickle), len = 1;
+	if (script.cut >= 0 && !was_cut && (size_t)(script.cut - sent_bytes) < len)
+		len = (size_t)(script.cut - sent_bytes);
+	return len;
+}
+
 static void send_text(const char *text, size_t len)
 {
 	while (len > 0 && monitor->conn >= 0) {
-		ssize_t n = send(monitor->conn, text, len, MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
+		size_t now = allowed(len);
+		ssize_t n = now > 0 ? send(monitor->conn, text, now, MSG_NOSIGNAL) : -1;
+		was_cut |= now == 0;
+		if (n > 0)
+			sent_bytes += n;
+		if (n < 0 && now > 0 && errno == EINTR)
 			continue;
 		if (n < 0) {
 			hang_up(monitor);
@@ -101,6 +124,59 @@ static void send_error(const char *class, const char *desc, json_t *id)
 	send_consume(json_pack("{s:{s:s, s:s}, s:O*}", "error", "class", class, "desc", desc, "id", id));
 }
 
+/* TEXT as script.h has it: bytes, and $ID. */
+static void send_bytes(const json_t *text, json_t *id)
+{
+	const char *p = json_string_value(text), *end = p + json_string_length(text);
+	char *id_text = id ? json_dumps(id, JSON_ENCODE_ANY | JSON_ENSURE_ASCII) : strdup("null");
+	char *bytes = malloc((size_t)(end - p) * (strlen(id_text) + 1) + 1);
+	size_t n = 0;
+
+	while (p < end) {
+		unsigned char c = (unsigned char)*p++;
+		if (c == '$' && end - p >= 2 && memcmp(p, "ID", 2) == 0) {
+			memcpy(bytes + n, id_text, strlen(id_text));
+			n += strlen(id_text);
+			p += 2;
+		} else if (c >= 0xc2 && c <= 0xc3 && p < end) {
+			bytes[n++] = (char)((c & 3) << 6 | (*p++ & 0x3f));
+		} else {
+			bytes[n++] = (char)c;
+		}
+	}
+	send_text(bytes, n);
+	free(bytes);
+	free(id_text);
+}
+
+static void send_without_end(void)
+{
+	static char block[1 << 16];
+
+	memset(block, 'x', sizeof block);
+	while (monitor->conn >= 0)
+		send_text(block, sizeof block);
+}
+
+/* Whether the script has bytes of its own for this command: they are sent. */
+static bool answers_by_script(const char *command, json_t *id)
+{
+	const json_t *answer = script_answer(&script, command), *say = json_object_get(answer, "say");
+	const char *then = json_string_value(json_object_get(answer, "then"));
+
+	if (!answer)
+		return false;
+	if (json_string_length(say ? say : answer) > 0)
+		send_bytes(say ? say : answer, id);
+	if (then && strcmp(then, "close") == 0)
+		hang_up(monitor);
+	else if (then && strcmp(then, "endless") == 0)
+		send_without_end();
+	else if (then)
+		script_end(&script);
+	return true;
+}
+
 static void greet(void)
 {
 	static const char greeting[] =
@@ -108,7 +184,7 @@ static void greet(void)
 		"\"capabilities\": [\"oob\"]}}\r\n";
 
 	silent |= script_has(script.silent, "greeting");
-	if (!silent)
+	if (!silent && !answers_by_script("greeting", NULL))
 		send_text(greeting, sizeof greeting - 1);
 }
 
@@ -150,7 +226,7 @@ static bool misbehaves(const char *command)
 	static const char garbage[] = "}{ \xfe\x80 this is no QMP\r\n";
 
 	if (script.slow > 0)
-		nanosleep(&(struct timespec){script.slow / 1000, script.slow % 1000 * 1000000}, NULL);
+		nap(script.slow);
 	if (script_has(script.exit_at, command))
 		script_end(&script);
 	if (script_has(script.silent, command))
@@ -176,6 +252,8 @@ static void take_message(json_t *message)
 		send_error("GenericError", "QMP input lacks member 'execute'", id);
 	else if (misbehaves(command))
 		;
+	else if (answers_by_script(command, id))
+		negotiated |= strcmp(command, "qmp_capabilities") == 0;
 	else if (strcmp(command, "qmp_capabilities") == 0 && !negotiated)
 		negotiate(id);
 	else if (strcmp(command, "qmp_capabilities") == 0)
@@ -334,34 +412,72 @@ static void take_command_line(char **argv)
 	}
 }
 
+/* The lock is held as long as we live. */
+static void count_start(void)
+{
+	int lock = open("fake-alive", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	int log = open("fake-starts", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+	char line[64];
+	int n = snprintf(line, sizeof line, "%d%s\n", (int)getpid(), flock(lock, LOCK_EX | LOCK_NB) < 0 ? " double" : "");
+
+	if (write(log, line, (size_t)n) != n)
+		exit(1);
+	(void)close(log);
+}
+
 static void take_script(void)
 {
 	struct script all;
 
 	script_read(&all);
 	if (monitor->listener < 0 && !all.probe)
-		all = (struct script){.exit_after = -1, .exit_at = "", .silent = "", .garbage = "", .wrong_id = "",
-				      .refuse = "", .close = ""};
+		all = script_of_nobody();
 	script = all;
 	machine.unplugs = !script.no_unplug;
 	machine.powers_down = !script.no_powerdown;
 	machine.quits = !script.no_quit;
+	if (script.count)
+		count_start();
 	if (script.no_listen)
 		script_end(&script);
 }
 
 /* ---- The loop ---- */
 
+static long ms_since_start(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (now.tv_sec - started.tv_sec) * 1000 + (now.tv_nsec - started.tv_nsec) / 1000000;
+}
+
+/* Those that are due, at most a block of them: commands come in between. */
+static void send_due_events(void)
+{
+	static char block[1 << 17];
+	static long due_from;
+	long now = ms_since_start(), due = script.events * (now - due_from) / 1000;
+	size_t n = 0;
+
+	if (due == 0)
+		return;
+	due_from = now;
+	for (; due > 0 && n < sizeof block - 200; due--, sent_events++)
+		n += (size_t)snprintf(block + n, sizeof block - n,
+				      "{\"timestamp\": {\"seconds\": 1, \"microseconds\": 0}, \"event\": \"RTC_CHANGE\", "
+				      "\"data\": {\"offset\": %ld}}\r\n", sent_events);
+	send_text(block, n);
+}
+
 /* Milliseconds until the script ends us; -1: never. */
 static int time_left(void)
 {
-	struct timespec now;
 	long passed;
 
 	if (script.exit_after < 0)
 		return -1;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	passed = (now.tv_sec - started.tv_sec) * 1000 + (now.tv_nsec - started.tv_nsec) / 1000000;
+	passed = ms_since_start();
 	return passed < script.exit_after ? (int)(script.exit_after - passed) : 0;
 }
 
@@ -397,6 +513,10 @@ static void turn(int signals)
 	}
 	if (left == 0)
 		script_end(&script);
+	if (script.events > 0 && negotiated) {
+		send_due_events();
+		left = left < 0 || left > 1 ? 1 : left;
+	}
 	if (poll(p, (nfds_t)n_chardevs + 1, left) <= 0)
 		return;
 	if (p[0].revents)

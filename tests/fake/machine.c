@@ -287,6 +287,27 @@ static json_t *query_machines(struct request *r)
 			 "name", "pc-i440fx-7.2", "alias", "pc", "cpu-max", 255, "name", "none", "cpu-max", 1);
 }
 
+/* Of the human monitor, what tells of netdevs. */
+static json_t *human_monitor_command(struct request *r)
+{
+	const char *line = text_of(r->args, "command-line"), *id;
+	json_t *args, *text;
+	char *joined = strdup("");
+
+	json_object_foreach(r->m->netdevs, id, args) {
+		size_t size = strlen(joined) + strlen(id) + 64;
+		char *more = malloc(size);
+		if (!line || strcmp(line, "info network") != 0)
+			break;
+		snprintf(more, size, "%s%s: index=0,type=%s,fake\r\n", joined, id, text_of(args, "type"));
+		free(joined);
+		joined = more;
+	}
+	text = json_string(joined);
+	free(joined);
+	return text;
+}
+
 static json_t *query_version(struct request *r)
 {
 	(void)r;
@@ -342,6 +363,7 @@ static const struct {
 	{"query-pci", empty_list},
 	{"query-migrate", nothing},
 	{"query-commands", query_commands},
+	{"human-monitor-command", human_monitor_command},
 	{"qom-list", qom_list},
 	{"qom-set", nothing},
 	{"cont", cont},

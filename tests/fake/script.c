@@ -8,7 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FILE_NAME "fake-qemu"
+#define FILE_NAME    "fake-qemu"
+#define ANSWERS_NAME "fake-answers"
 
 enum kind { FLAG, LONG, INT, TEXT };
 
@@ -30,9 +31,13 @@ static const struct {
 	{"refuse", TEXT, offsetof(struct script, refuse)},
 	{"close", TEXT, offsetof(struct script, close)},
 	{"flood", LONG, offsetof(struct script, flood)},
+	{"events", LONG, offsetof(struct script, events)},
+	{"cut", LONG, offsetof(struct script, cut)},
+	{"trickle", LONG, offsetof(struct script, trickle)},
 	{"no-unplug", FLAG, offsetof(struct script, no_unplug)},
 	{"no-powerdown", FLAG, offsetof(struct script, no_powerdown)},
 	{"no-quit", FLAG, offsetof(struct script, no_quit)},
+	{"count", FLAG, offsetof(struct script, count)},
 	{"probe", FLAG, offsetof(struct script, probe)},
 };
 
@@ -84,13 +89,19 @@ static char *read_file(void)
 	return text;
 }
 
+struct script script_of_nobody(void)
+{
+	return (struct script){.exit_after = -1, .slow = -1, .flood = -1, .events = -1, .cut = -1, .trickle = -1, .exit_status = 1,
+			       .exit_at = "", .silent = "", .garbage = "", .wrong_id = "", .refuse = "", .close = ""};
+}
+
 void script_read(struct script *s)
 {
-	const char *environment = getenv("FAKE_QEMU");
+	const char *environment = getenv("FAKE_QEMU"), *answers = getenv("FAKE_ANSWERS");
 	char *text = environment ? strdup(environment) : NULL, *file = read_file();
 
-	*s = (struct script){.exit_after = -1, .slow = -1, .flood = -1, .exit_status = 1, .exit_at = "", .silent = "",
-			     .garbage = "", .wrong_id = "", .refuse = "", .close = ""};
+	*s = script_of_nobody();
+	s->answers = json_load_file(answers ? answers : ANSWERS_NAME, JSON_ALLOW_NUL, NULL);
 	if (text)
 		take_words(s, text);
 	if (file)
@@ -105,6 +116,18 @@ bool script_has(const char *list, const char *command)
 		if ((p == list || p[-1] == ',') && (p[len] == ',' || p[len] == '\0'))
 			return true;
 	return false;
+}
+
+const json_t *script_answer(struct script *s, const char *command)
+{
+	json_t *list = json_object_get(s->answers, command), *answer = json_array_get(list, 0);
+
+	if (json_array_size(list) > 1) {
+		/* It stays referenced, as long as we live. */
+		json_incref(answer);
+		json_array_remove(list, 0);
+	}
+	return json_is_null(answer) ? NULL : answer;
 }
 
 _Noreturn void script_end(const struct script *s)

@@ -1,0 +1,327 @@
+"""A QEMU that answers with anything: its keeper goes on, ends no QEMU that was up, and the other VMs notice nothing.
+
+A session is a start of tests/fake with answers that a seeded generator has spoiled: bytes that are no JSON, depth, types, ids,
+replies that are missing, cut or endless, events that are none. QMPCTL_SESSIONS: how many; QMPCTL_SEED: which.
+"""
+import json
+import os
+import shutil
+import threading
+import time
+
+from chaos import FakeWorld, GROWTH_KIB, amount, chance, fds, figure, private_kib, seed
+
+import world
+from qmp import QmpClosed, QmpError, QmpTimeout
+from world import WorldTest
+
+SESSIONS = amount("QMPCTL_SESSIONS", 120)
+FIRST = amount("QMPCTL_FIRST", 0)  # with QMPCTL_SEED: one that failed, again
+AT_ONCE = 12
+HANGING = ("missing", "part", "other id")
+START_DEADLINE = 60  # QEMU has 30 s to come up
+
+STARTING = ["greeting", "qmp_capabilities", "query-status", "cont"]
+RUNNING = ["query-status", "query-named-block-nodes", "qom-list", "query-chardev", "human-monitor-command", "query-pci",
+           "blockdev-add", "device_add", "device_del", "blockdev-del", "stop"]
+PROBED = ["greeting", "qmp_capabilities", "query-status", "query-machines", "query-qmp-schema"]
+WRONG = [None, True, 0, -1, 5, 1e300, 18446744073709551615, "", "x", "x" * 70000, "\0", [], [[]], {}, [None], [5], [{}], {"a": None}]
+EVENTS = ["STOP", "RESUME", "SHUTDOWN", "RESET", "GUEST_PANICKED", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR",
+          "VSERPORT_CHANGE", "QMPCTL_STATE", "", "x" * 5000]
+
+
+# ---- The generator
+
+def paths(value, at=()):
+    yield at
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, below in items:
+        yield from paths(below, at + (key,))
+
+
+def replaced(value, at, new):
+    """A copy of VALUE with what is AT replaced; NEW ... (the Ellipsis): removed."""
+    if not at:
+        return None if new is ... else new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    if len(at) > 1:
+        copy[at[0]] = replaced(copy[at[0]], at[1:], new)
+    elif new is ...:
+        del copy[at[0]]
+    else:
+        copy[at[0]] = new
+    return copy
+
+
+def message(**members):
+    return json.dumps(members).replace('"$ID"', "$ID") + "\r\n"
+
+
+def event(draw):
+    return draw.choice([
+        lambda: message(event=draw.choice(EVENTS), data=draw.choice(WRONG), timestamp={"seconds": 1, "microseconds": 2}),
+        lambda: message(event=draw.choice(EVENTS), timestamp=draw.choice(WRONG)),
+        lambda: message(event=draw.choice(WRONG)),
+        lambda: message(event=draw.choice(EVENTS), data={k: draw.choice(WRONG) for k in ("device", "path", "guest", "reason", "id",
+                                                                                          "open", "action", "state")}),
+        lambda: message(event="STOP", id="$ID", **{"return": {}}),
+    ])()
+
+
+def garbage(draw, most):
+    return "".join(map(chr, draw.randbytes(draw.randrange(1, most))))
+
+
+def spoiled(draw, good, greeting):
+    """(what kind, what is sent in place of the message GOOD)."""
+    text = message(**good)
+    body = next(iter(good))
+
+    def wrong_type():
+        at = draw.choice(list(paths(good[body])))
+        return message(**dict(good, **{body: replaced(good[body], at, draw.choice(WRONG + [...] * 4))}))
+
+    def deep():
+        n = draw.choice([500, 1021, 1023, 1024, 1025, 100000])
+        a, b = draw.choice([("[", "]"), ('{"a":', "}")])
+        return message(**dict(good, **{body: "DEEP"})).replace('"DEEP"', a * n + ("1" if b == "}" else "") + b * n)
+
+    kinds = {
+        "type": wrong_type,
+        "type2": wrong_type,
+        "garbage": lambda: garbage(draw, 5000),
+        "garbage and the answer": lambda: garbage(draw, 20) + text,
+        "depth": deep,
+        "cut": lambda: {"say": text[:draw.randrange(len(text))], "then": "close"},
+        "part": lambda: text[:draw.randrange(len(text))],
+        "missing": lambda: "",
+        "twice": lambda: text + text,
+        "other id": lambda: message(**dict(good, id=draw.choice(WRONG))) + draw.choice(["", text]),
+        "no id": lambda: message(**{body: good[body]}),
+        "error": lambda: message(error=draw.choice(WRONG + [{"class": 5}, {"desc": "x"}, {"class": "x"}, {"class": None, "desc": []}]),
+                                 id="$ID"),
+        "both": lambda: message(error={"class": "GenericError", "desc": "x"}, id="$ID", **{"return": {}}),
+        "neither": lambda: message(id="$ID"),
+        "id twice": lambda: text.replace('"id"', '"id": 1, "id"', 1),
+        "error without an id": lambda: message(error={"class": "GenericError", "desc": "x"}),
+        "event before": lambda: "".join(event(draw) for _ in range(draw.randrange(1, 5))) + text,
+        "event behind": lambda: text + event(draw),
+        "bytes": lambda: text.replace('"', '"' + draw.choice(["\xff", "\xc0\x80", "\xed\xa0\x80", "\\ud800", "\\u0000", "\0"]), 4),
+        "number": lambda: message(**dict(good, **{body: "N"})).replace('"N"', draw.choice(["1e999", "-", "1" * 5000, "0x1", "inf"])),
+        "greeting again": lambda: greeting + text,
+        "endless": lambda: {"say": draw.choice(['{"return": "', "", '{"event": "']), "then": "endless"},
+        "big": lambda: message(**dict(good, **{body: "x" * (4 << 20)})),
+        "exit": lambda: {"say": text[:draw.randrange(len(text))], "then": "exit"},
+        "close": lambda: {"say": draw.choice(["", text]), "then": "close"},
+    }
+    kind = draw.choice([k for k in kinds if k != "endless"] * 3 + ["endless"])
+    return kind, kinds[kind]()
+
+
+class Case:
+    """One session: seeded, so that it can be had again."""
+
+    def __init__(self, number, seed_, good, places):
+        draw = chance(seed_, number)
+        self.number, self.words = number, ""
+        self.place = draw.choice(places)
+        shown = {"QMP": good["greeting"]} if self.place == "greeting" else {"return": good[self.place], "id": "$ID"}
+        self.kind, answer = spoiled(draw, shown, message(QMP=good["greeting"]))
+        before = 0
+        if self.place not in STARTING or (self.place == "query-status" and draw.random() < 0.5):
+            before = draw.randrange(1, 4) if self.place in ("query-status", "qom-list") else draw.randrange(2)
+        # What comes after it is right, or goes on so.
+        self.answers = {self.place: [None] * before + [answer] + draw.choice([[None], []])}
+        way = draw.random()
+        if way < 0.06:
+            self.words, self.kind, self.answers = f"cut={draw.randrange(700)}", "cut at a byte", {}
+        elif way < 0.10:
+            self.words, self.kind, self.answers = f"trickle={draw.choice([0, 1])}", "byte by byte", {}
+
+    def hangs(self):
+        """It may take QEMU's 30 s to come up."""
+        return self.place in STARTING and self.kind in HANGING
+
+    def __str__(self):
+        return f"session {self.number}: {self.place}, {self.kind}, {self.words} {json.dumps(self.answers)[:300]}"
+
+
+# ---- The tests
+
+class HostileQemu(WorldTest):
+    def setUp(self):
+        self.w = FakeWorld()
+        self.addCleanup(self.w.close)
+        self.quiet = threading.Event()  # never set: what is waited for is the time
+        self.failures = []
+        self.kinds = {}
+
+    def sample(self):
+        """What a real QEMU answers."""
+        real = world.World()
+        try:
+            image = os.path.join(real.base, "x.img")
+            with open(image, "wb") as f:
+                f.truncate(1 << 20)
+            real.create_tiny("r", disks=[{"path": image, "format": "raw"}], nics=[{"backend": "user"}])
+            real.ok("start", "r", "--paused")
+            with real.control("r") as qmp:
+                good = {"greeting": qmp.greeting, "qmp_capabilities": {}, "cont": {}, "blockdev-add": {}, "device_add": {},
+                        "device_del": {}, "blockdev-del": {}, "stop": {}}
+                for command, arguments in (("query-status", None), ("query-named-block-nodes", {"flat": True}),
+                                           ("qom-list", {"path": "/machine/peripheral"}), ("query-chardev", None),
+                                           ("human-monitor-command", {"command-line": "info network"}), ("query-pci", None),
+                                           ("query-machines", None)):
+                    good[command] = qmp.execute(command, arguments)
+                good["query-qmp-schema"] = qmp.execute("query-qmp-schema", timeout=30)[:40]
+            return good
+        finally:
+            real.close()
+
+    def note(self, text):
+        self.failures.append(text)
+
+    def alive(self, pid):
+        return not self.w.is_gone(pid)
+
+    def use(self, qmp, name):
+        """Asks whatever makes the keeper ask QEMU; what comes of it is not the point."""
+        image = os.path.join(self.w.base, f"{name}.img")
+        disk = {"id": "vdx", "path": image, "format": "raw"}
+        sent = [qmp.send(command, arguments) for command, arguments in (
+            ("qmpctl-status", None), ("qmpctl-disk-add", {"disk": disk, "config": False, "timeout": 1}),
+            ("query-named-block-nodes", None), ("query-status", None),
+            ("qmpctl-disk-remove", {"id": "vdx", "config": False, "timeout": 1}), ("stop", None), ("qmpctl-status", None))]
+        deadline = time.monotonic() + 0.4
+        answered = 0
+        for ident in sent:
+            try:
+                qmp.reply(ident, max(0, deadline - time.monotonic()))
+                answered += 1
+            except QmpError:
+                answered += 1
+            except QmpTimeout:
+                break
+        return sent[answered:]
+
+    def session(self, name, case):
+        self.w.script(name, case.words, case.answers)
+        with self.w.control(name, timeout=START_DEADLINE) as qmp:
+            try:
+                qmp.execute("qmpctl-start")
+            except QmpError:
+                status = qmp.execute("qmpctl-status")
+                if status["state"] != "stopped" or "pid" in status:
+                    self.note(f"{case}: it did not start, and is {status}")
+                return False
+            with self.w.control(name) as other:  # the first one's replies may never come
+                pid = other.execute("qmpctl-status").get("pid")
+                left = self.use(qmp, name)
+                status = other.execute("qmpctl-status")
+                ended = case.kind == "exit"
+                if pid and not ended and (not self.alive(pid) or status["state"] == "stopped"):
+                    self.note(f"{case}: it was up, and has ended: {status}")
+                if status["state"] != "stopped":
+                    try:
+                        other.execute("qmpctl-kill")
+                    except QmpError as why:
+                        if not ended:
+                            self.note(f"{case}: kill: {why}")
+            for ident in left:  # with the QEMU every wait has ended
+                try:
+                    qmp.reply(ident, 10)
+                except QmpError:
+                    pass
+            if not ended and qmp.execute("qmpctl-status")["state"] != "stopped":
+                self.note(f"{case}: killed, and it is {qmp.execute('qmpctl-status')}")
+            return True
+
+    def worker(self, name, cases):
+        for case in iter(cases, None):
+            try:
+                begun = time.monotonic()
+                up = self.session(name, case)
+                took = time.monotonic() - begun
+                entry = self.kinds.setdefault(case.kind, [0, 0, 0.0])
+                entry[0] += 1
+                entry[1] += up
+                entry[2] = max(entry[2], took)
+            except (OSError, QmpClosed, QmpTimeout, AssertionError) as why:
+                self.note(f"{case}: {type(why).__name__}: {why}")
+                if not self.alive(self.keeper):
+                    return
+
+    def run_sessions(self, cases):
+        lock = threading.Lock()
+        cases = iter(cases)
+
+        def next_case():
+            with lock:
+                return next(cases, None)
+
+        threads = [threading.Thread(target=self.worker, args=(name, next_case)) for name in self.bad]
+        for thread in threads:
+            thread.start()
+        while any(t.is_alive() for t in threads):
+            self.assertEqual(self.bystander.execute("query-status")["status"], "running")
+            self.quiet.wait(0.1)
+        for thread in threads:
+            thread.join()
+
+    def test_sessions(self):
+        seed_, good = seed(), self.sample()
+        self.bad = [f"bad{i}" for i in range(AT_ONCE)]
+        self.w.create_fakes(["good", *self.bad])
+        for name in self.bad:
+            with open(os.path.join(self.w.base, f"{name}.img"), "wb") as f:
+                f.truncate(1 << 20)
+        self.keeper = self.w.spawn("run", "good", *self.bad).pid
+        for name in ["good", *self.bad]:
+            self.w.ok("wait", name, "--for", "running")
+        for name in self.bad:
+            with self.w.control(name) as qmp:
+                qmp.execute("qmpctl-kill")
+        self.bystander = self.w.control("good", timeout=30)
+        self.addCleanup(self.bystander.close)
+        pid = self.bystander.execute("qmpctl-status")["pid"]
+        begun = time.monotonic()
+        cases = [Case(n, seed_, good, STARTING + RUNNING) for n in range(FIRST, FIRST + SESSIONS)]
+        # First what takes the most memory; last, and so side by side, what takes the most time.
+        cases.sort(key=lambda case: (case.hangs(), case.kind not in ("endless", "big", "depth")))
+        self.run_sessions(cases[:SESSIONS // 3])
+        memory, open_fds = private_kib(self.keeper), fds(self.keeper)
+        self.run_sessions(cases[SESSIONS // 3:])
+        grown = private_kib(self.keeper) - memory
+        figure(figure="sessions with a hostile QEMU", sessions=SESSIONS, seconds=round(time.monotonic() - begun, 1),
+               up=sum(k[1] for k in self.kinds.values()), kinds={k: v[0] for k, v in sorted(self.kinds.items())},
+               longest=round(max(k[2] for k in self.kinds.values()), 1), keeper_grew_kib=grown)
+        self.assertFalse(self.failures, "\n".join(self.failures) + "\n" + self.w.logs())
+        self.assertTrue(self.alive(self.keeper))
+        self.assertEqual(self.bystander.execute("qmpctl-status")["pid"], pid)
+        self.assertFalse([e for e in self.bystander.events if e["event"] != "QMPCTL_PROGRESS"])
+        self.assertLessEqual(grown, GROWTH_KIB)
+        self.assertLessEqual(fds(self.keeper), open_fds)
+
+    def test_what_a_probe_hears(self):
+        """While it is asked what it can: the start fails or goes on, in time, and what was learnt is not kept where it is wrong."""
+        seed_, good = seed(), self.sample()
+        self.w.create_fakes(["a"])
+        self.w.env["FAKE_ANSWERS"] = os.path.join(self.w.base, "answers")
+        for number in range(FIRST, FIRST + max(4, SESSIONS // 8)):
+            case = Case(number, f"{seed_}:probe", good, PROBED)
+            if case.kind in HANGING:
+                continue  # each takes 15 s; its deadline is in the sessions above
+            with open(self.w.env["FAKE_ANSWERS"], "w", encoding="utf-8") as f:
+                json.dump(case.answers, f)
+            shutil.rmtree(os.path.join(self.w.root, "lib", "cache"), ignore_errors=True)
+            self.w.env["FAKE_QEMU"] = f"probe {case.words}"
+            result = self.w.run("start", "a", timeout=90)
+            self.assertIn(result.rc, range(9), f"{case}\n{result}")
+            self.assertNotIn("memory", result.err, f"{case}\n{result}")
+            if result.rc == 0:
+                self.w.ok("kill", "a")
+            self.w.wait_gone(list(self.w.processes()))
+
+
+if __name__ == "__main__":
+    world.main()
