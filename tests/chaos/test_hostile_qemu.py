@@ -6,20 +6,24 @@ replies that are missing, cut or endless, events that are none. QMPCTL_SESSIONS:
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 
 from chaos import FakeWorld, GROWTH_KIB, amount, chance, fds, figure, private_kib, seed
 
 import world
-from qmp import QmpClosed, QmpError, QmpTimeout
+from qmp import QmpError, QmpTimeout
 from world import WorldTest
 
-SESSIONS = amount("QMPCTL_SESSIONS", 120)
+SESSIONS = amount("QMPCTL_SESSIONS", 100)
 FIRST = amount("QMPCTL_FIRST", 0)  # with QMPCTL_SEED: one that failed, again
 AT_ONCE = 12
+FAILURES = 5  # then it ends
 HANGING = ("missing", "part", "other id")
 START_DEADLINE = 60  # QEMU has 30 s to come up
+
+sys.setrecursionlimit(20000)  # our own client reads what the keeper passes on
 
 STARTING = ["greeting", "qmp_capabilities", "query-status", "cont"]
 RUNNING = ["query-status", "query-named-block-nodes", "qom-list", "query-chardev", "human-monitor-command", "query-pci",
@@ -107,7 +111,7 @@ def spoiled(draw, good, greeting):
         "event before": lambda: "".join(event(draw) for _ in range(draw.randrange(1, 5))) + text,
         "event behind": lambda: text + event(draw),
         "bytes": lambda: text.replace('"', '"' + draw.choice(["\xff", "\xc0\x80", "\xed\xa0\x80", "\\ud800", "\\u0000", "\0"]), 4),
-        "number": lambda: message(**dict(good, **{body: "N"})).replace('"N"', draw.choice(["1e999", "-", "1" * 5000, "0x1", "inf"])),
+        "number": lambda: message(**dict(good, **{body: "N"})).replace('"N"', draw.choice(["1e999", "-", "1" * 4000, "0x1", "-inf.0"])),
         "greeting again": lambda: greeting + text,
         "endless": lambda: {"say": draw.choice(['{"return": "', "", '{"event": "']), "then": "endless"},
         "big": lambda: message(**dict(good, **{body: "x" * (4 << 20)})),
@@ -179,7 +183,8 @@ class HostileQemu(WorldTest):
             real.close()
 
     def note(self, text):
-        self.failures.append(text)
+        if len(self.failures) < FAILURES:
+            self.failures.append(text[:1500])
 
     def alive(self, pid):
         return not self.w.is_gone(pid)
@@ -199,6 +204,8 @@ class HostileQemu(WorldTest):
                 qmp.reply(ident, max(0, deadline - time.monotonic()))
                 answered += 1
             except QmpError:
+                answered += 1
+            except ValueError:  # passed on as it is
                 answered += 1
             except QmpTimeout:
                 break
@@ -230,7 +237,7 @@ class HostileQemu(WorldTest):
             for ident in left:  # with the QEMU every wait has ended
                 try:
                     qmp.reply(ident, 10)
-                except QmpError:
+                except (QmpError, ValueError):
                     pass
             if not ended and qmp.execute("qmpctl-status")["state"] != "stopped":
                 self.note(f"{case}: killed, and it is {qmp.execute('qmpctl-status')}")
@@ -246,10 +253,11 @@ class HostileQemu(WorldTest):
                 entry[0] += 1
                 entry[1] += up
                 entry[2] = max(entry[2], took)
-            except (OSError, QmpClosed, QmpTimeout, AssertionError) as why:
+            except Exception as why:  # any of them is a failure of the test, told from the main thread
                 self.note(f"{case}: {type(why).__name__}: {why}")
-                if not self.alive(self.keeper):
+                if not self.alive(self.keeper) or len(self.failures) >= FAILURES:
                     return
+                self.w.run("kill", name)
 
     def run_sessions(self, cases):
         lock = threading.Lock()

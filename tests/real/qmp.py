@@ -15,9 +15,9 @@ class QmpError(Exception):
     """The peer answered with an error: .cls is its class, .data the whole error object."""
 
     def __init__(self, command, error):
-        self.data = error
-        self.cls = error.get("class")
-        self.desc = error.get("desc")
+        self.data = error if isinstance(error, dict) else {"desc": error}
+        self.cls = self.data.get("class")
+        self.desc = self.data.get("desc")
         super().__init__(f"{command}: {self.cls}: {self.desc}")
 
 

@@ -1,0 +1,151 @@
+"""QEMU ends in every state and every way: it is noticed by its pidfd, told, recorded, and nothing of it is left."""
+import json
+import os
+import signal
+import time
+
+from chaos import FAKE, amount, figure, percentile
+
+import world
+from qmp import QmpClosed, QmpError
+from world import WorldTest
+
+ROUNDS = amount("QMPCTL_ENDS", 1)  # how often each
+KEPT = {"lock", "last-end.json"}
+
+
+class Ends(WorldTest):
+    def setUp(self):
+        super().setUp()
+        self.latencies = []
+
+    def tearDown(self):
+        if self.latencies:
+            figure(figure="a QEMU's end, from the signal to the event at a client", test=self.id().split(".")[-1],
+                   n=len(self.latencies), p50_ms=round(percentile(self.latencies, 50), 1),
+                   max_ms=round(max(self.latencies), 1), goal_ms=100)
+
+    def kill(self, qmp, number=signal.SIGKILL):
+        """Ends QEMU by that signal, and waits until a client is told."""
+        pid = self.w.qemu_pid("a")
+        qmp.events.clear()
+        begun = time.monotonic()
+        os.kill(pid, number)
+        qmp.event("QMPCTL_STATE", {"state": "stopped"})
+        self.latencies.append((time.monotonic() - begun) * 1000)
+
+    def ended(self, reason, **more):
+        """Nothing runs any more, and the record says how it came."""
+        self.stopped_clean()
+        folder = os.path.join(self.w.root, "run", "a")
+        with open(os.path.join(folder, "last-end.json"), encoding="utf-8") as f:
+            end = json.load(f)
+        self.assertAlmostEqual(end.pop("time"), time.time(), delta=10)
+        self.assertEqual(end, dict(more, reason=reason))
+        left = {f for f in os.listdir(folder) if not f.endswith(".log")}
+        self.assertLessEqual(left, KEPT)
+        self.assertEqual(self.w.status("a")["last-end"]["reason"], reason)
+
+    def rounds(self, **spec):
+        serial = self.w.create_tiny("a", **spec)
+        for _ in range(ROUNDS):
+            self.w.ok("start", "a")
+            serial.expect("TINY-READY")
+            with self.w.control("a") as qmp:
+                yield serial, qmp
+
+    def test_running(self):
+        for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT):
+            with self.subTest(number):
+                for _, qmp in self.rounds():
+                    self.kill(qmp, number)
+                    self.ended("crashed", signal=int(number))
+                self.w.ok("delete", "a")
+                self.w.serials.pop().close()
+                os.unlink(os.path.join(self.w.base, "a-serial.sock"))
+
+    def test_by_sigterm(self):
+        for _, qmp in self.rounds():
+            self.kill(qmp, signal.SIGTERM)
+            self.ended("host-signal", **{"exit-code": 0})
+
+    def test_paused(self):
+        for _, qmp in self.rounds():
+            qmp.execute("stop")
+            qmp.event("QMPCTL_STATE", {"state": "paused"})
+            self.kill(qmp)
+            self.ended("crashed", signal=9)
+
+    def test_by_the_guest(self):
+        for byte, reason, more in (("q", "guest-shutdown", {"exit-code": 0}), ("p", "guest-panic", {"exit-code": 0}),
+                                   ("x", "exited", None)):
+            with self.subTest(byte):
+                for serial, qmp in self.rounds(**({"args": ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]} if byte == "x" else {})):
+                    serial.write(byte)
+                    qmp.event("QMPCTL_STATE", {"state": "stopped"})
+                    self.ended(reason, **({"exit-code": self.w.status("a")["last-end"].get("exit-code")} if more is None else more))
+                self.w.ok("delete", "a")
+                self.w.serials.pop().close()
+                os.unlink(os.path.join(self.w.base, "a-serial.sock"))
+
+    def test_by_quit(self):
+        for _, qmp in self.rounds():
+            qmp.send("quit")
+            qmp.event("QMPCTL_STATE", {"state": "stopped"})
+            self.ended("host-quit", **{"exit-code": 0})
+
+    def test_starting(self):
+        self.w.env.update(QMPCTL_QEMU=FAKE, FAKE_QEMU="silent=qmp_capabilities")
+        self.w.create("a", {"memory": "16M", "accel": "tcg"})
+        for _ in range(ROUNDS):
+            start = self.w.spawn("start", "a")
+            deadline = time.monotonic() + 20
+            qemu = []
+            while not qemu:
+                self.assertLess(time.monotonic(), deadline)
+                qemu = [p for p, cmd in self.w.processes().items() if "fake_qemu -name" in cmd]
+            begun = time.monotonic()
+            os.kill(qemu[0], signal.SIGKILL)
+            self.assertEqual(start.wait(10), world.FAILED, self.w.logs())
+            self.latencies.append((time.monotonic() - begun) * 1000)  # with the end of two processes
+            self.assertIn("signal 9", self.w.logs())
+            self.ended("crashed", signal=9)
+
+    def test_during_hot_plug(self):
+        image = os.path.join(self.w.base, "x.img")
+        with open(image, "wb") as f:
+            f.truncate(1 << 20)
+        for _, qmp in self.rounds():
+            os.kill(self.w.qemu_pid("a"), signal.SIGSTOP)
+            ident = qmp.send("qmpctl-disk-add", {"disk": {"id": "vdx", "path": image, "format": "raw"}})
+            deadline = time.monotonic() + 10
+            while "operation" not in self.w.status("a"):
+                self.assertLess(time.monotonic(), deadline)
+            self.kill(qmp)
+            try:
+                qmp.reply(ident)
+                self.fail("a disk was added to a VM that has ended")
+            except (QmpError, QmpClosed):
+                pass
+            self.ended("crashed", signal=9)
+            self.assertEqual(self.w.ok("show", "a", "-o", "json").json()["spec"].get("disks", []), [])
+
+    def test_during_stop(self):
+        for serial, qmp in self.rounds():
+            serial.write("i")
+            ident = qmp.send("qmpctl-stop", {"timeout": 60})
+            qmp.event("POWERDOWN")
+            self.kill(qmp)
+            self.assertEqual(qmp.reply(ident)["outcome"], "done")
+            self.ended("crashed", signal=9)
+
+    def test_unresponsive(self):
+        for _, qmp in self.rounds():
+            os.kill(self.w.qemu_pid("a"), signal.SIGSTOP)
+            qmp.event("QMPCTL_STATE", {"state": "unresponsive"})
+            self.kill(qmp)
+            self.ended("crashed", signal=9)
+
+
+if __name__ == "__main__":
+    world.main()
