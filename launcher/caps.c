@@ -306,7 +306,7 @@ static void start_probe(struct probe *p)
 			      "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control", "-machine", machine,
 			      model ? "-cpu" : NULL, model, "-m", "16M", NULL};
 	struct vm_qemu_options o = {
-		.child = {.argv = (char *const *)argv, .n_fds = 1, .output = -1, .directory = -1, .pid_file = -1,
+		.child = {.argv = (char *const *)argv, .n_fds = 1, .output = -1, .directory = -1, .pid_file = -1, .cgroup_procs = -1,
 			  .confined = true, .dies_with_us = true},
 		.up_timeout_ms = PROBE_MS,
 		.on_up = on_up,

@@ -110,6 +110,8 @@ static _Noreturn void run_child(const struct vm_child_options *o, int report, pi
 	umask(077);
 	if (o->pid_file >= 0)
 		write_pid(o->pid_file);
+	if (o->cgroup_procs >= 0 && write(o->cgroup_procs, "0", 1) < 0) /* 0: who writes */
+		goto fail;
 	if (o->directory >= 0 && fchdir(o->directory) < 0)
 		goto fail;
 	moved = place_fds(o, report);

@@ -24,6 +24,7 @@ struct vm_child_options {
 	int directory;       /* its working directory; -1: ours */
 	int pid_file;        /* -1, or an fd to which the child writes its pid before exec */
 	const struct vm_identity *identity; /* whom it runs as; NULL: as we do */
+	int cgroup_procs;    /* -1, or the cgroup.procs of the control group that it runs in */
 	bool confined;       /* it wins no privileges by what it runs, and leaves no core dump */
 	bool dies_with_us;   /* SIGKILL when the thread that started it ends; else it outlives us */
 };

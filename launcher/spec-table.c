@@ -146,6 +146,13 @@ static const struct vm_field display_fields[] = {
 	{0},
 };
 
+static const struct vm_field limits_fields[] = {
+	{"cpu", VM_T_INT, "percent of one processor: 150 is one and a half", .min = 1, .max = 100000},
+	{"memory", VM_T_SIZE, "RAM of the whole process: at its end the kernel ends QEMU", .min = 1 << 20, .max = (int64_t)1 << 44},
+	{"pids", VM_T_INT, "threads; QEMU ends where it needs one more", .min = 100, .max = 4194304},
+	{0},
+};
+
 static const struct vm_field restart_fields[] = {
 	{"policy", VM_T_CHOICE, "when a VM that ended by itself is started again", .default_json = "\"never\"",
 	 .choices = CHOICES("never", "on-failure", "always")},
@@ -195,6 +202,7 @@ const struct vm_field vm_spec_fields[] = {
 	{"user", VM_T_STRING, "the user that QEMU runs as, where qmpctl is root"},
 	{"group", VM_T_STRING, "QEMU's main group; the user's own unless given"},
 	{"sandbox", VM_T_BOOL, "QEMU's seccomp filter: it runs no program and wins no privilege", .default_json = "true"},
+	{"limits", VM_T_OBJECT, "what QEMU may use of the host", .fields = limits_fields},
 	{"restart", VM_T_OBJECT, "what the keeper does when the VM ends", .default_json = "{}", .fields = restart_fields},
 	{"scsi-port", VM_T_INT, "PCI port of the SCSI controller; chosen once and kept", .min = 1, .max = 64},
 	{"args", VM_T_STRINGS, "raw arguments, at the end of QEMU's command line"},

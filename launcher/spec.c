@@ -692,6 +692,21 @@ static int check_user(const struct check *c, const json_t *spec)
 	return 0;
 }
 
+static int check_limits(const struct check *c, const json_t *spec)
+{
+	const json_t *limit = json_object_get(json_object_get(spec, "limits"), "memory"), *memory = json_object_get(spec, "memory");
+	uint64_t most, guest = 512 << 20;
+
+	if (!limit || vm_size_parse(limit, &most) < 0)
+		return 0;
+	if (memory)
+		(void)vm_size_parse(memory, &guest);
+	if (most < guest)
+		return refuse(c, "limits.memory", "is less than the guest's memory (%llu MiB), and QEMU needs some beside it",
+			      (unsigned long long)(guest >> 20));
+	return 0;
+}
+
 static int check_rules(const struct check *c, const json_t *spec)
 {
 	static const char *const named[] = {"disks", "nics", "consoles", NULL};
@@ -701,7 +716,7 @@ static int check_rules(const struct check *c, const json_t *spec)
 		const char *key;
 	} unique[] = {{named, "id"}, {nics, "mac"}, {placed, "port"}, {placed, "boot-index"}};
 	static int (*const rules[])(const struct check *, const json_t *) = {check_ports, check_consoles, check_boot,
-									     check_cpu, check_user};
+									     check_cpu, check_user, check_limits};
 	static const struct {
 		const char *kind;
 		int (*check)(const struct check *, const char *, const json_t *);

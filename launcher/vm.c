@@ -6,6 +6,7 @@
  */
 #include "launcher/vm.h"
 #include "launcher/argv.h"
+#include "launcher/cgroup.h"
 #include "launcher/console.h"
 #include "launcher/hostnet.h"
 #include "launcher/identity.h"
@@ -271,12 +272,13 @@ static void record_end(struct vm *vm, const struct vm_exit *how)
 	(void)vm_file_replace_json(vm->run_dir, LAST_END, end, NULL);
 }
 
-static void remove_files(struct vm *vm)
+static void remove_files(struct vm *vm, const json_t *host_facts)
 {
 	static const char *const names[] = {"qmp.sock", "agent.sock", "vnc.sock", RUNNING, VM_JOURNAL, QEMU_LOCK};
 	json_t *console;
 	size_t i;
 
+	vm_cgroup_remove(text_of(host_facts, "cgroup"));
 	for (i = 0; i < ARRAY_SIZE(names); i++)
 		(void)unlinkat(vm->run_dir, names[i], 0);
 	json_array_foreach(json_object_get(vm->running, "consoles"), i, console)
@@ -300,7 +302,7 @@ static void settle_unseen_end(struct vm *vm)
 					 (json_int_t)time(NULL)));
 	(void)vm_file_replace_json(vm->run_dir, LAST_END, vm->last_end, NULL);
 	vm->running = json_incref(json_object_get(record, "spec"));
-	remove_files(vm);
+	remove_files(vm, json_object_get(record, "host"));
 	replace(&vm->running, NULL);
 }
 
@@ -333,7 +335,7 @@ static void cleanup_run(struct vm *vm)
 	vm_qemu_free(take_ptr(vm->qemu));
 	for (struct vm_console *c = vm->consoles; c; c = vm_console_next(c))
 		vm_console_hang_up(c);
-	remove_files(vm);
+	remove_files(vm, vm->host_facts);
 	replace(&vm->running, NULL);
 	replace(&vm->greeting, NULL);
 }
@@ -779,7 +781,8 @@ static int pin_machine(struct vm *vm, struct qmp_error *err)
 	return changed ? vm_save_spec(vm, spec, err) : 0;
 }
 
-static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id, struct inherited *in, struct qmp_error *err)
+static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id, int cgroup_procs, struct inherited *in,
+		 struct qmp_error *err)
 {
 	_cleanup_fd_ int log = openat(vm->run_dir, LOG, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
 	struct vm_qemu_options o = {
@@ -789,6 +792,7 @@ static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id,
 			  .output = log,
 			  .directory = vm->run_dir,
 			  .identity = id,
+			  .cgroup_procs = cgroup_procs,
 			  .confined = true,
 			  .pid_file = in->fds[in->n - 1]},
 	};
@@ -815,9 +819,21 @@ static json_t *argv_json(char *const *argv)
 	return list;
 }
 
+/* Removed with the other things of this QEMU: known by the facts that are kept of it. */
+static int make_cgroup(struct vm *vm, const json_t *spec, int *ret_procs, struct qmp_error *err)
+{
+	_cleanup_free_ char *path = NULL;
+	int r = vm_cgroup_make(spec, vm->name, &path, ret_procs, err);
+
+	if (path)
+		json_object_set_new(vm->host_facts, "cgroup", qmp_json_text(path));
+	return r;
+}
+
 static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 {
 	_cleanup_identity_ struct vm_identity *id = NULL;
+	_cleanup_fd_ int cgroup_procs = -1;
 	struct inherited in = {0};
 	json_auto_t *effective = NULL;
 	char **argv = NULL;
@@ -835,6 +851,8 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 	if (r == 0 && id)
 		r = may_run_as(vm, id, effective, caps, err);
 	if (r == 0)
+		r = make_cgroup(vm, effective, &cgroup_procs, err);
+	if (r == 0)
 		r = prepare(vm, effective, &in, err);
 	host = vm_host_of(vm);
 	if (r == 0)
@@ -845,7 +863,7 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 		r = vm_save_running(vm, effective, err);
 	}
 	if (r == 0)
-		r = spawn(vm, argv, id, &in, err);
+		r = spawn(vm, argv, id, cgroup_procs, &in, err);
 	vm_argv_free(argv);
 	inherited_deinit(&in);
 	return r;

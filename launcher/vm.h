@@ -45,7 +45,7 @@ struct vm {
 	enum vm_state state;
 	json_t *spec;       /* as it stands on disk */
 	json_t *running;    /* effective, what QEMU has; NULL when stopped */
-	/* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "sandbox", "sandbox-note"?, "vhost-net"?} of the
+	/* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "sandbox", "sandbox-note"?, "vhost-net"?, "cgroup"?} of the
 	 * running QEMU */
 	json_t *host_facts;
 	json_t *last_end;   /* {"reason", "exit-code"?, "signal"?, "time"}; NULL: never ran */

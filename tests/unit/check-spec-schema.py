@@ -17,6 +17,7 @@ BEYOND_SCHEMA = {
     "duplicate-key": "is gone once JSON is decoded",
     "duplicate-port": "compares items",
     "group-alone": "compares fields",
+    "limits-memory": "compares fields",
     "forward-injection": "the schema takes any string for an address",
     "nul": "the schema takes any string",
 }

@@ -1,0 +1,101 @@
+"""limits of a spec: a control group of the VM's own. Inside a Linux guest, whose kernel has the controllers whatever this host has.
+
+What runs there is the qmpctl under test; its QEMU is the fake one, which any kernel can run.
+"""
+import json
+import os
+import shutil
+import subprocess
+
+from guest import guest_file, linux_spec, with_serial
+from world import FAILED, OK, QMPCTL, WorldTest, main
+
+FAKE = os.environ.get("QMPCTL_FAKE") or os.path.join(os.path.dirname(QMPCTL), "../tests/fake/fake_qemu")
+CG = "/sys/fs/cgroup"
+
+
+def libraries(program):
+    out = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    return {word for line in out.splitlines() for word in line.split() if word.startswith("/")}
+
+
+class Limits(WorldTest):
+    def setUp(self):
+        super().setUp()
+        self.serial = self.w.serial()
+        spec = linux_spec()
+        spec["boot"]["initrd"] = self.initrd({"qmpctl": QMPCTL, "qemu": FAKE})
+        self.w.create("host", with_serial(spec, self.serial))
+        self.w.ok("start", "host")
+        self.serial.expect("GUEST-READY", 120)
+        self.qmpctl("create", "t", "--memory", "16M")
+        self.qmpctl("set", "t", "accel=tcg", "limits.cpu=150", "limits.memory=64M", "limits.pids=199")
+
+    def initrd(self, programs):
+        """The guest's own, and behind it an archive with the programs and their libraries."""
+        tree, out = os.path.join(self.w.base, "tree"), os.path.join(self.w.base, "initrd")
+        files = {f"/bin/{name}": path for name, path in programs.items()}
+        files.update({lib: lib for path in programs.values() for lib in libraries(path)})
+        for name, path in files.items():
+            os.makedirs(os.path.dirname(tree + name), exist_ok=True)
+            shutil.copy(path, tree + name)
+        folders = {os.path.dirname(name) for name in files}
+        folders |= {up for f in folders for up in (os.path.dirname(f), os.path.dirname(os.path.dirname(f)))} - {"/"}
+        names = "".join(f".{name}\n" for name in sorted(folders) + list(files))
+        extra = subprocess.run(["cpio", "-o", "-H", "newc", "--quiet"], cwd=tree, input=names.encode(), check=True,
+                               stdout=subprocess.PIPE).stdout
+        shutil.copyfile(guest_file("initrd.img"), out)
+        with open(out, "ab") as f:
+            f.write(extra)
+        return out
+
+    def sh(self, command, status=0):
+        """In the guest."""
+        rc, out = self.serial.command(command, 60)
+        self.assertEqual(rc, status, f"{command}\n{out}")
+        return out.replace("\r", "")
+
+    def qmpctl(self, *args, status=OK, before=""):
+        return self.sh(f"{before}QMPCTL_QEMU=/bin/qemu qmpctl --root /r {' '.join(args)} 2>&1", status)
+
+    def groups(self):
+        return self.sh(f"find {CG} -name 'qmpctl-*'").split()
+
+    def start_in(self, group, expected):
+        """Starts t with the shell that does so in GROUP; the VM's group is to be made in EXPECTED."""
+        self.qmpctl("start", "t", before=f"echo 0 > {CG}{group}/cgroup.procs; ")
+        folder, = self.groups()
+        self.assertEqual(os.path.dirname(folder), CG + expected)
+        self.assertEqual(self.sh(f"cat {folder}/cpu.max {folder}/memory.max {folder}/pids.max").split(),
+                         ["150000", "100000", str(64 << 20), "199"])
+        pid = self.sh(f"cat {folder}/cgroup.procs")
+        self.assertEqual(pid, self.sh("cat /r/run/t/qemu.lock"))
+        self.assertIn(f"cgroup    unified {folder[len(CG):]}\n", self.qmpctl("status", "t", "--security") + "\n")
+        return pid
+
+    def test_a_group_of_its_own_that_goes_with_it(self):
+        self.assertIn("no cgroup2 file system is mounted", self.qmpctl("start", "t", status=FAILED))
+        self.sh(f"mount -t cgroup2 none {CG}")
+        self.start_in("", "")
+        self.qmpctl("kill", "t")
+        self.assertEqual(self.groups(), [])
+
+        # One with processes gives nothing to its children: its parent's.
+        self.sh(f"mkdir -p {CG}/a/b && echo '+cpu +memory +pids' > {CG}/cgroup.subtree_control")
+        self.start_in("/a/b", "/a")
+        # Nobody is there when it ends: who comes next removes it.
+        status = json.loads(self.qmpctl("status", "t", "-o", "json"))
+        keeper, qemu = status["keeper-pid"], status["pid"]
+        self.sh(f"kill -9 {keeper} {qemu}; while kill -0 {qemu} 2>/dev/null; do usleep 10000; done")
+        self.assertEqual(len(self.groups()), 1)
+        self.assertIn("stopped", self.qmpctl("status", "t"))
+        self.assertEqual(self.groups(), [])
+
+        # A start that fails leaves none.
+        self.sh("mkdir -p /r/run/t && echo exit-at=query-status > /r/run/t/fake-qemu")
+        self.qmpctl("start", "t", status=FAILED)
+        self.assertEqual(self.groups(), [])
+
+
+if __name__ == "__main__":
+    main()
