@@ -252,7 +252,7 @@ static const char *end_reason(const struct vm *vm, const struct vm_exit *how)
 	if (reason && json_is_true(json_object_get(data, "guest")))
 		return reason; /* guest-shutdown, guest-reset, guest-panic */
 	if (vm->wanted_end)
-		return how->signal ? "killed" : "host-quit";
+		return how->signal || (!how->known && vm->killed) ? "killed" : "host-quit";
 	if (how->signal)
 		return "crashed";
 	if (how->known && how->code != 0)
@@ -802,7 +802,7 @@ static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id,
 		return r;
 	fill_options(vm, &o);
 	vm->shutdown_event = (json_decref(vm->shutdown_event), NULL);
-	vm->panicked = vm->wanted_end = vm->stop_asked = false;
+	vm->panicked = vm->wanted_end = vm->killed = vm->stop_asked = false;
 	open_consoles(vm);
 	r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
 	if (r < 0)
@@ -1049,6 +1049,7 @@ int vm_kill(struct vm *vm, int sig)
 	if (!vm->qemu)
 		return -ESRCH;
 	vm->wanted_end = true;
+	vm->killed |= sig == SIGKILL;
 	return vm_child_signal(vm_qemu_child(vm->qemu), sig);
 }
 

@@ -56,6 +56,7 @@ struct vm {
 	int64_t started;    /* seconds of the host's clock */
 	int64_t since;      /* when STATE began, likewise; 0: it never changed here */
 	bool wanted_end;    /* we asked QEMU to end */
+	bool killed;        /* by SIGKILL: of one that was taken over the kernel does not tell */
 	bool stop_asked;    /* the guest was asked to power off */
 	bool was_up;        /* this QEMU has run (or been paused): it came up */
 	bool start_paused;

@@ -1,0 +1,59 @@
+"""Many real QEMUs whose keeper is killed are taken over by another, all of them, unharmed."""
+import signal
+import os
+import time
+
+from chaos import amount, figure
+
+import world
+from world import WorldTest
+
+VMS = amount("QMPCTL_VMS", 20)
+
+
+class Adoption(WorldTest):
+    def test_all_are_taken_over(self):
+        names = [f"v{i}" for i in range(VMS)]
+        serials = [self.w.create_tiny(name) for name in names]
+        keeper = self.w.spawn("run", *names)
+        for serial in serials:
+            serial.expect("TINY-READY", 30 + VMS)
+        for name in names:
+            self.w.ok("wait", name, "--for", "running")
+        pids = {name: self.status(name)["pid"] for name in names}
+        os.kill(keeper.pid, signal.SIGKILL)
+        keeper.wait(10)
+        begun = time.monotonic()
+        keeper = self.w.spawn("run", *names)
+        clients = [self.connect(name) for name in names]
+        for qmp in clients:
+            self.addCleanup(qmp.close)
+            self.assertEqual(qmp.execute("qmpctl-wait", {"for": "running", "timeout": 60})["outcome"], "done")
+        figure(figure=f"a keeper takes over {VMS} QEMUs", seconds=round(time.monotonic() - begun, 2), goal_s=2)
+        self.assertEqual({name: self.status(name)["pid"] for name in names}, pids)
+        self.assertEqual({name: self.status(name)["keeper-pid"] for name in names}, dict.fromkeys(names, keeper.pid))
+        for name, serial in zip(names, serials):
+            serial.write("r")  # it listens as before
+            serial.expect("TINY-READY", 30)
+        for qmp in clients:
+            qmp.execute("qmpctl-kill")
+        self.assertEqual(keeper.wait(20), world.KILLED)
+        self.stopped_clean()
+
+    def status(self, name):
+        with self.w.control(name) as qmp:
+            return qmp.execute("qmpctl-status")
+
+    def connect(self, name):
+        """The new keeper may not listen yet, and the old one's socket is still there."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self.w.control(name, timeout=60)
+            except OSError:
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    world.main()
