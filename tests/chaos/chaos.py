@@ -38,6 +38,12 @@ def private_kib(pid):
         return sum(int(line.split()[1]) for line in f if line.startswith("Private"))
 
 
+def cpu_seconds(pid):
+    with open(f"/proc/{pid}/stat", "rb") as f:
+        fields = f.read().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def fds(pid):
     return len(os.listdir(f"/proc/{pid}/fd"))
 
