@@ -37,6 +37,15 @@ class Others(WorldTest):
             found = [d for d in qmp.execute("qmpctl-show")["running"]["disks"] if d["id"] == "vdx"][0]
             self.assertEqual(found["port"], port + 1)
 
+    def test_a_slot_of_pc_that_another_client_uses_is_not_chosen(self):
+        self.w.start_tiny("a", machine={"type": "pc", "ports": 6})
+        with self.w.control("a") as qmp:
+            port = self.free_port(qmp)
+            qmp.execute("device_add", {"driver": "virtio-rng-pci", "id": "theirs", "bus": "pci.0", "addr": f"{port + 2:x}.0"})
+            self.w.ok("disk", "add", "a", self.disk())
+            found = [d for d in qmp.execute("qmpctl-show")["running"]["disks"] if d["id"] == "vdx"][0]
+            self.assertEqual(found["port"], port + 1)
+
     def test_no_free_port_says_how_many_there_are(self):
         self.w.start_tiny("a", machine={"type": "q35", "ports": 2})
         with self.w.control("a") as qmp:

@@ -78,15 +78,19 @@ class Unplug(WorldTest):
         self.assertEqual(self.w.status("a")["pending"], [])
 
     def test_a_vm_that_has_not_run_lets_go_at_once(self):
-        serial = self.w.create_tiny("a")
-        self.w.ok("start", "a", "--paused")
-        with self.w.control("a") as qmp:
-            before = self.has(qmp)
-            self.w.ok("disk", "add", "a", f"id=vdx,path={self.images['vdx']},format=raw")
-            self.w.ok("disk", "remove", "a", "vdx", "--timeout", "10")
-            self.assertEqual(self.has(qmp), before)
-        self.w.ok("resume", "a")
-        serial.expect("TINY-READY")
+        for machine in ("q35", "pc"):
+            for accel in sorted({world.ACCEL, "tcg"}):
+                with self.subTest(machine=machine, accel=accel):
+                    name = f"{machine}-{accel}"
+                    serial = self.w.create_tiny(name, machine={"type": machine}, accel=accel)
+                    self.w.ok("start", name, "--paused")
+                    with self.w.control(name) as qmp:
+                        before = self.has(qmp)
+                        self.w.ok("disk", "add", name, f"id=vdx,path={self.images['vdx']},format=raw")
+                        self.w.ok("disk", "remove", name, "vdx", "--timeout", "10")
+                        self.assertEqual(self.has(qmp), before)
+                    self.w.ok("resume", name)
+                    serial.expect("TINY-READY")
 
     def test_a_paused_vm_is_not_reset(self):
         serial = self.w.start_tiny("a")
