@@ -1,14 +1,14 @@
 /*
- * Asking, the way it goes well:   execute() of every question ... on_answer() of each ... decode -> done
- * One is refused or the session ends:  the others are waited for, then done with the first reason. A port's bus that is not
- * there is no failure.
+ * Asking, the way it goes well:   execute() of every question ... on_answer() of each ... decode [-> the same for places] -> done
+ * One is refused or the session ends:  the others are waited for, then done with the first reason. A device of somebody
+ * else's that has gone meanwhile, or has no bus, is no failure.
  */
 #include "launcher/inventory.h"
 #include "proto/base.h"
 
 #include <stdio.h>
 
-#define QUESTIONS 6 /* before those of the ports */
+enum { NODES, OBJECTS, DEVICES, CHARDEVS, NETWORK, PCI, QUESTIONS }; /* PCI: on q35, the devices without an id */
 
 static const char *text_of(const json_t *object, const char *key)
 {
@@ -24,18 +24,20 @@ static json_t *list_of(const char *path)
 
 json_t *vm_inventory_questions(const json_t *spec)
 {
-	int64_t ports = vm_pci_is_flat(spec) ? 0 : vm_pci_ports(spec);
-	json_t *list = json_pack("[{s:s, s:{s:b}}, o, o, {s:s}, {s:s, s:{s:s}}, {s:s}]", "execute",
-				 "query-named-block-nodes", "arguments", "flat", 1, list_of("/objects"),
-				 list_of("/machine/peripheral"), "execute", "query-chardev", "execute",
-				 "human-monitor-command", "arguments", "command-line", "info network", "execute",
-				 "query-pci");
+	return json_pack("[{s:s, s:{s:b}}, o, o, {s:s}, {s:s, s:{s:s}}, o]", "execute", "query-named-block-nodes", "arguments",
+			 "flat", 1, list_of("/objects"), list_of("/machine/peripheral"), "execute", "query-chardev", "execute",
+			 "human-monitor-command", "arguments", "command-line", "info network",
+			 vm_pci_is_flat(spec) ? json_pack("{s:s}", "execute", "query-pci") : list_of("/machine/peripheral-anon"));
+}
 
-	for (int64_t port = 1; list && port <= ports; port++) {
-		char path[80];
-		snprintf(path, sizeof path, "/machine/peripheral/port-%lld/port-%lld", (long long)port, (long long)port);
-		json_array_append_new(list, list_of(path));
-	}
+json_t *vm_inventory_place_questions(const struct vm_inventory *i)
+{
+	json_t *list = json_array(), *path;
+	size_t k;
+
+	json_array_foreach(i->others, k, path)
+		json_array_append_new(list, json_pack("{s:s, s:{s:O, s:s}}", "execute", "qom-get", "arguments", "path", path,
+						      "property", "parent_bus"));
 	return list;
 }
 
@@ -96,21 +98,71 @@ static void take_port(json_t *ports, int64_t port, json_t *what)
 	json_object_set(ports, key, what);
 }
 
-/* On q35: what hangs on each root port's bus. */
-static void take_buses(struct vm_inventory *inv, const json_t *answers)
+void vm_inventory_decode_places(struct vm_inventory *inv, const json_t *answers)
 {
-	for (int64_t port = 1; port <= inv->n_ports; port++) {
-		const json_t *bus = json_array_get(answers, (size_t)port - 1 + QUESTIONS);
-		json_t *property;
-		size_t i;
-		if (!json_is_array(bus)) {
-			json_auto_t *unknown = json_string("?");
-			take_port(inv->ports, port, unknown);
-		}
-		json_array_foreach(bus, i, property)
-			if (strncmp(text_of(property, "name") ? text_of(property, "name") : "", "child[", 6) == 0)
-				take_port(inv->ports, port, json_object_get(property, "type"));
+	json_t *path;
+	size_t i;
+
+	json_array_foreach(inv->others, i, path)
+	{
+		const char *bus = json_string_value(json_array_get(answers, i));
+		long long port;
+		if (bus && sscanf(bus, "/machine/peripheral/port-%lld/port-", &port) == 1 && port >= 1 && port <= inv->n_ports)
+			take_port(inv->ports, port, path);
 	}
+	json_array_clear(inv->others);
+}
+
+/* On q35: what the spec says of a device that is there. Takes it out of OTHERS. */
+static void take_ours(struct vm_inventory *inv, const struct vm_object *o, json_t *others)
+{
+	const char *bus = text_of(o->args, "bus"), *id = vm_object_id(o);
+	long long port;
+
+	if (o->kind != VM_DEVICE || !id || !json_object_get(others, id))
+		return;
+	json_object_del(others, id);
+	if (bus && sscanf(bus, "port-%lld", &port) == 1 && port >= 1 && port <= inv->n_ports)
+		take_port(inv->ports, port, json_object_get(o->args, "id"));
+}
+
+static void take_missing_ports(struct vm_inventory *inv)
+{
+	json_auto_t *nothing = json_string("");
+
+	for (int64_t port = 1; port <= inv->n_ports; port++) {
+		char id[32];
+		snprintf(id, sizeof id, "port-%lld", (long long)port);
+		if (!json_object_get(inv->devices, id))
+			take_port(inv->ports, port, nothing);
+	}
+}
+
+static void add_others(struct vm_inventory *inv, const char *folder, const char *name)
+{
+	json_array_append_new(inv->others, json_sprintf("%s/%s", folder, name));
+}
+
+static void take_buses(struct vm_inventory *inv, const json_t *spec, const json_t *without_id)
+{
+	static const struct vm_host any = {.vhost_net = true}; /* ids and places depend on nothing of the host */
+	json_auto_t *others = json_copy(inv->devices);
+	struct vm_fragments all = {0};
+	const char *id;
+	json_t *entry;
+	size_t i;
+
+	take_missing_ports(inv);
+	(void)vm_fragments_all(spec, &any, &all, NULL);
+	for (i = 0; i < all.n; i++)
+		for (size_t k = 0; k < all.list[i].n_objects; k++)
+			take_ours(inv, &all.list[i].objects[k], others);
+	vm_fragments_deinit(&all);
+	json_object_foreach(others, id, entry)
+		add_others(inv, "/machine/peripheral", id);
+	json_array_foreach(without_id, i, entry)
+		if (text_of(entry, "type") && strncmp(text_of(entry, "type"), "child<", 6) == 0)
+			add_others(inv, "/machine/peripheral-anon", text_of(entry, "name"));
 }
 
 /* On pc: bus 0, whose slots are the ports. */
@@ -138,6 +190,7 @@ void vm_inventory_free(struct vm_inventory *i)
 	json_decref(i->chardevs);
 	json_decref(i->netdevs);
 	json_decref(i->ports);
+	json_decref(i->others);
 	free(i);
 }
 
@@ -150,13 +203,14 @@ struct vm_inventory *vm_inventory_decode(const json_t *spec, const json_t *answe
 		return NULL;
 	}
 	inv->n_ports = vm_pci_ports(spec);
-	inv->nodes = by_key(json_array_get(answers, 0), "node-name", NULL);
-	inv->objects = by_key(json_array_get(answers, 1), "name", "type");
-	inv->devices = by_key(json_array_get(answers, 2), "name", "type");
-	inv->chardevs = by_key(json_array_get(answers, 3), "label", NULL);
-	inv->netdevs = netdevs_of(json_string_value(json_array_get(answers, 4)));
+	inv->nodes = by_key(json_array_get(answers, NODES), "node-name", NULL);
+	inv->objects = by_key(json_array_get(answers, OBJECTS), "name", "type");
+	inv->devices = by_key(json_array_get(answers, DEVICES), "name", "type");
+	inv->chardevs = by_key(json_array_get(answers, CHARDEVS), "label", NULL);
+	inv->netdevs = netdevs_of(json_string_value(json_array_get(answers, NETWORK)));
 	inv->ports = json_object();
-	if (!inv->nodes || !inv->objects || !inv->devices || !inv->chardevs || !inv->netdevs || !inv->ports) {
+	inv->others = json_array();
+	if (!inv->nodes || !inv->objects || !inv->devices || !inv->chardevs || !inv->netdevs || !inv->ports || !inv->others) {
 		vm_inventory_free(inv);
 		qmp_error_set(err, QMP_ERR_PROTOCOL, -EPROTO, "asking QEMU what it has: it does not answer as QEMU does");
 		return NULL;
@@ -164,16 +218,18 @@ struct vm_inventory *vm_inventory_decode(const json_t *spec, const json_t *answe
 	json_object_del(inv->objects, "type"); /* every QOM object has that property */
 	json_object_del(inv->devices, "type");
 	if (vm_pci_is_flat(spec))
-		take_slots(inv, json_array_get(answers, 5));
+		take_slots(inv, json_array_get(answers, PCI));
 	else
-		take_buses(inv, answers);
+		take_buses(inv, spec, json_array_get(answers, PCI));
 	return inv;
 }
 
 /* ---- Asking ---- */
 
 struct asking {
+	struct qmp_session *session;
 	json_t *spec, *answers;
+	struct vm_inventory *inventory; /* but for the places of others */
 	size_t open;
 	struct qmp_error error;
 	vm_inventory_cb cb;
@@ -185,16 +241,32 @@ struct question {
 	size_t index;
 };
 
-static void asked(struct asking *a)
+static void asking_free(struct asking *a)
 {
-	struct vm_inventory *inv = NULL;
-
-	if (a->error.kind == QMP_ERR_NONE)
-		inv = vm_inventory_decode(a->spec, a->answers, &a->error);
-	a->cb(a->data, inv, inv ? NULL : &a->error);
+	vm_inventory_free(a->inventory);
 	json_decref(a->spec);
 	json_decref(a->answers);
 	free(a);
+}
+
+static int ask_all(struct asking *a, json_t *questions_consume, struct qmp_error *err);
+
+static void asked(struct asking *a)
+{
+	struct vm_inventory *inv = a->inventory;
+
+	if (inv)
+		vm_inventory_decode_places(inv, a->answers);
+	else if (a->error.kind == QMP_ERR_NONE)
+		a->inventory = inv = vm_inventory_decode(a->spec, a->answers, &a->error);
+	if (inv && a->error.kind == QMP_ERR_NONE && json_array_size(inv->others) > 0 &&
+	    ask_all(a, vm_inventory_place_questions(inv), &a->error) == 0)
+		return;
+	if (a->error.kind == QMP_ERR_NONE)
+		a->cb(a->data, take_ptr(a->inventory), NULL);
+	else
+		a->cb(a->data, NULL, &a->error);
+	asking_free(a);
 }
 
 static void on_answer(void *data, const struct qmp_reply *reply)
@@ -204,14 +276,14 @@ static void on_answer(void *data, const struct qmp_reply *reply)
 
 	if (reply->status == 0)
 		json_array_set(a->answers, q->index, reply->value);
-	else if (a->error.kind == QMP_ERR_NONE && (q->index < QUESTIONS || reply->status != -EREMOTEIO))
+	else if (a->error.kind == QMP_ERR_NONE && (!a->inventory || reply->status != -EREMOTEIO))
 		a->error = reply->error;
 	free(q);
 	if (--a->open == 0)
 		asked(a);
 }
 
-static int ask(struct asking *a, struct qmp_session *session, const json_t *question, struct qmp_error *err)
+static int ask(struct asking *a, const json_t *question, struct qmp_error *err)
 {
 	struct question *q = malloc(sizeof *q);
 	struct qmp_command c = {.name = text_of(question, "execute"), .arguments = json_object_get(question, "arguments")};
@@ -221,7 +293,7 @@ static int ask(struct asking *a, struct qmp_session *session, const json_t *ques
 		return qmp_error_errno(err, -ENOMEM, "asking QEMU what it has");
 	*q = (struct question){a, json_array_size(a->answers)};
 	json_array_append_new(a->answers, json_null());
-	r = qmp_session_execute(session, &c, on_answer, q, NULL, err);
+	r = qmp_session_execute(a->session, &c, on_answer, q, NULL, err);
 	if (r < 0)
 		free(q);
 	else
@@ -229,28 +301,39 @@ static int ask(struct asking *a, struct qmp_session *session, const json_t *ques
 	return r;
 }
 
+/* 0 where at least one is on its way: one that could not be sent is told with the answers to the others. */
+static int ask_all(struct asking *a, json_t *questions_consume, struct qmp_error *err)
+{
+	json_auto_t *questions = questions_consume;
+	struct qmp_error why = {0};
+	json_t *question;
+	size_t i;
+	int r = questions ? 0 : qmp_error_errno(&why, -ENOMEM, "asking QEMU what it has");
+
+	json_decref(a->answers);
+	a->answers = json_array();
+	json_array_foreach(questions, i, question)
+		if (r == 0)
+			r = ask(a, question, &why);
+	if (a->open > 0 && r < 0)
+		a->error = why;
+	else if (r < 0 && err)
+		*err = why;
+	return a->open > 0 ? 0 : r;
+}
+
 int vm_inventory_ask(struct qmp_session *session, const json_t *spec, vm_inventory_cb cb, void *data,
 		     struct qmp_error *err)
 {
-	json_auto_t *questions = vm_inventory_questions(spec);
-	struct asking *a = questions ? calloc(1, sizeof *a) : NULL;
-	json_t *question;
-	size_t i;
-	int r = 0;
+	struct asking *a = calloc(1, sizeof *a);
+	int r;
 
 	if (!a)
 		return qmp_error_errno(err, -ENOMEM, "asking QEMU what it has");
-	*a = (struct asking){.spec = json_incref((json_t *)spec), .answers = json_array(), .cb = cb, .data = data};
-	json_array_foreach(questions, i, question)
-		if (r == 0)
-			r = ask(a, session, question, &a->error);
-	if (a->open > 0)
-		return 0; /* a question that could not be sent is told with the answers to the others */
-	if (err)
-		*err = a->error;
-	json_decref(a->spec);
-	json_decref(a->answers);
-	free(a);
+	*a = (struct asking){.session = session, .spec = json_incref((json_t *)spec), .cb = cb, .data = data};
+	r = ask_all(a, vm_inventory_questions(spec), err);
+	if (r < 0)
+		asking_free(a);
 	return r;
 }
 

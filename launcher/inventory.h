@@ -1,7 +1,7 @@
 /*
  * What QEMU has of what a spec describes: asked of it, never remembered.
  *
- * One inventory is one round of questions, all of them on their way at once. Every object that a fragment makes has
+ * One inventory is a round of questions, all of them on their way at once, and at most a second one. Every object that a fragment makes has
  * an id of the item's, so whether a step of a plan happened is known from the ids alone, whoever sent it.
  *
  * How each kind is found, on QEMU 7.2 and 10.0 alike:
@@ -10,8 +10,10 @@
  *   devices       qom-list /machine/peripheral: those with an id. One that is being unplugged is still there.
  *   chardevs      query-chardev
  *   netdevs       no query-* lists them; "info network" of the human monitor does, used or not, one a line
- *   PCI ports     q35: qom-list of each root port's bus. query-pci shows nothing behind a port before the firmware has
- *                 numbered the buses, so it would call every port of a VM at -S free. pc: query-pci, bus 0 itself.
+ *   PCI ports     q35: where the spec puts those of its devices that are there, and qom-get parent_bus of each other device,
+ *                 with an id or without (/machine/peripheral-anon), where there are any. query-pci shows nothing behind a
+ *                 root port before the firmware has numbered the buses: it would call every port of a VM at -S free.
+ *                 pc: query-pci, bus 0 itself.
  */
 #pragma once
 
@@ -20,8 +22,9 @@
 struct vm_inventory {
 	/* Objects, by id. Of a node: what query-named-block-nodes says of it; of the others: their QOM type, or true. */
 	json_t *nodes, *objects, *devices, *chardevs, *netdevs;
-	json_t *ports; /* those taken, by number ("3"): the QOM type or id of what is there, "?" where it cannot be told */
+	json_t *ports; /* those taken, by number ("3"): the id or the QOM path of what is there; "" where the port is missing */
 	int64_t n_ports;
+	json_t *others; /* on q35: QOM paths of the devices that are not the spec's, of which the place is not yet known */
 };
 
 void vm_inventory_free(struct vm_inventory *i);
@@ -35,10 +38,14 @@ typedef void (*vm_inventory_cb)(void *data, struct vm_inventory *inventory, cons
 int vm_inventory_ask(struct qmp_session *session, const json_t *spec, vm_inventory_cb cb, void *data,
 		     struct qmp_error *err);
 
-/* The same in two halves, pure: the questions of a machine, [{"execute", "arguments"}], and QEMU's answers in their order
- * (a JSON null where it refused). Both NULL on failure. */
+/*
+ * The same in halves, pure. The questions of a machine, [{"execute", "arguments"}], and QEMU's answers in their order (a JSON null
+ * where it refused); then those about the places of other devices, if there are any, and their answers. NULL on failure.
+ */
 json_t *vm_inventory_questions(const json_t *spec);
 struct vm_inventory *vm_inventory_decode(const json_t *spec, const json_t *answers, struct qmp_error *err);
+json_t *vm_inventory_place_questions(const struct vm_inventory *i);
+void vm_inventory_decode_places(struct vm_inventory *i, const json_t *answers);
 
 /* ---- Answers ---- */
 

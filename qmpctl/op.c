@@ -222,7 +222,8 @@ static void on_inventory(void *data, struct vm_inventory *inventory, const struc
 static bool ask(struct op_call *call)
 {
 	struct vm *vm = call->guest->vm;
-	struct qmp_session *s = vm->running ? vm_session(vm, NULL) : NULL;
+	bool live = vm->running && op_flag(call, "live", true);
+	struct qmp_session *s = live ? vm_session(vm, NULL) : NULL;
 	struct asking *a = s ? malloc(sizeof *a) : NULL;
 
 	if (!a)

@@ -27,6 +27,11 @@ static struct recording load(const char *name)
 	r.inv = vm_inventory_decode(r.spec, json_object_get(r.all, "answers"), &err);
 	if (!r.inv)
 		check_fail(__FILE__, __LINE__, name, "an inventory", err.message);
+	CHECK_INT(json_array_size(r.inv->others), vm_pci_is_flat(r.spec) ? 0 : 1);
+	if (!vm_pci_is_flat(r.spec))
+		CHECK_STR(json_string_value(json_array_get(r.inv->others, 0)), "/machine/peripheral/theirs");
+	vm_inventory_decode_places(r.inv, json_object_get(r.all, "places"));
+	CHECK_INT(json_array_size(r.inv->others), 0);
 	return r;
 }
 
@@ -47,7 +52,9 @@ static void test_questions(void)
 	{
 		json_auto_t *questions = vm_inventory_questions(r.spec);
 		CHECK_INT(json_array_size(questions), json_array_size(json_object_get(r.all, "answers")));
-		CHECK_INT(json_array_size(questions), vm_pci_is_flat(r.spec) ? 6 : 12);
+		CHECK_INT(json_array_size(questions), 6);
+		json_auto_t *places = vm_inventory_place_questions(r.inv);
+		CHECK_INT(json_array_size(places), 0); /* answered */
 	}
 }
 
@@ -95,12 +102,44 @@ static void test_ports(void)
 static void test_a_port_that_is_not_there_is_not_free(void)
 {
 	struct recording r = load(recordings[0]);
+	json_t *devices = json_array_get(json_object_get(r.all, "answers"), 2), *device;
+	size_t i;
 
-	json_array_set_new(json_object_get(r.all, "answers"), 6 + 4, json_null());
+	json_array_foreach(devices, i, device)
+		if (streq(json_string_value(json_object_get(device, "name")), "port-5"))
+			json_array_remove(devices, i--);
 	vm_inventory_free(r.inv);
 	r.inv = vm_inventory_decode(r.spec, json_object_get(r.all, "answers"), NULL);
 	CHECK(!vm_inventory_port_is_free(r.inv, 5));
 	unload(&r);
+}
+
+/* Devices without an id are asked for their place, too; what has none, or has gone meanwhile, takes no port. */
+static void test_places_of_others(void)
+{
+	static const struct {
+		const char *answers;
+		int64_t free;
+	} cases[] = {{"[null, null]", 2}, {"[\"\", \"/machine/unattached/device[3]/isa.0\"]", 2}, {"[]", 2}, {"[5, {}]", 2},
+		     {"[\"/machine/peripheral/port-6/port-6\", \"/machine/peripheral/port-5/port-5\"]", 0},
+		     {"[\"/machine/peripheral/port-99999999999999999999/port-6\", \"/machine/peripheral/port-0/port-0\"]", 2}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct recording r = load(recordings[1]);
+		json_t *answers = json_object_get(r.all, "answers");
+		json_auto_t *places = json_loads(cases[i].answers, 0, NULL), *questions = NULL;
+		vm_inventory_free(r.inv);
+		json_array_append_new(json_array_get(answers, 5),
+				      json_pack("{s:s, s:s}", "name", "device[0]", "type", "child<isa-serial>"));
+		r.inv = vm_inventory_decode(r.spec, answers, NULL);
+		questions = vm_inventory_place_questions(r.inv);
+		CHECK_INT(json_array_size(questions), 2);
+		CHECK_STR(json_string_value(json_object_get(json_object_get(json_array_get(questions, 1), "arguments"), "path")),
+			  "/machine/peripheral-anon/device[0]");
+		vm_inventory_decode_places(r.inv, places);
+		CHECK_INT(vm_inventory_free_ports(r.inv), cases[i].free);
+		unload(&r);
+	}
 }
 
 static void test_answers_of_the_wrong_kind(void)
@@ -261,6 +300,7 @@ int main(void)
 	RUN(test_what_others_made_and_what_nobody_made);
 	RUN(test_ports);
 	RUN(test_a_port_that_is_not_there_is_not_free);
+	RUN(test_places_of_others);
 	RUN(test_answers_of_the_wrong_kind);
 	RUN(test_differences);
 	RUN(test_left_and_undo_at_every_point);
