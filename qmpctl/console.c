@@ -228,6 +228,7 @@ static void type_start(struct op_call *call)
 	}
 }
 
-const struct op op_console = {"qmpctl-console", "what a console says", console_args, .waits = true, .start = console_start};
+const struct op op_console = {
+	"qmpctl-console", "what a console says", console_args, .waits = true, .start = console_start};
 const struct op op_type = {
 	"qmpctl-type", "type into a console", type_args, .changes = true, .urgent = true, .start = type_start};

@@ -71,8 +71,8 @@ static int run_args(struct cli *cli)
 	words = calloc(json_array_size(argv) + 1, sizeof *words);
 	if (!argv || !words) {
 		free(words);
-		qmp_error_set(&cli->error, QMP_ERR_STATE, -EAGAIN, "the VM %s is stopped, and its keeper still holds it; try again later",
-			      cli->args[0]);
+		qmp_error_set(&cli->error, QMP_ERR_STATE, -EAGAIN,
+			      "the VM %s is stopped, and its keeper still holds it; try again later", cli->args[0]);
 		return cli_fail(cli);
 	}
 	json_array_foreach(argv, i, word)

@@ -23,6 +23,7 @@ static int run_completion(struct cli *cli)
 
 const struct verb verb_completion = {
 	.name = "completion",
+	.group = GROUP_PROGRAM,
 	.args = {{"SHELL", .kind = ARG_CHOICE, .choices = "bash|zsh|fish"}},
 	.summary = "Print the script that completes qmpctl's words in a shell",
 	.run = run_completion,

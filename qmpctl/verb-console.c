@@ -5,17 +5,15 @@
  * one piece at a time). It ends by the escape key, by the VM's end, by a terminal or an output that is gone, or by a
  * signal. A keeper that ends while its QEMU lives is followed by the next one.
  *
- * The terminal is raw meanwhile, and is put back on every way out, also from signal handlers. The flags of the file
- * descriptors are never touched, as others share them.
+ * The terminal is raw meanwhile (terminal.h). The flags of the file descriptors are never touched, as others share them.
  */
+#include "qmpctl/terminal.h"
 #include "qmpctl/verb.h"
 #include "proto/base.h"
 #include "proto/base64.h"
 
 #include <poll.h>
-#include <signal.h>
 #include <sys/epoll.h>
-#include <termios.h>
 #include <time.h>
 
 #define TYPED_MAX    (64 * 1024) /* waits to be typed; a pipe is not read beyond it */
@@ -43,72 +41,6 @@ struct attached {
 	char typed[TYPED_MAX];
 	size_t n_typed, n_sent; /* n_sent: the first of them are on their way */
 };
-
-/* ---- The terminal ---- */
-
-static struct termios before, raw;
-static volatile sig_atomic_t is_raw;
-
-static void make_raw(void)
-{
-	is_raw = 1;
-	(void)tcsetattr(STDIN_FILENO, TCSANOW, &raw);
-}
-
-/* In the background it is somebody else's, who has set it up for himself. */
-static void put_back(void)
-{
-	pid_t owner = tcgetpgrp(STDIN_FILENO);
-
-	if (is_raw && (owner < 0 || owner == getpgrp()))
-		(void)tcsetattr(STDIN_FILENO, TCSANOW, &before);
-	is_raw = 0;
-}
-
-static void handle(int number, void (*handler)(int), unsigned flags)
-{
-	struct sigaction action = {.sa_handler = handler, .sa_flags = (int)flags};
-
-	(void)sigaction(number, &action, NULL);
-}
-
-/* Then what would have happened without us: SA_RESETHAND. */
-static void on_deadly(int number)
-{
-	put_back();
-	(void)raise(number);
-}
-
-static void on_continue(int number)
-{
-	int saved = errno;
-
-	UNUSED(number);
-	handle(SIGTSTP, on_deadly, SA_RESETHAND | SA_NODEFER);
-	make_raw();
-	errno = saved;
-}
-
-static void take_terminal(void)
-{
-	static const int deadly[] = {SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGILL, SIGABRT,
-				     SIGBUS,  SIGFPE,  SIGSEGV, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGTSTP};
-
-	if (tcgetattr(STDIN_FILENO, &before) < 0)
-		return;
-	raw = before;
-	cfmakeraw(&raw);
-	for (size_t i = 0; i < ARRAY_SIZE(deadly); i++)
-		handle(deadly[i], on_deadly, SA_RESETHAND | SA_NODEFER);
-	handle(SIGCONT, on_continue, SA_RESTART);
-	make_raw();
-}
-
-static void leave_terminal(void)
-{
-	handle(SIGCONT, SIG_DFL, 0);
-	put_back();
-}
 
 /* ---- The end ---- */
 
@@ -261,17 +193,17 @@ static void take_input(struct attached *a)
 	size_t place = TYPED_MAX - a->n_typed, len;
 	char text[TYPE_AT_ONCE], *escape;
 	/* Of a terminal, keys beyond what is held are dropped: the escape is heard whatever the guest does. */
-	ssize_t n = read(STDIN_FILENO, text, is_raw || place > sizeof text ? sizeof text : place);
+	ssize_t n = read(STDIN_FILENO, text, terminal_is_raw() || place > sizeof text ? sizeof text : place);
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
 	len = n > 0 ? (size_t)n : 0;
 	if (len == 0) {
 		a->input_ends = true;
-		a->leaves = is_raw; /* the terminal is gone */
+		a->leaves = terminal_is_raw(); /* the terminal is gone */
 		return;
 	}
-	escape = is_raw && a->escape >= 0 ? memchr(text, a->escape, len) : NULL;
+	escape = terminal_is_raw() && a->escape >= 0 ? memchr(text, a->escape, len) : NULL;
 	if (escape) {
 		a->input_ends = a->leaves = true;
 		len = (size_t)(escape - text);
@@ -297,7 +229,7 @@ static void on_input(uv_poll_t *poll, int status, int events)
 /* Reads on where there is place. A file is always readable, and cannot be polled. */
 static void watch_input(struct attached *a)
 {
-	bool place = is_raw || a->n_typed < TYPED_MAX;
+	bool place = terminal_is_raw() || a->n_typed < TYPED_MAX;
 
 	while (!a->polls && !a->input_ends && a->n_typed == 0)
 		take_input(a);
@@ -423,7 +355,7 @@ static int begin(struct attached *a, int64_t tail)
 		fprintf(stderr, "console %s of %s, which is %s; %s%s\n",
 			text_of(piece, "console") ? text_of(piece, "console") : "", a->name, text_of(piece, "state"),
 			a->escape < 0 ? "no key leaves it" : key, a->escape < 0 ? "" : " leaves it");
-		take_terminal();
+		terminal_take();
 	}
 	show_piece(a, piece);
 	return 0;
@@ -431,9 +363,9 @@ static int begin(struct attached *a, int64_t tail)
 
 static int say_ending(struct attached *a)
 {
-	bool terminal = is_raw;
+	bool terminal = terminal_is_raw();
 
-	leave_terminal();
+	terminal_leave();
 	if (terminal && !a->at_line_start)
 		fputc('\n', stderr);
 	if (a->ending == FAILED)

@@ -74,7 +74,7 @@ static int set_pairs(struct cli *cli, json_t *spec)
 	return 0;
 }
 
-/* ---- --os: what a guest has drivers for by itself, where it is not virtio; and a screen where it has no serial console ---- */
+/* ---- --os: what a guest has drivers for where that is not virtio, and a screen where it has no serial console ---- */
 
 static const struct os {
 	const char *name, *bus, *nic, *display, *clock; /* NULL: the spec's defaults */

@@ -1,8 +1,8 @@
 /*
  * edit: a spec in an editor.
  *
- * Nothing changes unless the editor ended well, the text is a spec, and the VM still has the spec that was edited. Where one of
- * these does not hold, what was written is kept in its file, which is named.
+ * Nothing changes unless the editor ended well, the text is a spec, and the VM still has the spec that was edited. Where
+ * one of these does not hold, what was written is kept in its file, which is named.
  */
 #include "qmpctl/verb.h"
 #include "proto/base.h"
@@ -61,7 +61,8 @@ static int run_editor(struct cli *cli, const char *path)
 static char *write_file(struct cli *cli, const char *text, size_t len)
 {
 	const char *folder = getenv("TMPDIR");
-	_cleanup_free_ char *path = qmp_asprintf("%s/qmpctl-%s-XXXXXX.json", folder && *folder == '/' ? folder : "/tmp", cli->args[0]);
+	_cleanup_free_ char *path =
+		qmp_asprintf("%s/qmpctl-%s-XXXXXX.json", folder && *folder == '/' ? folder : "/tmp", cli->args[0]);
 	_cleanup_fd_ int fd = path ? mkostemps(path, (int)strlen(".json"), O_CLOEXEC) : -1;
 
 	if (fd >= 0 && write(fd, text, len) == (ssize_t)len && write(fd, "\n", 1) == 1)

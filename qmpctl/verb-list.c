@@ -45,7 +45,8 @@ static void print_rows(const json_t *list)
 		_cleanup_free_ char *note = note_of(s), *pid = NULL;
 		if (json_object_get(s, "pid"))
 			pid = qmp_asprintf("%lld", json_integer_value(json_object_get(s, "pid")));
-		json_array_append_new(rows, json_pack("[s, s, s, s]", text_of(s, "name"), text_of(s, "state"), pid ? pid : "-", note));
+		json_array_append_new(rows, json_pack("[s, s, s, s]", text_of(s, "name"), text_of(s, "state"),
+						      pid ? pid : "-", note));
 	}
 	cli_print_table((const char *const[]){"NAME", "STATE", "PID", "", NULL}, rows);
 }
