@@ -260,6 +260,15 @@ static const char *end_reason(const struct vm *vm, const struct vm_exit *how)
 	return reason ? reason : "unknown";
 }
 
+#define SANDBOX_NOTE                                                                                          \
+	"its sandbox ended it, for it was to run a program or asked for privileges; \"sandbox\": false in the spec " \
+	"allows that"
+
+static bool was_sandbox(const struct vm *vm, const struct vm_exit *how)
+{
+	return how->signal == SIGSYS && json_is_true(json_object_get(vm->host_facts, "sandbox"));
+}
+
 static void record_end(struct vm *vm, const struct vm_exit *how)
 {
 	json_t *end = json_pack("{s:s, s:I}", "reason", end_reason(vm, how), "time", (json_int_t)time(NULL));
@@ -268,6 +277,8 @@ static void record_end(struct vm *vm, const struct vm_exit *how)
 		json_object_set_new(end, "signal", json_integer(how->signal));
 	else if (how->known)
 		json_object_set_new(end, "exit-code", json_integer(how->code));
+	if (was_sandbox(vm, how))
+		json_object_set_new(end, "note", json_string(SANDBOX_NOTE));
 	replace(&vm->last_end, end);
 	(void)vm_file_replace_json(vm->run_dir, LAST_END, end, NULL);
 }
@@ -354,9 +365,7 @@ static void on_exit_qemu(void *data, const struct vm_exit *how)
 		qmp_error_set(&why, QMP_ERR_REFUSED, -ECHILD, "QEMU ended while it was starting (%s %d): %s%s",
 			      how->signal ? "signal" : "exit status", how->signal ? how->signal : how->code,
 			      words && *words ? words : "it said nothing",
-			      how->signal == SIGSYS ? "; its sandbox ends it where it runs a program or asks for privileges, as "
-						      "something in \"args\" or a \"qemu\" object does; \"sandbox\": false allows that"
-						    : "");
+			      was_sandbox(vm, how) ? "; " SANDBOX_NOTE : "");
 		tell_started(vm, &why);
 	} else {
 		tell_started(vm, NULL); /* it ended while it was taken over: its state tells */

@@ -57,7 +57,8 @@ static void print_status(const json_t *s)
 		       text_of(s, "machine"), int_of(version, "major"), int_of(version, "minor"), int_of(version, "micro"),
 		       text_of(json_object_get(s, "agent"), "state"));
 	if (end)
-		printf("last end  %s\n", text_of(end, "reason"));
+		printf("last end  %s%s%s\n", text_of(end, "reason"), text_of(end, "note") ? ": " : "",
+		       text_of(end, "note") ? text_of(end, "note") : "");
 	if (text_of(s, "operation"))
 		printf("working   %s%s%s\n", text_of(s, "operation"), text_of(s, "how") ? " by " : "",
 		       text_of(s, "how") ? text_of(s, "how") : "");

@@ -11,7 +11,7 @@ import sys
 import unittest
 
 from guest import guest_file, tiny_spec, with_serial
-from qmp import Qmp, QmpError, connect_unix
+from qmp import Qmp, QmpClosed, QmpError, connect_unix
 from world import ACCEL, FAILED, HOST, STATE, USAGE, WorldTest, main
 
 # Each has QEMU run a program.
@@ -80,8 +80,23 @@ class Sandbox(WorldTest):
         self.w.create("a", tiny_spec(args=["-incoming", "exec:cat /dev/null"]))
         result = self.w.run("start", "a")
         self.assertIn(result.rc, (FAILED, HOST), str(result))
-        self.assertRegex(result.err, "sandbox|not permitted")
+        self.assertRegex(result.err, 'its sandbox ended it, .*"sandbox": false|not permitted')
         self.stopped_clean()
+
+    def test_an_end_by_the_sandbox_says_so(self):
+        # A monitor that qmpctl does not stand before.
+        path = os.path.join(self.w.base, "other.sock")
+        self.w.start_tiny("a", args=["-qmp", f"unix:{path},server=on,wait=off"])
+        with Qmp(path) as qmp:
+            try:
+                qmp.execute("migrate", {"uri": "exec:cat"})
+            except (QmpClosed, ConnectionResetError):
+                pass
+            except QmpError as why:
+                self.assertRegex(why.desc, "not permitted")
+                return  # QEMU 10 refuses it itself
+        self.stopped_clean()
+        self.assertRegex(self.w.ok("status", "a").out, r"(?m)^last end  crashed: its sandbox ended it, .*\"sandbox\": false")
 
     def test_what_vms_do_all_day_works_in_it(self):
         serial = self.w.start_tiny("a")
