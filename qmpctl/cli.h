@@ -54,6 +54,7 @@ struct verb {
 	enum verb_group group;
 	struct cli_arg args[VERB_ARGS_MAX + 1];
 	const char *summary;
+	const char *notes;   /* sentences below the summary; NULL: none */
 	const struct cli_option *options; /* ends with a NULL name; NULL: none but the common ones */
 	int help_args;       /* with so many arguments --help is run()'s to answer; 0: never */
 	int (*run)(struct cli *cli);

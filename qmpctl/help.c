@@ -107,6 +107,10 @@ void help_verb(const struct verb *v)
 	print_wrapped(summary, 0, 0);
 	if (v->alias)
 		printf("Also: qmpctl %s\n", v->alias);
+	if (v->notes) {
+		putchar('\n');
+		print_wrapped(v->notes, 0, 0);
+	}
 	printf("\nOptions:\n");
 	print_options(v->options);
 	print_options(common_options);
@@ -227,6 +231,10 @@ static void man_verb(const struct verb *v)
 		printf(" Also: \\fB");
 		man_text(v->alias);
 		printf("\\fR.");
+	}
+	if (v->notes) {
+		putchar('\n');
+		man_text(v->notes);
 	}
 	putchar('\n');
 	if (v->options && v->options->name) {

@@ -26,5 +26,7 @@ const struct verb verb_completion = {
 	.group = GROUP_PROGRAM,
 	.args = {{"SHELL", .kind = ARG_CHOICE, .choices = "bash|zsh|fish"}},
 	.summary = "Print the script that completes qmpctl's words in a shell",
+	.notes = "Where it is not installed for you: source <(qmpctl completion bash) in ~/.bashrc, the same with zsh in ~/.zshrc "
+		 "behind compinit; qmpctl completion fish > ~/.config/fish/completions/qmpctl.fish.",
 	.run = run_completion,
 };

@@ -88,6 +88,9 @@ const struct verb verb_qmp = {
 		 {"COMMAND", .kind = ARG_QMP_COMMAND},
 		 {"JSON | KEY=VALUE", .kind = ARG_QMP_ARGUMENT, .optional = true, .repeated = true}},
 	.summary = "Send a QMP command; with --help, what it takes",
+	.notes = "A value gets the type that this QEMU has there (on and off are booleans); one that begins with { or [ is JSON. "
+		 "KEY.MEMBER=VALUE sets what is nested, KEY.0=VALUE a list's first. An unknown command, key or value is refused "
+		 "before anything is sent. qmp NAME COMMAND --help prints what a command takes.",
 	.help_args = 2,
 	.run = run_qmp,
 };
