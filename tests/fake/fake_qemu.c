@@ -470,6 +470,16 @@ static void send_due_events(void)
 	send_text(block, n);
 }
 
+/* What nobody reads is lost, as the serial port of a PC loses it. */
+static void say_on_consoles(void)
+{
+	static const char line[] = "All work and no play makes a guest that talks without end, to whoever may listen to it.\r\n";
+
+	for (size_t i = 0; i < n_chardevs; i++)
+		if (&chardevs[i] != monitor && chardevs[i].conn >= 0)
+			(void)send(chardevs[i].conn, line, sizeof line - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 /* Milliseconds until the script ends us; -1: never. */
 static int time_left(void)
 {
@@ -516,6 +526,10 @@ static void turn(int signals)
 	if (script.events > 0 && negotiated) {
 		send_due_events();
 		left = left < 0 || left > 1 ? 1 : left;
+	}
+	if (script.talks) {
+		say_on_consoles();
+		left = left < 0 || left > 10 ? 10 : left;
 	}
 	if (poll(p, (nfds_t)n_chardevs + 1, left) <= 0)
 		return;

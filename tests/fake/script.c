@@ -37,6 +37,7 @@ static const struct {
 	{"no-unplug", FLAG, offsetof(struct script, no_unplug)},
 	{"no-powerdown", FLAG, offsetof(struct script, no_powerdown)},
 	{"no-quit", FLAG, offsetof(struct script, no_quit)},
+	{"talks", FLAG, offsetof(struct script, talks)},
 	{"count", FLAG, offsetof(struct script, count)},
 	{"probe", FLAG, offsetof(struct script, probe)},
 };

@@ -16,6 +16,7 @@
  *   close=COMMAND        ends the connection, and goes on listening
  *   flood=N              sends N events after the negotiation
  *   events=N             sends N events a second as long as somebody is connected; "offset" counts them
+ *   talks                says a line on each of its consoles every 10 ms
  *   cut=N                ends its first connection when N bytes were sent over it, and goes on listening
  *   trickle=MS           sends one byte at a time, each MS after the one before
  *   no-unplug            the guest never lets go of a device; a reset makes it
@@ -44,7 +45,7 @@ struct script {
 	int exit_status, signal;
 	const char *exit_at, *silent, *garbage, *wrong_id, *refuse, *close; /* lists; "": none */
 	const char *stderr_text;
-	bool no_listen, no_unplug, no_powerdown, no_quit, count, probe;
+	bool no_listen, no_unplug, no_powerdown, no_quit, talks, count, probe;
 	json_t *answers; /* what "fake-answers" holds; NULL: nothing */
 };
 
