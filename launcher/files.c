@@ -208,29 +208,61 @@ static int put_in_place(int fd, int dir, const char *temporary, const char *name
 	return renameat(dir, temporary, dir, name) < 0 ? -errno : 0;
 }
 
-static int write_file(int dir, const char *name, const char *data, size_t len, bool durable, struct qmp_error *err)
+static int write_draft(int dir, const char *name, const char *data, size_t len, bool durable, struct vm_draft *ret,
+		       struct qmp_error *err)
 {
 	_cleanup_free_ char *temporary = temporary_of(name);
-	_cleanup_fd_ int fd = -1;
-	bool nameless;
-	int r;
+	struct vm_draft d = {.fd = -1};
+	int r = -ENOMEM;
 
-	if (!temporary)
-		return qmp_error_errno(err, -ENOMEM, "writing %s", name);
-	r = fd = open_unfinished(dir, temporary, &nameless);
+	if (temporary)
+		r = d.fd = open_unfinished(dir, temporary, &d.nameless);
 	if (r >= 0)
-		r = write_all(fd, data, len);
-	if (r == 0 && durable && fsync(fd) < 0)
+		r = write_all(d.fd, data, len);
+	if (r == 0 && durable && fsync(d.fd) < 0)
 		r = -errno;
-	if (r == 0)
-		r = put_in_place(fd, dir, temporary, name, nameless);
+	if (r < 0) {
+		vm_draft_discard(dir, name, &d);
+		return qmp_error_errno(err, r, "writing %s", name);
+	}
+	*ret = d;
+	return 0;
+}
+
+static int publish(int dir, const char *name, struct vm_draft *d, bool durable, struct qmp_error *err)
+{
+	_cleanup_free_ char *temporary = temporary_of(name);
+	int r = temporary ? put_in_place(d->fd, dir, temporary, name, d->nameless) : -ENOMEM;
+
 	if (r == 0 && durable && fsync(dir) < 0)
 		r = -errno;
 	if (r < 0) {
-		(void)unlinkat(dir, temporary, 0);
+		vm_draft_discard(dir, name, d);
 		return qmp_error_errno(err, r, "writing %s", name);
 	}
+	(void)close(take_fd(&d->fd));
 	return 0;
+}
+
+static int write_file(int dir, const char *name, const char *data, size_t len, bool durable, struct qmp_error *err)
+{
+	struct vm_draft d;
+	int r = write_draft(dir, name, data, len, durable, &d, err);
+
+	return r < 0 ? r : publish(dir, name, &d, durable, err);
+}
+
+int vm_draft_publish(int dir, const char *name, struct vm_draft *d, struct qmp_error *err)
+{
+	return publish(dir, name, d, true, err);
+}
+
+void vm_draft_discard(int dir, const char *name, struct vm_draft *d)
+{
+	if (d->fd < 0)
+		return;
+	(void)close(take_fd(&d->fd));
+	vm_file_remove_unfinished(dir, name);
 }
 
 int vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err)
@@ -250,6 +282,14 @@ static char *encode(const json_t *value, size_t *ret_len)
 	*ret_len += 1;
 	text = NULL;
 	return line;
+}
+
+int vm_draft_json(int dir, const char *name, const json_t *value, struct vm_draft *ret, struct qmp_error *err)
+{
+	size_t len;
+	_cleanup_free_ char *text = encode(value, &len);
+
+	return text ? write_draft(dir, name, text, len, true, ret, err) : qmp_error_errno(err, -ENOMEM, "writing %s", name);
 }
 
 static int write_json(int dir, const char *name, const json_t *value, bool durable, struct qmp_error *err)

@@ -23,6 +23,17 @@ int vm_file_read(int dir, const char *name, char **ret, size_t *ret_len, struct 
 /* Temporary, fsync, rename, fsync of the directory: old or new after a power cut. Mode 0600. */
 int vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err);
 int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
+/*
+ * vm_file_write_json in two halves: the draft is on disk, but has no name yet (where the file system can: else .NAME.tmp);
+ * publishing gives it the file's, durably. Either ends the draft, also when it fails. FD -1: there is none.
+ */
+struct vm_draft {
+	int fd;
+	bool nameless;
+};
+int vm_draft_json(int dir, const char *name, const json_t *value, struct vm_draft *ret, struct qmp_error *err);
+int vm_draft_publish(int dir, const char *name, struct vm_draft *d, struct qmp_error *err);
+void vm_draft_discard(int dir, const char *name, struct vm_draft *d);
 /* Removes what a write of NAME that was cut short has left; only for who alone may write it. */
 void vm_file_remove_unfinished(int dir, const char *name);
 /*

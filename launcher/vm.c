@@ -191,14 +191,45 @@ void vm_close(struct vm *vm)
 
 /* ---- Keeping ---- */
 
-int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err)
+static void spec_file(const struct vm *vm, char file[VM_NAME_MAX + sizeof ".json"])
 {
-	_cleanup_free_ char *file = qmp_asprintf("%s.json", vm->name);
-	int r = file ? vm_file_write_json(vm->conf_dir, file, spec, err) : -ENOMEM;
+	(void)snprintf(file, VM_NAME_MAX + sizeof ".json", "%s.json", vm->name);
+}
 
+int vm_draft_spec(const struct vm *vm, const json_t *spec, struct vm_draft *ret, struct qmp_error *err)
+{
+	char file[VM_NAME_MAX + sizeof ".json"];
+
+	spec_file(vm, file);
+	return vm_draft_json(vm->conf_dir, file, spec, ret, err);
+}
+
+int vm_publish_spec(struct vm *vm, json_t *spec, struct vm_draft *draft, struct qmp_error *err)
+{
+	char file[VM_NAME_MAX + sizeof ".json"];
+	int r;
+
+	spec_file(vm, file);
+	r = vm_draft_publish(vm->conf_dir, file, draft, err);
 	if (r == 0 && spec != vm->spec)
 		replace(&vm->spec, json_incref(spec));
 	return r;
+}
+
+void vm_discard_spec(const struct vm *vm, struct vm_draft *draft)
+{
+	char file[VM_NAME_MAX + sizeof ".json"];
+
+	spec_file(vm, file);
+	vm_draft_discard(vm->conf_dir, file, draft);
+}
+
+int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err)
+{
+	struct vm_draft draft;
+	int r = vm_draft_spec(vm, spec, &draft, err);
+
+	return r < 0 ? r : vm_publish_spec(vm, spec, &draft, err);
 }
 
 /* This run of the host's kernel. */

@@ -94,6 +94,10 @@ struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err);
 char *vm_why_unresponsive(const struct vm *vm);
 /* Replaces the spec on disk (checked already). */
 int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err);
+/* The same in two halves (files.h): most of the time that the disk takes passes while QEMU works. */
+int vm_draft_spec(const struct vm *vm, const json_t *spec, struct vm_draft *ret, struct qmp_error *err);
+int vm_publish_spec(struct vm *vm, json_t *spec, struct vm_draft *draft, struct qmp_error *err);
+void vm_discard_spec(const struct vm *vm, struct vm_draft *draft);
 /*
  * The running spec has changed (a plan ran): kept beside QEMU for who adopts it. Where that fails, RUNNING is what we take it
  * to have all the same.

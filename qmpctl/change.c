@@ -21,6 +21,7 @@
 struct change {
 	struct op_call *call;
 	json_t *config;  /* the spec to keep on disk; NULL: not wanted */
+	struct vm_draft draft; /* of CONFIG, written while QEMU works */
 	json_t *want;    /* effective, to be had by QEMU; NULL: it does not run, or not wanted */
 	json_t *plan, *next_start, *result;
 	json_t *steps;   /* of the plan, those that are still to be done */
@@ -35,6 +36,7 @@ static const char *text_of(const json_t *object, const char *key)
 
 static void change_free(struct change *c)
 {
+	vm_discard_spec(c->call->guest->vm, &c->draft);
 	json_decref(c->config);
 	json_decref(c->steps);
 	json_decref(c->taken);
@@ -82,12 +84,21 @@ int change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, c
 	return running ? vm_save_running(vm, running, err) : qmp_error_errno(err, -ENOMEM, "%s", vm->name);
 }
 
+static int keep_config(struct change *c, struct qmp_error *err)
+{
+	struct vm *vm = c->call->guest->vm;
+
+	if (!c->config)
+		return 0;
+	return c->draft.fd >= 0 ? vm_publish_spec(vm, c->config, &c->draft, err) : vm_save_spec(vm, c->config, err);
+}
+
 /* Both specs, or neither. */
 static int keep(struct change *c, const json_t *rest, struct qmp_error *err)
 {
 	struct vm *vm = c->call->guest->vm;
 	json_auto_t *config = json_incref(vm->spec), *running = json_incref(vm->running);
-	int r = c->config ? vm_save_spec(vm, c->config, err) : 0;
+	int r = keep_config(c, err);
 
 	if (r < 0)
 		return r;
@@ -263,6 +274,9 @@ static void run_plan(struct change *c)
 	} else if (run_steps(c, c->steps, on_done, &err) < 0) {
 		pending_end(g);
 		change_fail(c, &err);
+	} else if (c->config) {
+		/* QEMU has the commands; one that cannot be written is tried again, and told, when they are done. */
+		(void)vm_draft_spec(g->vm, c->config, &c->draft, NULL);
 	}
 }
 
@@ -354,6 +368,7 @@ void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json
 		return;
 	}
 	c->call = call;
+	c->draft.fd = -1;
 	c->result = result_consume;
 	c->plan = json_array();
 	c->next_start = json_array();

@@ -78,10 +78,12 @@ def private_kib(pid):
 
 
 class Root:
-    """A --root folder, and the program in it."""
+    """A --root folder, and the program in it. What is under /run on a host is in memory here, too."""
 
     def __init__(self, qemu=None):
         self.path = tempfile.mkdtemp(prefix="qmpctl-bench.")
+        self.run = tempfile.mkdtemp(prefix="qmpctl-bench.", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+        os.symlink(self.run, os.path.join(self.path, "run"))
         self.env = dict(os.environ, **({"QMPCTL_QEMU": qemu} if qemu else {}))
 
     def __call__(self, *args):
@@ -113,15 +115,15 @@ class Root:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
+        shutil.rmtree(self.run)
         shutil.rmtree(self.path)
 
-    @staticmethod
-    def _is_ours(pid, mark):
+    def _is_ours(self, pid, mark):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as f:
                 if mark in f.read():
                     return True
-            return mark in os.readlink(f"/proc/{pid}/cwd").encode()
+            return self.run in os.readlink(f"/proc/{pid}/cwd")
         except OSError:
             return False
 
@@ -257,8 +259,8 @@ def bench_plug(root):
              for kind, args in kinds.items()}
     control.close()
 
-    def bare(kind, n=10):
-        """The commands of the plan and nothing else: all sent at once, then all replies awaited."""
+    def bare(kind, keeps, n=10):
+        """The commands of the plan and nothing else: all sent at once, then all replies awaited; then a file kept."""
         leave(root, "b")
         qmp = Qmp(root.sock("b", "qmp.sock"))
         steps = plans[kind]
@@ -269,6 +271,8 @@ def bench_plug(root):
             qmp.send(text)
             for _ in steps:
                 qmp.reply()
+            if keeps:
+                keep_file(os.path.join(root.path, "etc", "vms"))
             times.append((time.monotonic() - start) * 1000)
             qmp("device_del", {"id": "x"})
             qmp.wait("DEVICE_DELETED", "x")
@@ -277,21 +281,37 @@ def bench_plug(root):
         qmp.close()
         return statistics.median(times)
 
-    def ours(kind, n=10):
+    def ours(kind, keeps, n=10):
         come_back(root, "b")
         qmp = Qmp(root.sock("b", "control.sock"))
         times = []
         for _ in range(n):
             start = time.monotonic()
-            qmp(f"qmpctl-{kind}-add", kinds[kind])
+            qmp(f"qmpctl-{kind}-add", dict(kinds[kind], config=keeps))
             times.append((time.monotonic() - start) * 1000)
-            qmp(f"qmpctl-{kind}-remove", {"id": "x"})
+            qmp(f"qmpctl-{kind}-remove", {"id": "x", "config": keeps})
         qmp.close()
         return statistics.median(times)
 
     for kind, name in (("disk", "disk hot-plug"), ("nic", "NIC hot-plug")):
-        v = in_turns(ARGS.turns, floor=lambda: bare(kind), ours=lambda: ours(kind))
-        compare(f"{name}, spec kept on disk", "ms", v["ours"], v["floor"], 1.2, floor_is="the plan's bare QMP commands")
+        v = in_turns(ARGS.turns, floor=lambda: bare(kind, False), ours=lambda: ours(kind, False),
+                     keeping_floor=lambda: bare(kind, True), keeping=lambda: ours(kind, True))
+        compare(f"{name}, live alone", "ms", v["ours"], v["floor"], 1.2, floor_is="the plan's bare QMP commands")
+        compare(f"{name}, kept in the spec", "ms", v["keeping"], v["keeping_floor"], 1.2,
+                floor_is="the same, then a file as durably replaced")
+
+
+def keep_file(folder):
+    """What replacing the spec costs: the file and its folder fsynced."""
+    new = os.path.join(folder, ".floor.tmp")
+    with open(new, "wb") as f:
+        f.write(b"x" * 1024)
+        f.flush()
+        os.fsync(f.fileno())
+    os.rename(new, os.path.join(folder, ".floor"))
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(fd)
+    os.close(fd)
 
 
 # ---- Starting
