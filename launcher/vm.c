@@ -21,7 +21,7 @@
 
 #define QEMU_LOCK  "qemu.lock"
 #define RETRY_MS   2000
-#define RUNNING    "running.json"
+#define RUNNING    VM_RUNNING_FILE
 #define LAST_END   "last-end.json"
 #define LOG        "qemu.log"
 #define MAX_FDS    48
@@ -884,8 +884,6 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 		return r;
 	effective = vm_spec_effective(vm->spec);
 	r = effective ? 0 : qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
-	if (r == 0 && vm->handlers.may_start)
-		r = vm->handlers.may_start(vm->handlers.data, vm, effective, err);
 	if (r == 0)
 		r = vm_identity_of(effective, &id, err);
 	if (r == 0 && id)
@@ -902,6 +900,9 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 		vm->started = (int64_t)time(NULL);
 		r = vm_save_running(vm, effective, err);
 	}
+	/* Only now, when others can see what we have: of two that start at the same time, one at least sees the other. */
+	if (r == 0 && vm->handlers.may_start)
+		r = vm->handlers.may_start(vm->handlers.data, vm, effective, err);
 	if (r == 0)
 		r = spawn(vm, argv, id, cgroup_procs, &in, err);
 	vm_argv_free(argv);

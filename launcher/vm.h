@@ -22,6 +22,8 @@ const char *vm_state_name(enum vm_state s);
 
 struct vm;
 
+/* In the run directory: what QEMU has, its spec in "spec", there while it lives. */
+#define VM_RUNNING_FILE "running.json"
 /* In the run directory; goes with QEMU. Its keeper's, not ours. */
 #define VM_JOURNAL "journal.json"
 

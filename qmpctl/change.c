@@ -8,6 +8,7 @@
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
 #include "images/chain.h"
+#include "images/share.h"
 #include "launcher/exec.h"
 #include "launcher/hostnet.h"
 #include "launcher/inventory.h"
@@ -340,7 +341,8 @@ static int edit_running(struct change *c, spec_edit edit, const json_t *item, st
 	if (r < 0)
 		return r;
 	c->want = vm_spec_effective(spec);
-	if (c->want && img_chains_check(c->want, vm->running, false, err) < 0)
+	if (c->want && (img_chains_check(c->want, vm->running, false, err) < 0 ||
+			img_share_check(vm->dirs, vm->name, c->want, vm->running, err) < 0))
 		return err->code;
 	r = c->want ? vm_diff(vm->running, c->want, &host, (uint64_t)op_int(c->call, "timeout", 30) * 1000, c->plan,
 			      c->next_start, err)

@@ -4,6 +4,7 @@
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
 #include "images/chain.h"
+#include "images/share.h"
 #include "proto/base.h"
 
 #include <sys/time.h>
@@ -121,12 +122,13 @@ static void on_console(void *data, struct vm *vm, const char *console, const cha
 	tell_calls(g, on_console, console, len);
 }
 
-/* QEMU opens what the spec names, not what an image names. */
+/* QEMU opens what the spec names, not what an image names, and nothing that somebody else has. */
 static int may_start(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err)
 {
+	int r = img_chains_check(spec, NULL, false, err);
+
 	UNUSED(data);
-	UNUSED(vm);
-	return img_chains_check(spec, NULL, false, err);
+	return r < 0 ? r : img_share_check(vm->dirs, vm->name, spec, NULL, err);
 }
 
 /* ---- Guests ---- */

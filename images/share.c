@@ -1,0 +1,161 @@
+#include "images/share.h"
+#include "launcher/spec.h"
+#include "launcher/vm.h"
+#include "proto/base.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+/* One file that a disk opens. */
+struct use {
+	const char *vm, *disk, *path; /* borrowed; vm NULL: the one that is asked for */
+	dev_t dev;
+	ino_t ino;
+	bool writes;
+};
+
+struct uses {
+	struct use *list;
+	size_t n, room;
+};
+
+static const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+static void uses_deinit(struct uses *u)
+{
+	free(u->list);
+}
+
+static int add_use(struct uses *u, const struct use *use)
+{
+	if (u->n == u->room) {
+		size_t room = u->room ? 2 * u->room : 8;
+		struct use *list = realloc(u->list, room * sizeof *list);
+		if (!list)
+			return -ENOMEM;
+		u->list = list;
+		u->room = room;
+	}
+	u->list[u->n++] = *use;
+	return 0;
+}
+
+/* DISK and all that it is backed by. What is not there is nobody's. */
+static int add_chain(struct uses *u, const char *vm, const json_t *disk)
+{
+	bool writes = !json_is_true(json_object_get(disk, "read-only"));
+	const char *type = text_of(disk, "type");
+
+	writes &= !type || !streq(type, "cdrom");
+	for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
+		struct use use = {.vm = vm, .disk = text_of(disk, "id"), .path = text_of(image, "path"), .writes = writes};
+		struct stat st;
+		writes = false;
+		if (!use.path || stat(use.path, &st) < 0)
+			continue;
+		use.dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+		use.ino = S_ISBLK(st.st_mode) ? 0 : st.st_ino; /* a block device has many nodes */
+		if (add_use(u, &use) < 0)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static int add_disks(struct uses *u, const char *vm, const json_t *spec)
+{
+	json_t *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, "disks"), i, disk)
+		if (add_chain(u, vm, disk) < 0)
+			return -ENOMEM;
+	return 0;
+}
+
+static int refuse(const struct use *mine, const struct use *other, struct qmp_error *err)
+{
+	if (!other->vm)
+		return qmp_error_set(err, QMP_ERR_USAGE, -EBUSY,
+				     "disks.%s: %s is the same image as that of disks.%s, and one of them writes to it; give each "
+				     "its own",
+				     mine->disk, mine->path, other->disk);
+	return qmp_error_set(err, QMP_ERR_STATE, -EBUSY,
+			     "disks.%s: %s is in use by the VM %s (disks.%s), and %s; two that have it would destroy it. Stop %s, or "
+			     "make it read-only in both",
+			     mine->disk, mine->path, other->vm, other->disk,
+			     other->writes ? "written to there" : "this one would write to it", other->vm);
+}
+
+static int compare(const struct uses *mine, const struct uses *others, bool same, struct qmp_error *err)
+{
+	for (size_t i = 0; i < mine->n; i++)
+		for (size_t k = same ? i + 1 : 0; k < others->n; k++) {
+			const struct use *a = &mine->list[i], *b = &others->list[k];
+			if (a->dev == b->dev && a->ino == b->ino && (a->writes || b->writes) &&
+			    !(same && streq(a->disk, b->disk)))
+				return refuse(a, b, err);
+		}
+	return 0;
+}
+
+/* The disks of a VM that runs, against MINE. */
+static int compare_with(const struct vm_dirs *dirs, const char *other, const struct uses *mine, struct qmp_error *err)
+{
+	_cleanup_fd_ int run = vm_dir_open(dirs->run, other, false, NULL);
+	json_auto_t *record = run >= 0 && vm_qemu_lives_in(run) ? vm_file_read_json(run, VM_RUNNING_FILE) : NULL;
+	struct uses theirs = {0};
+	int r = 0;
+
+	if (record)
+		r = add_disks(&theirs, other, json_object_get(record, "spec"));
+	if (r == 0)
+		r = compare(mine, &theirs, false, err);
+	else
+		qmp_error_errno(err, r, "looking who else has an image");
+	uses_deinit(&theirs);
+	return r;
+}
+
+static int compare_with_all(const struct vm_dirs *dirs, const char *name, const struct uses *mine, struct qmp_error *err)
+{
+	DIR *folder = opendir(dirs->run);
+	const struct dirent *entry;
+	int r = 0;
+
+	if (!folder)
+		return errno == ENOENT ? 0 : qmp_error_errno(err, -errno, "looking through %s", dirs->run);
+	while (r == 0 && (entry = readdir(folder)))
+		if (vm_name_valid(entry->d_name) && !streq(entry->d_name, name))
+			r = compare_with(dirs, entry->d_name, mine, err);
+	(void)closedir(folder);
+	return r;
+}
+
+int img_share_check(const struct vm_dirs *dirs, const char *name, const json_t *spec, const json_t *have,
+		    struct qmp_error *err)
+{
+	struct uses all = {0}, mine = {0};
+	json_t *disk;
+	size_t i;
+	int r = add_disks(&all, NULL, spec);
+
+	json_array_foreach(json_object_get(spec, "disks"), i, disk)
+	{
+		json_t *before = have ? vm_spec_find(have, "disks", text_of(disk, "id")) : NULL;
+		if (r == 0 && !(before && json_equal(before, disk)))
+			r = add_chain(&mine, NULL, disk);
+	}
+	if (r < 0)
+		qmp_error_errno(err, r, "looking who else has an image");
+	if (r == 0)
+		r = compare(&all, &all, true, err);
+	if (r == 0 && mine.n > 0)
+		r = compare_with_all(dirs, name, &mine, err);
+	uses_deinit(&all);
+	uses_deinit(&mine);
+	return r;
+}
