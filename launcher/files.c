@@ -300,6 +300,27 @@ static int write_json(int dir, const char *name, const json_t *value, bool durab
 	return text ? write_file(dir, name, text, len, durable, err) : qmp_error_errno(err, -ENOMEM, "writing %s", name);
 }
 
+void vm_file_trim(int dir, const char *name, off_t max)
+{
+	static const size_t room = (size_t)64 << 10;
+	_cleanup_fd_ int fd = openat(dir, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC), old = -1;
+	_cleanup_free_ char *aside = NULL, *tail = NULL;
+	struct stat st;
+	ssize_t n;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size <= max)
+		return;
+	aside = qmp_asprintf("%s.1", name);
+	tail = malloc(room);
+	n = tail ? pread(fd, tail, room, st.st_size > (off_t)room ? st.st_size - (off_t)room : 0) : -1;
+	if (aside && n > 0) {
+		old = openat(dir, aside, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+		if (old >= 0 && write(old, tail, (size_t)n) < n)
+			(void)unlinkat(dir, aside, 0);
+	}
+	(void)!ftruncate(fd, 0); /* where that fails, it is tried again in a while */
+}
+
 int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
 {
 	return write_json(dir, name, value, true, err);

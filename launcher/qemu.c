@@ -110,6 +110,8 @@ static void on_pulse(uv_timer_t *t)
 	struct vm_qemu *q = t->data;
 	struct qmp_command c = {.name = "query-status", .timeout_ms = UINT64_MAX};
 
+	if (q->opts.on_turn)
+		q->opts.on_turn(q->opts.data);
 	if (!q->session || q->exited)
 		return;
 	if (!q->asked) {

@@ -23,6 +23,8 @@ struct vm_qemu_options {
 	void (*on_answers)(void *data, json_t *status);
 	/* The session is about to be freed, for whatever reason: what goes on over it ends now. May be NULL. */
 	void (*on_session_end)(void *data);
+	/* Each such turn, also while it is silent. */
+	void (*on_turn)(void *data);
 	/* The session ended although the process lives (or it never came up in time): unresponsive. */
 	void (*on_lost)(void *data, const struct qmp_error *why);
 	/* The process is gone; every event that it sent has been delivered. Last call. */

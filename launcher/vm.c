@@ -24,6 +24,7 @@
 #define RUNNING    VM_RUNNING_FILE
 #define LAST_END   "last-end.json"
 #define LOG        "qemu.log"
+#define LOG_MAX    ((off_t)1 << 20)
 #define MAX_FDS    48
 
 static const char *const state_names[] = {
@@ -603,8 +604,18 @@ static void on_up(void *data, json_t *status)
 	tell_started(vm, NULL);
 }
 
+/* Neither QEMU's words nor a detached keeper's fill the disk. */
+static void on_turn(void *data)
+{
+	const struct vm *vm = data;
+
+	vm_file_trim(vm->run_dir, LOG, LOG_MAX);
+	vm_file_trim(vm->run_dir, VM_KEEPER_LOG, LOG_MAX);
+}
+
 static void fill_options(struct vm *vm, struct vm_qemu_options *o)
 {
+	o->on_turn = on_turn;
 	o->on_up = on_up;
 	o->on_silent = on_silent;
 	o->on_answers = on_answers;

@@ -24,6 +24,8 @@ struct vm;
 
 /* In the run directory: what QEMU has, its spec in "spec", there while it lives. */
 #define VM_RUNNING_FILE "running.json"
+/* In the run directory: what a detached keeper says. Bounded, as QEMU's own words are. */
+#define VM_KEEPER_LOG "keeper.log"
 /* In the run directory; goes with QEMU. Its keeper's, not ours. */
 #define VM_JOURNAL "journal.json"
 

@@ -358,7 +358,7 @@ int client_events(struct cli *cli, char *const *names, int n)
 static void exec_keeper(struct cli *cli, const char *name, const char *how, int report)
 {
 	_cleanup_free_ char *fd = qmp_asprintf("--report=%d", report);
-	_cleanup_free_ char *log = qmp_asprintf("%s/%s/keeper.log", cli->dirs.run, name);
+	_cleanup_free_ char *log = qmp_asprintf("%s/%s/" VM_KEEPER_LOG, cli->dirs.run, name);
 	_cleanup_free_ char *root = cli->root ? qmp_asprintf("--root=%s", cli->root) : NULL;
 	char *argv[] = {"qmpctl", "run", "--on-term=detach", fd, (char *)name, root ? root : (char *)how,
 			root ? (char *)how : NULL, NULL};

@@ -1,0 +1,46 @@
+"""Logs do not fill the disk, whoever writes to them."""
+import os
+import time
+
+import world
+from world import WorldTest
+
+LIMIT = 1 << 20
+
+
+class Logs(WorldTest):
+    def wait_size(self, path, limit, timeout=15):
+        deadline = time.monotonic() + timeout
+        while os.stat(path).st_size > limit:
+            self.assertLess(time.monotonic(), deadline, f"{path} has {os.stat(path).st_size} bytes")
+            time.sleep(0.05)
+
+    def flood(self, pid, fd, name):
+        """PID's own standard error, as it would write to it."""
+        path = os.path.join(self.w.vm_dir("a"), name)
+        with open(f"/proc/{pid}/fd/{fd}", "ab", buffering=0) as f:
+            for _ in range(3 * 16):
+                f.write(b"x" * 65535 + b"\n")
+            f.write(b"the last words\n")
+        self.wait_size(path, LIMIT)
+        with open(path + ".1", "rb") as f:
+            kept = f.read()
+        self.assertLessEqual(len(kept), 64 << 10)
+        self.assertTrue(kept.endswith(b"the last words\n"))
+        with open(f"/proc/{pid}/fd/{fd}", "ab", buffering=0) as f:
+            f.write(b"and on\n")
+        with open(path, "rb") as f:
+            self.assertEqual(f.read(), b"and on\n", "it goes on at the beginning, with no hole before it")
+
+    def test_what_qemu_says(self):
+        self.w.start_tiny("a")
+        self.flood(self.w.qemu_pid("a"), 2, "qemu.log")
+        self.assertEqual(self.w.state("a"), "running")
+
+    def test_what_a_detached_keeper_says(self):
+        self.w.start_tiny("a")
+        self.flood(self.w.keeper_pid(), 2, "keeper.log")
+
+
+if __name__ == "__main__":
+    world.main()
