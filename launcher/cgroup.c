@@ -51,7 +51,8 @@ struct limit {
 static size_t read_limits(const json_t *spec, struct limit limits[LIMITS])
 {
 	const json_t *all = json_object_get(spec, "limits"), *memory = json_object_get(all, "memory");
-	json_int_t cpu = json_integer_value(json_object_get(all, "cpu")), pids = json_integer_value(json_object_get(all, "pids"));
+	json_int_t cpu = json_integer_value(json_object_get(all, "cpu"));
+	json_int_t pids = json_integer_value(json_object_get(all, "pids"));
 	uint64_t bytes = 0;
 	size_t n = 0;
 

@@ -16,8 +16,9 @@ struct vm_identity {
 };
 
 /*
- * What "user" and "group" of SPEC name: the user's groups, and as the main one GROUP where it is given, else the user's own.
- * NULL, and no error, where there is no "user". -EPERM: we are not root; -ENOENT: no such user or group; -EINVAL: it is root.
+ * What "user" and "group" of SPEC name: the user's groups, and as the main one GROUP where it is given, else the user's
+ * own. NULL, and no error, where there is no "user". -EPERM: we are not root; -ENOENT: no such user or group; -EINVAL: it
+ * is root.
  */
 int vm_identity_of(const json_t *spec, struct vm_identity **ret, struct qmp_error *err);
 void vm_identity_free(struct vm_identity *id);
@@ -43,8 +44,8 @@ int vm_needs_add(struct vm_needs *needs, const char *item, const char *path, int
 /* What QEMU opens for an object: COMMAND is blockdev-add or netdev_add, others need nothing. */
 int vm_needs_add_object(struct vm_needs *needs, const char *item, const char *command, const json_t *args);
 /*
- * Has a child that is ID try all of them. -EACCES: the first that it may not, with what stands in the way and what to do. What is
- * not there at all is for QEMU to say.
+ * Has a child that is ID try all of them. -EACCES: the first that it may not, with what stands in the way and what to do.
+ * What is not there at all is for QEMU to say.
  */
 int vm_identity_check(const struct vm_identity *id, const struct vm_needs *needs, struct qmp_error *err);
 /* Whether ID (NULL: ourselves) may read and write PATH. */

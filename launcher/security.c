@@ -232,8 +232,8 @@ json_t *vm_security_of(pid_t pid, struct qmp_error *err)
 	cgroups = read_text(proc, "cgroup");
 	uids = numbers_of(status, "Uid");
 	pw = getpwuid((uid_t)json_integer_value(json_array_get(uids, 1)));
-	r = json_pack("{s:i, s:s?, s:o, s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "pid", (int)pid, "user", pw ? pw->pw_name : NULL,
-		      "uids", uids, "gids", numbers_of(status, "Gid"), "groups", numbers_of(status, "Groups"), "capabilities",
+	r = json_pack("{s:i, s:s?, s:o, s:o, s:o, s:o, s:b, s:o, s:o, s:o, s:o}", "pid", (int)pid, "user",
+		      pw ? pw->pw_name : NULL, "uids", uids, "gids", numbers_of(status, "Gid"), "groups", numbers_of(status, "Groups"), "capabilities",
 		      capabilities_of(status), "no-new-privs", number_of(status, "NoNewPrivs", 0) == 1, "seccomp",
 		      seccomp_of(proc, status), "fds", fds_of(proc), "limits", limits_of(limits), "cgroups", cgroups_of(cgroups));
 	if (!r)

@@ -11,7 +11,8 @@
  * New, an object:
  *   {"pid", "user": name | null, "uids", "gids": [real, effective, saved, of the file system], "groups": [...],
  *    "capabilities": {"inheritable", "permitted", "effective", "bounding", "ambient": hexadecimal masks},
- *    "no-new-privs": bool, "seccomp": {"mode": "none" | "strict" | "filter", "filters"?: how many, "threads", "threads-filtered"},
+ *    "no-new-privs": bool,
+ *    "seccomp": {"mode": "none" | "strict" | "filter", "filters"?: how many, "threads", "threads-filtered"},
  *    "fds": {"count", "kinds": {"socket": n, ...}, "paths": [...]} | null where we may not look,
  *    "limits": {"core", "memlock", "nofile", "nproc", "address-space": [soft, hard]; null: unlimited},
  *    "cgroups": {controllers, "unified" for version 2: path}}

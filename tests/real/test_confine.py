@@ -96,7 +96,8 @@ class Sandbox(WorldTest):
                 self.assertRegex(why.desc, "not permitted")
                 return  # QEMU 10 refuses it itself
         self.stopped_clean()
-        self.assertRegex(self.w.ok("status", "a").out, r"(?m)^last end  crashed: its sandbox ended it, .*\"sandbox\": false")
+        self.assertRegex(self.w.ok("status", "a").out,
+                         r"(?m)^last end  crashed: its sandbox ended it, .*\"sandbox\": false")
 
     def test_what_vms_do_all_day_works_in_it(self):
         serial = self.w.start_tiny("a")
@@ -156,8 +157,8 @@ class Security(WorldTest):
             "uids": [int(n) for n in status["Uid"].split()],
             "gids": [int(n) for n in status["Gid"].split()],
             "groups": [int(n) for n in status["Groups"].split()],
-            "capabilities": {"inheritable": status["CapInh"], "permitted": status["CapPrm"], "effective": status["CapEff"],
-                             "bounding": status["CapBnd"], "ambient": status["CapAmb"]},
+            "capabilities": {"inheritable": status["CapInh"], "permitted": status["CapPrm"],
+                             "effective": status["CapEff"], "bounding": status["CapBnd"], "ambient": status["CapAmb"]},
             "no-new-privs": status["NoNewPrivs"] == "1",
             "limits": {name: [None if n == "unlimited" else int(n) for n in limit(pid, row)]
                        for name, row in numbers.items()},
@@ -320,8 +321,8 @@ class User(WorldTest):
         self.w.create("a", tiny_spec(user="nobody"))
         os.chown(self.w.base, self.nobody.pw_uid, -1)
         sh(f"chown -R nobody {self.w.root}")
-        result = subprocess.run(self.w.argv("start", "a"), env=self.w.env, user="nobody", capture_output=True, text=True,
-                                timeout=60)
+        result = subprocess.run(self.w.argv("start", "a"), env=self.w.env, user="nobody", capture_output=True,
+                                text=True, timeout=60)
         self.assertEqual(result.returncode, HOST, result)
         self.assertIn("which only root can do", result.stderr)
 

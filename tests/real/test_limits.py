@@ -1,6 +1,7 @@
-"""limits of a spec: a control group of the VM's own. Inside a Linux guest, whose kernel has the controllers whatever this host has.
+"""limits of a spec: a control group of the VM's own.
 
-What runs there is the qmpctl under test; its QEMU is the fake one, which any kernel can run.
+Inside a Linux guest, whose kernel has the controllers whatever this host has. What runs there is the qmpctl under test;
+its QEMU is the fake one, which any kernel can run.
 """
 import json
 import os
