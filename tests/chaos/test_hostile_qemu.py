@@ -283,7 +283,8 @@ class HostileQemu(WorldTest):
         for name in self.bad:
             with open(os.path.join(self.w.base, f"{name}.img"), "wb") as f:
                 f.truncate(1 << 20)
-        self.keeper = self.w.spawn("run", "good", *self.bad).pid
+        keeper = self.w.spawn("run", "good", *self.bad)
+        self.keeper = keeper.pid
         for name in ["good", *self.bad]:
             self.w.ok("wait", name, "--for", "running")
         for name in self.bad:
@@ -309,6 +310,36 @@ class HostileQemu(WorldTest):
         self.assertFalse([e for e in self.bystander.events if e["event"] != "QMPCTL_PROGRESS"])
         self.assertLessEqual(grown, GROWTH_KIB)
         self.assertLessEqual(fds(self.keeper), open_fds)
+        self.bystander.execute("qmpctl-kill")
+        self.assertIn(keeper.wait(20), (world.KILLED, world.CRASHED, world.PANICKED, world.EXITED), self.w.logs())
+        self.assertNotIn("Sanitizer", self.w.logs())
+
+    def test_what_the_pulse_hears(self):
+        """It is asked for its status every 2 s: an answer that says nothing is no silence, and the connection is lost for no other."""
+        again = {"error": '{"error": {"class": "GenericError", "desc": "x"}, "id": $ID}\r\n', "type": '{"return": 5, "id": $ID}\r\n',
+                 "empty": '{"return": {}, "id": $ID}\r\n'}
+        lost = {"garbage": "}{\r\n", "close": {"say": "", "then": "close"}}
+        never = {"missing": ""}
+        self.w.create_fakes([*again, *lost, *never])
+        for name, answer in {**again, **lost, **never}.items():
+            self.w.script(name, answers={"query-status": [None, answer, None]})
+        keeper = self.w.spawn("run", *again, *lost, *never)
+        clients = {name: self.w.ok("wait", name, "--for", "running") and self.w.control(name) for name in (*lost, *never, *again)}
+        for qmp in clients.values():
+            self.addCleanup(qmp.close)
+        pids = {name: self.w.status(name)["pid"] for name in clients}
+        for name in (*lost, *never):
+            clients[name].event("QMPCTL_STATE", {"state": "unresponsive"})
+        for name in lost:
+            clients[name].event("QMPCTL_STATE", {"state": "running"})
+        for name in again:  # two turns were more than enough
+            with self.assertRaises(QmpTimeout):
+                clients[name].event("QMPCTL_STATE", timeout=1)
+        for name, pid in pids.items():
+            status = self.w.status(name)
+            self.assertEqual((status["pid"], status["state"]), (pid, "unresponsive" if name in never else "running"))
+            self.w.ok("kill", name)
+        self.assertEqual(keeper.wait(10), world.KILLED)
 
     def test_what_a_probe_hears(self):
         """While it is asked what it can: the start fails or goes on, in time, and what was learnt is not kept where it is wrong."""
