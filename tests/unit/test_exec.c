@@ -101,7 +101,7 @@ static void open_world(struct world *w, const struct answer *answers)
 {
 	json_auto_t *greeting = json_loads("{\"version\": {}, \"capabilities\": []}", 0, NULL);
 	struct qmp_peer_options po = {.greeting = greeting, .on_command = on_command, .on_close = on_peer_close, .data = w};
-	struct qmp_session_options so = {.on_close = on_close, .data = w};
+	struct qmp_session_options so = {.command_timeout_ms = 300, .on_close = on_close, .data = w};
 	int pair[2];
 
 	*w = (struct world){.answers = answers};
@@ -295,6 +295,7 @@ static void runs(bool removal, const struct answer *answers, enum vm_exec_outcom
 	CHECK_INT(w.outcome, outcome);
 	CHECK_INT(json_array_size(w.rest), rest);
 	CHECK_INT(w.why.kind == QMP_ERR_NONE, outcome == VM_EXEC_DONE);
+	CHECK(!strstr(w.why.message, "leaves something"));
 	close_world(&w);
 }
 
@@ -323,6 +324,23 @@ static void test_undone(void)
 				     {"blockdev-del", NULL, NULL, NULL, false}, {"blockdev-del", "GenericError", NULL, NULL, false}, {0}},
 	     VM_EXEC_FAILED, 0,
 	     "query-status; device_del vda; blockdev-del vda-fmt; blockdev-del vda-file; blockdev-add vda-fmt; device_add vda; ");
+}
+
+/* No answer in time is no refusal: QEMU may still do it, so it is undone, too, and that there was nothing to undo is no failure. */
+static void test_what_may_have_been_done_is_undone(void)
+{
+	runs(false,
+	     (const struct answer[]){{"blockdev-add", NULL, NULL, NULL, false}, {"blockdev-add", NULL, NULL, NULL, true},
+				     {"device_add", "GenericError", NULL, NULL, false},
+				     {"blockdev-del", "GenericError", NULL, NULL, false}, {"blockdev-del", NULL, NULL, NULL, false}, {0}},
+	     VM_EXEC_FAILED, 0,
+	     "blockdev-add vda-file; blockdev-add vda-fmt; device_add vda; blockdev-del vda-fmt; blockdev-del vda-file; ");
+	runs(false,
+	     (const struct answer[]){{"device_add", NULL, NULL, NULL, true}, {"query-status", NULL, RUNNING, NULL, false},
+				     {"device_del", NULL, NULL, DELETED("vda"), false}, {0}},
+	     VM_EXEC_FAILED, 0,
+	     "blockdev-add vda-file; blockdev-add vda-fmt; device_add vda; query-status; device_del vda; blockdev-del vda-fmt; "
+	     "blockdev-del vda-file; ");
 }
 
 static void test_pending(void)
@@ -382,6 +400,7 @@ int main(void)
 	RUN(test_a_qemu_that_does_not_answer);
 	RUN(test_done);
 	RUN(test_undone);
+	RUN(test_what_may_have_been_done_is_undone);
 	RUN(test_pending);
 	RUN(test_an_undo_that_fails);
 	RUN(test_the_session_ends);
