@@ -69,6 +69,40 @@ int vm_record_check(json_t *record, struct qmp_error *err)
 	return 0;
 }
 
+/* A step of a plan (plan.h), or what undoes one. */
+static bool is_step(const json_t *step, bool undoes)
+{
+	const json_t *arguments = json_object_get(step, "arguments"), *wait = json_object_get(step, "wait");
+	const json_t *fd = json_object_get(step, "fd"), *undo = json_object_get(step, "undo");
+
+	if (!is_text(step, "execute") || (!undoes && !is_text(step, "item")))
+		return false;
+	if ((arguments && !json_is_object(arguments)) || (fd && !json_is_string(fd)))
+		return false;
+	if (wait && !(json_is_integer(json_object_get(wait, "timeout")) && is_text(arguments, "id")))
+		return false;
+	return !undo || (!undoes && is_step(undo, true));
+}
+
+static bool is_plan(const json_t *plan)
+{
+	const json_t *step;
+	size_t i;
+
+	json_array_foreach(plan, i, step)
+		if (!is_step(step, false))
+			return false;
+	return json_array_size(plan) > 0;
+}
+
+bool vm_change_is_whole(const json_t *entry)
+{
+	const json_t *want = json_object_get(entry, "want"), *config = json_object_get(entry, "config");
+
+	return is_text(entry, "stage") && is_text(entry, "operation") && is_plan(json_object_get(entry, "plan")) &&
+	       (!want || check_spec(want, NULL) == 0) && (!config || vm_spec_check(config, NULL) == 0);
+}
+
 bool vm_end_is_whole(const json_t *end)
 {
 	return is_text(end, "reason") && json_is_integer(json_object_get(end, "time"));

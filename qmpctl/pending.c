@@ -9,6 +9,8 @@
 #include "launcher/exec.h"
 #include "launcher/inventory.h"
 #include "launcher/plan.h"
+#include "launcher/record.h"
+#include "launcher/spec.h"
 #include "proto/base.h"
 
 #include <stdio.h>
@@ -112,21 +114,26 @@ static int journal_save(const struct guest *g, struct qmp_error *err)
 	return file ? vm_file_replace_json(g->vm->run_dir, VM_JOURNAL, file, err) : -ENOMEM;
 }
 
-static void read_entry(struct guest *g, const json_t *entry)
+/* False: it is damaged, or of another version. */
+static bool read_entry(struct guest *g, const json_t *entry)
 {
-	json_t *plan = json_object_get(entry, "plan"), *want = json_object_get(entry, "want");
-	json_t *config = json_object_get(entry, "config");
-	const char *stage = text_of(entry, "stage"), *operation = text_of(entry, "operation");
+	const json_t *want = json_object_get(entry, "want");
+	const char *stage = text_of(entry, "stage");
+	json_auto_t *effective = NULL;
 
-	if (!stage || !operation || json_array_size(plan) == 0 || (want && !json_is_object(want)) ||
-	    (config && !json_is_object(config)))
-		return;
+	if (!vm_change_is_whole(entry))
+		return false;
+	effective = want ? vm_spec_effective(want) : NULL;
 	for (size_t i = 0; i < ARRAY_SIZE(stage_names); i++)
 		if (streq(stage, stage_names[i])) {
-			struct pending *p = pending_new(g, (enum stage)i, operation, plan, want, config);
+			struct pending *p = pending_new(g, (enum stage)i, text_of(entry, "operation"),
+							json_object_get(entry, "plan"), effective,
+							json_object_get(entry, "config"));
 			if (p)
 				p->since = json_integer_value(json_object_get(entry, "since"));
+			return p;
 		}
+	return false;
 }
 
 void pending_open(struct guest *g)
@@ -139,7 +146,11 @@ void pending_open(struct guest *g)
 	if (vm_file_take_json(g->vm->run_dir, VM_JOURNAL, &file, &why) == -EBADMSG)
 		fprintf(stderr, "qmpctl: %s: %s; what was under way is not settled\n", g->vm->name, why.message);
 	json_array_foreach(json_object_get(file, "entries"), i, entry)
-		read_entry(g, entry);
+		if (!read_entry(g, entry))
+			fprintf(stderr,
+				"qmpctl: %s: entry %zu of %s is damaged, or of another version of qmpctl; what it says was under "
+				"way is not settled\n",
+				g->vm->name, i, VM_JOURNAL);
 }
 
 /* ---- Settled ---- */

@@ -1,6 +1,6 @@
 /*
  * What a keeper finds in the files of a VM. Input: one byte of flags, then parts with a NUL behind each: running.json,
- * last-end.json, qemu.lock, the spec, what was kept of a QEMU's abilities (caps); the rest is what QEMU says once it is
+ * last-end.json, qemu.lock, the spec, what was kept of a QEMU's abilities (caps), journal.json; the rest is what QEMU says once it is
  * taken over, with 06, 07 and 11 as in the session's harness (a turn of the loop, time that passes, an id), and
  * 0e: the operations begin (at the latest at the end).
  *
@@ -20,9 +20,9 @@
 #include <sys/socket.h>
 
 enum { LIVES = 1, HAS_RUNNING = 2, CHANGES = 4, SPEC_TOO = 8, STOPS = 16 };
-enum { RUNNING, LAST_END, LOCK, SPEC, CAPS, PARTS };
+enum { RUNNING, LAST_END, LOCK, SPEC, CAPS, JOURNAL, PARTS };
 
-static const char *const files[PARTS] = {"running.json", "last-end.json", "qemu.lock", "a.json", "caps"};
+static const char *const files[PARTS] = {"running.json", "last-end.json", "qemu.lock", "a.json", "caps", "journal.json"};
 
 static struct {
 	uint8_t flags;
@@ -43,6 +43,9 @@ int __wrap_vm_file_read(int dir, const char *name, char **ret, size_t *ret_len, 
 json_t *__wrap_vm_file_read_json(int dir, const char *name);
 int __wrap_vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err);
 int __wrap_vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
+int __wrap_vm_file_replace_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
+int __wrap_vm_file_take_json(int dir, const char *name, json_t **ret, struct qmp_error *err);
+void __wrap_vm_file_remove_unfinished(int dir, const char *name);
 int __wrap_vm_lock(int dir, const char *name, int *ret_fd, struct qmp_error *err);
 bool __wrap_vm_is_locked(int dir, const char *name);
 int __wrap_vm_socket_connect(int dir, const char *name, int *ret_fd, struct qmp_error *err);
@@ -53,6 +56,7 @@ int __real_vm_child_watch(uv_loop_t *loop, pid_t pid, vm_child_cb cb, void *data
 int __wrap_vm_child_signal(const struct vm_child *c, int signal);
 int __wrap_faccessat(int dir, const char *name, int mode, int flags);
 int __wrap_unlinkat(int dir, const char *name, int flags);
+int __wrap_nanosleep(const struct timespec *wanted, struct timespec *left);
 
 static int any_fd(void)
 {
@@ -114,10 +118,34 @@ int __wrap_vm_file_write(int dir, const char *name, const char *data, size_t len
 
 int __wrap_vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
 {
+	struct qmp_error why = {0};
+
 	UNUSED(dir);
 	UNUSED(err);
 	MUST(json_is_object(value), "%s", name);
+	MUST(!streq(name, files[SPEC]) || vm_spec_check(value, &why) == 0, "a wrong spec is kept: %s", why.message);
 	return 0;
+}
+
+int __wrap_vm_file_replace_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
+{
+	return __wrap_vm_file_write_json(dir, name, value, err);
+}
+
+int __wrap_vm_file_take_json(int dir, const char *name, json_t **ret, struct qmp_error *err)
+{
+	json_t *value = __wrap_vm_file_read_json(dir, name);
+
+	if (!value)
+		return qmp_error_errno(err, find_file(name) < 0 ? -ENOENT : -EBADMSG, "reading %s", name);
+	*ret = value;
+	return 0;
+}
+
+void __wrap_vm_file_remove_unfinished(int dir, const char *name)
+{
+	UNUSED(dir);
+	UNUSED(name);
 }
 
 int __wrap_vm_lock(int dir, const char *name, int *ret_fd, struct qmp_error *err)
@@ -177,6 +205,13 @@ int __wrap_unlinkat(int dir, const char *name, int flags)
 	UNUSED(dir);
 	UNUSED(flags);
 	MUST(!(w.flags & LIVES) || !streq(name, files[RUNNING]), "the record of a QEMU that runs is removed");
+	return 0;
+}
+
+int __wrap_nanosleep(const struct timespec *wanted, struct timespec *left)
+{
+	UNUSED(wanted);
+	UNUSED(left);
 	return 0;
 }
 

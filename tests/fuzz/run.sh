@@ -30,7 +30,7 @@ for name; do
 	old=$OLDPWD/tests/fuzz/regressions/$name
 	[ -d "$old" ] || old=
 	start=$(date +%s) outcome=clean
-	"./fuzz_$name" -max_total_time="$SECONDS_EACH" -runs="${RUNS:--1}" -max_len=2048 -timeout=10 -rss_limit_mb=2048 \
+	"./fuzz_$name" -max_total_time="$SECONDS_EACH" -runs="${RUNS:--1}" -max_len=8192 -timeout=10 -rss_limit_mb=2048 \
 		-dict=seeds/words.dict -print_final_stats=1 -artifact_prefix="found/$name/" \
 		"corpus/$name" "seeds/$name" $old >"$name.log" 2>&1 || { outcome="FAILED: see $PWD/$name.log"; failed=1; }
 	took=$(($(date +%s) - start))

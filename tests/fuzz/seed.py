@@ -129,10 +129,19 @@ def seeds_state():
                              "boot": "0d2a1ad4-0000-4000-8000-000000000000"}).encode()
         text = json.dumps({"name": "a", "disks": spec.get("disks", [])}).encode()
         answers = b"".join(b'{"return":{},"id":"' + ident(n) + b'"}\x06' for n in range(2, 14))
-        for flags, says in ((7, hello + up + status + b"\x0e\x06" + answers + b"\x07" + answers), (23, hello + up + status + b"\x0e\x06" + answers),
-                            (3, hello + up + status), (7, hello + up + lost), (15, b"\x06\x07"), (2, b"\x06"), (0, b"")):
-            yield bytes([flags]) + b"\0".join([record, end, b"4711\n", text, caps, says])
-            yield bytes([flags]) + b"\0".join([record, b"", b"4711", b"", b"{}", says])
+        step = {"item": "disks.vda", "execute": "device_del", "arguments": {"id": "vda"},
+                "wait": {"event": "DEVICE_DELETED", "match": {"device": "vda"}, "timeout": 30000}}
+        add = {"item": "disks.vdb", "execute": "blockdev-add", "arguments": {"driver": "null-co", "node-name": "vdb-file"},
+               "undo": {"execute": "blockdev-del", "arguments": {"node-name": "vdb-file"}}}
+        entries = [{"stage": stage, "operation": "qmpctl-disk-remove", "since": 1700000000, "plan": [step, add], "want": spec,
+                    "config": json.loads(text)} for stage in ("begun", "waiting", "undoing")]
+        journals = [json.dumps({"entries": [entry]}).encode() for entry in entries] + [json.dumps({"entries": entries}).encode()]
+        for flags, says in ((7, hello + up + status + b"\x0e\x06" + answers + b"\x07" + answers),
+                            (23, hello + up + status + b"\x0e\x06" + answers), (3, hello + up + status),
+                            (7, hello + up + lost), (15, b"\x06\x07"), (2, b"\x06"), (0, b"")):
+            yield bytes([flags]) + b"\0".join([record, end, b"4711\n", text, caps, b"", says])
+            yield bytes([flags]) + b"\0".join([record, b"", b"4711", b"", b"{}", journals[flags % 4], says])
+            yield bytes([flags]) + b"\0".join([record, b"", b"4711", text, b"", journals[3 - flags % 4], says])
     yield b"\x03{}\x000\x001\x00"
     yield b'\x03{"spec": []}\0{}\x0017\0\0\0'
 

@@ -65,6 +65,45 @@ static void test_new_fields_get_their_defaults(void)
 	CHECK(json_equal(record, before));
 }
 
+/* What VALUE (NULL: nothing) at KEY makes of an entry of the journal; "plan" is its only step. */
+static bool change_is_whole(const char *place, const char *key, json_t *value_consume)
+{
+	json_auto_t *entry = json_pack("{s:s, s:s, s:i, s:[{s:s, s:s, s:{s:s}, s:{s:s, s:i}, s:{s:s}}]}", "stage", "begun", "operation",
+				       "qmpctl-set", "since", 1, "plan", "item", "disks.vda", "execute", "device_del",
+				       "arguments", "id", "vda", "wait", "event", "DEVICE_DELETED", "timeout", 1, "undo",
+				       "execute", "x");
+	json_t *step = json_array_get(json_object_get(entry, "plan"), 0);
+	json_t *at = streq(place, "entry") ? entry : streq(place, "step") ? step : json_object_get(step, place);
+
+	CHECK(entry && at);
+	if (value_consume)
+		json_object_set_new(at, key, value_consume);
+	else
+		json_object_del(at, key);
+	return vm_change_is_whole(entry);
+}
+
+static void test_entries_of_the_journal(void)
+{
+	CHECK(change_is_whole("entry", "of-tomorrow", json_true()));
+	CHECK(change_is_whole("step", "undo", NULL));
+	CHECK(!vm_change_is_whole(NULL));
+	CHECK(!change_is_whole("entry", "stage", NULL));
+	CHECK(!change_is_whole("entry", "plan", json_array()));
+	CHECK(!change_is_whole("entry", "plan", json_pack("[s]", "step")));
+	CHECK(!change_is_whole("entry", "want", json_pack("{s:s}", "name", "a"))); /* not complete */
+	CHECK(!change_is_whole("entry", "config", json_pack("{s:s}", "name", "-")));
+	CHECK(change_is_whole("entry", "config", json_pack("{s:s}", "name", "a")));
+	CHECK(!change_is_whole("step", "item", NULL));
+	CHECK(!change_is_whole("step", "execute", json_integer(1)));
+	CHECK(!change_is_whole("step", "arguments", json_array()));
+	CHECK(!change_is_whole("step", "fd", json_true()));
+	CHECK(!change_is_whole("arguments", "id", NULL));
+	CHECK(!change_is_whole("wait", "timeout", NULL));
+	CHECK(!change_is_whole("undo", "execute", NULL));
+	CHECK(!change_is_whole("undo", "undo", json_object()));
+}
+
 static void test_ends_and_caps(void)
 {
 	json_auto_t *end = json_pack("{s:s, s:i}", "reason", "crashed", "time", 1);
@@ -82,6 +121,7 @@ int main(void)
 {
 	RUN(test_what_is_damaged_is_refused);
 	RUN(test_new_fields_get_their_defaults);
+	RUN(test_entries_of_the_journal);
 	RUN(test_ends_and_caps);
 	return 0;
 }
