@@ -590,10 +590,11 @@ static void on_up(void *data, json_t *status)
 {
 	struct vm *vm = data;
 	bool running = json_is_true(json_object_get(status, "running"));
+	const char *now = text_of(status, "status");
 
 	replace(&vm->greeting, json_incref(qmp_session_greeting(vm_qemu_session(vm->qemu))));
 	/* Also where the keeper that started it did not get that far. */
-	if (!running && streq(text_of(status, "status"), "prelaunch")) {
+	if (!running && now && streq(now, "prelaunch")) {
 		if (streq(text_of(json_object_get(vm->running, "display"), "type"), "vnc"))
 			open_vnc(vm);
 		else
