@@ -156,7 +156,7 @@ static void print_security(const json_t *s)
 	print_numbers(json_object_get(s, "uids"));
 	printf(")\ngroup     ");
 	print_numbers(json_object_get(s, "gids"));
-	printf(", and ");
+	printf("%s", json_array_size(json_object_get(s, "groups")) > 0 ? ", and " : "");
 	print_numbers(json_object_get(s, "groups"));
 	putchar('\n');
 	print_capabilities(json_object_get(s, "capabilities"));
