@@ -11,6 +11,8 @@
 #include <sys/socket.h>
 
 #define CLIENTS_MAX 256
+/* Waits for a client that does not read; small messages take almost twice their size. */
+#define OUTPUT_MAX ((size_t)8 << 20)
 
 struct listener {
 	uv_poll_t poll;
@@ -255,7 +257,7 @@ static void on_connection(uv_poll_t *handle, int status, int events)
 	int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 	struct client *c = fd >= 0 ? calloc(1, sizeof *c) : NULL;
 	struct qmp_peer_options o = {
-		.greeting = greeting, .on_command = on_command, .on_close = on_client_close, .data = c};
+		.greeting = greeting, .max_output = OUTPUT_MAX, .on_command = on_command, .on_close = on_client_close, .data = c};
 	size_t n = 0;
 
 	UNUSED(status);

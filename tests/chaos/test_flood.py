@@ -57,8 +57,8 @@ class Flood(WorldTest):
         self.w.script("a", f"events={EVENTS}")
         keeper = self.w.spawn("run", "a")
         self.w.ok("wait", "a", "--for", "running")
-        with self.w.control("a", timeout=60) as asking, self.w.control("a", timeout=60) as deaf:
-            pid = asking.execute("qmpctl-status")["pid"]
+        pid = self.w.status("a")["pid"]
+        with self.w.control("a", timeout=60) as deaf:
             reader = Reader(lambda: self.w.control("a", timeout=10))
             before, most, took = private_kib(keeper.pid), 0, []
             begun, cpu = time.monotonic(), cpu_seconds(keeper.pid)

@@ -1,7 +1,8 @@
 """A QEMU that answers with anything: its keeper goes on, ends no QEMU that was up, and the other VMs notice nothing.
 
 A session is a start of tests/fake with answers that a seeded generator has spoiled: bytes that are no JSON, depth, types, ids,
-replies that are missing, cut or endless, events that are none. QMPCTL_SESSIONS: how many; QMPCTL_SEED: which.
+replies that are missing, cut or endless, events that are none. QMPCTL_SESSIONS: how many; QMPCTL_SEED: which;
+QMPCTL_EVERY=1: instead of them each member of each reply with each wrong type, and a start cut at each byte.
 """
 import json
 import os
@@ -18,6 +19,8 @@ from world import WorldTest
 
 SESSIONS = amount("QMPCTL_SESSIONS", 100)
 FIRST = amount("QMPCTL_FIRST", 0)  # with QMPCTL_SEED: one that failed, again
+EVERY = amount("QMPCTL_EVERY", 0)  # not drawn: every member of every reply, every byte
+CUTS = 700  # bytes that a start takes, and more
 AT_ONCE = 12
 FAILURES = 5  # then it ends
 HANGING = ("missing", "part", "other id")
@@ -122,25 +125,50 @@ def spoiled(draw, good, greeting):
     return kind, kinds[kind]()
 
 
-class Case:
-    """One session: seeded, so that it can be had again."""
+def reply(good, place):
+    return {"QMP": good["greeting"]} if place == "greeting" else {"return": good[place], "id": "$ID"}
 
-    def __init__(self, number, seed_, good, places):
+
+class Case:
+    """One session."""
+
+    def __init__(self, number, place, kind, answers, words=""):
+        self.number, self.place, self.kind, self.answers, self.words = number, place, kind, answers, words
+
+    @classmethod
+    def drawn(cls, number, seed_, good, places):
+        """By the seed, so that it can be had again."""
         draw = chance(seed_, number)
-        self.number, self.words = number, ""
-        self.place = draw.choice(places)
-        shown = {"QMP": good["greeting"]} if self.place == "greeting" else {"return": good[self.place], "id": "$ID"}
-        self.kind, answer = spoiled(draw, shown, message(QMP=good["greeting"]))
+        place = draw.choice(places)
+        kind, answer = spoiled(draw, reply(good, place), message(QMP=good["greeting"]))
         before = 0
-        if self.place not in STARTING or (self.place == "query-status" and draw.random() < 0.5):
-            before = draw.randrange(1, 4) if self.place in ("query-status", "qom-list") else draw.randrange(2)
+        if place not in STARTING or (place == "query-status" and draw.random() < 0.5):
+            before = draw.randrange(1, 4) if place in ("query-status", "qom-list") else draw.randrange(2)
         # What comes after it is right, or goes on so.
-        self.answers = {self.place: [None] * before + [answer] + draw.choice([[None], []])}
+        answers = {place: [None] * before + [answer] + draw.choice([[None], []])}
         way = draw.random()
         if way < 0.06:
-            self.words, self.kind, self.answers = f"cut={draw.randrange(700)}", "cut at a byte", {}
-        elif way < 0.10:
-            self.words, self.kind, self.answers = f"trickle={draw.choice([0, 1])}", "byte by byte", {}
+            return cls(number, place, "cut at a byte", {}, f"cut={draw.randrange(CUTS)}")
+        if way < 0.10:
+            return cls(number, place, "byte by byte", {}, f"trickle={draw.choice([0, 1])}")
+        return cls(number, place, kind, answers)
+
+    @classmethod
+    def every(cls, good):
+        """Each member of each reply, of each wrong type and missing; each byte of a start, cut off there."""
+        cases = []
+        for place in STARTING + RUNNING:
+            shown, seen = reply(good, place), set()
+            body = next(iter(shown))
+            for at in paths(shown[body]):
+                member = tuple("*" if isinstance(key, int) else key for key in at)  # elements of a list are alike
+                if member in seen:
+                    continue
+                seen.add(member)
+                cases += [(place, "type", {place: [message(**dict(shown, **{body: replaced(shown[body], at, new)})), None]}, "")
+                          for new in WRONG + [...]]
+        cases += [("greeting", "cut at a byte", {}, f"cut={n}") for n in range(CUTS)]
+        return [cls(number, *case) for number, case in enumerate(cases)]
 
     def hangs(self):
         """It may take QEMU's 30 s to come up."""
@@ -294,14 +322,18 @@ class HostileQemu(WorldTest):
         self.addCleanup(self.bystander.close)
         pid = self.bystander.execute("qmpctl-status")["pid"]
         begun = time.monotonic()
-        cases = [Case(n, seed_, good, STARTING + RUNNING) for n in range(FIRST, FIRST + SESSIONS)]
+        if EVERY:
+            cases = Case.every(good)
+            chance(seed_).shuffle(cases)
+        else:
+            cases = [Case.drawn(n, seed_, good, STARTING + RUNNING) for n in range(FIRST, FIRST + SESSIONS)]
         # First what takes the most memory; last, and so side by side, what takes the most time.
         cases.sort(key=lambda case: (case.hangs(), case.kind not in ("endless", "big", "depth")))
-        self.run_sessions(cases[:SESSIONS // 3])
+        self.run_sessions(cases[:len(cases) // 3])
         memory, open_fds = private_kib(self.keeper), fds(self.keeper)
-        self.run_sessions(cases[SESSIONS // 3:])
+        self.run_sessions(cases[len(cases) // 3:])
         grown = private_kib(self.keeper) - memory
-        figure(figure="sessions with a hostile QEMU", sessions=SESSIONS, seconds=round(time.monotonic() - begun, 1),
+        figure(figure="sessions with a hostile QEMU", sessions=len(cases), seconds=round(time.monotonic() - begun, 1),
                up=sum(k[1] for k in self.kinds.values()), kinds={k: v[0] for k, v in sorted(self.kinds.items())},
                longest=round(max(k[2] for k in self.kinds.values()), 1), keeper_grew_kib=grown)
         self.assertFalse(self.failures, "\n".join(self.failures) + "\n" + self.w.logs())
@@ -347,7 +379,7 @@ class HostileQemu(WorldTest):
         self.w.create_fakes(["a"])
         self.w.env["FAKE_ANSWERS"] = os.path.join(self.w.base, "answers")
         for number in range(FIRST, FIRST + max(4, SESSIONS // 8)):
-            case = Case(number, f"{seed_}:probe", good, PROBED)
+            case = Case.drawn(number, f"{seed_}:probe", good, PROBED)
             if case.kind in HANGING:
                 continue  # each takes 15 s; its deadline is in the sessions above
             with open(self.w.env["FAKE_ANSWERS"], "w", encoding="utf-8") as f:
