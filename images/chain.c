@@ -3,11 +3,6 @@
 #include "launcher/spec.h"
 #include "proto/base.h"
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static const char *or_unknown(const char *name)
 {
 	return *name ? name : "(a name that is not in the header's first 64 KiB)";

@@ -20,11 +20,6 @@ struct uses {
 	size_t n, room;
 };
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static void uses_deinit(struct uses *u)
 {
 	free(u->list);

@@ -38,11 +38,6 @@ static void add_pair(struct args *a, const char *option, const char *value)
 
 #define add_format(a, option, ...) (add((a), (option)), add_consume((a), qmp_asprintf(__VA_ARGS__)))
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static int find_fd(const struct vm_named_fd *fds, size_t n, const char *name, int *ret, struct qmp_error *err)
 {
 	for (size_t i = 0; i < n; i++)

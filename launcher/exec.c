@@ -36,11 +36,6 @@ struct step_call {
 
 static void proceed(struct vm_exec *x);
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static void release(struct vm_exec *x)
 {
 	if (!x->closed || x->in_flight > 0)

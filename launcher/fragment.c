@@ -10,11 +10,6 @@ enum { SLOT_PORTS = 0x10, SLOT_RNG = 0x18, SLOT_BALLOON, SLOT_VSERIAL, SLOT_WATC
 #define PC_FIRST_SLOT 3
 #define PC_PORTS      16
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static bool is_pc(const json_t *spec)
 {
 	const char *type = text_of(json_object_get(spec, "machine"), "type");

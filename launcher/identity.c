@@ -14,11 +14,6 @@
 #define GROUPS_MAX 256
 #define TRY_MS     5000
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 /* ---- Whom ---- */
 
 void vm_identity_free(struct vm_identity *id)

@@ -10,11 +10,6 @@
 
 enum { NODES, OBJECTS, DEVICES, CHARDEVS, NETWORK, PCI, QUESTIONS }; /* PCI: on q35, the devices without an id */
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 /* ---- Questions ---- */
 
 static json_t *list_of(const char *path)

@@ -4,11 +4,6 @@
 #include <ctype.h>
 #include <strings.h>
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static bool is_type(const json_t *netdev, const char *type)
 {
 	const char *its = text_of(netdev, "type");

@@ -15,11 +15,6 @@ static const struct {
 	[VM_DEVICE] = {"device_add", "device_del", "id"},
 };
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 /* {"execute": *_del, "arguments": ..., "wait"?} for an object. */
 static json_t *del_step(const struct vm_object *o, uint64_t timeout_ms)
 {

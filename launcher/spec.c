@@ -378,11 +378,6 @@ static int check_field(const struct check *c, const char *path, const struct vm_
 
 /* ---- What the table cannot say: rules between fields ---- */
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 /* Limits that QEMU would refuse (util/throttle.c, throttle_is_valid). */
 static int check_throttle(const struct check *c, const char *path, const json_t *limits)
 {

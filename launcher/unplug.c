@@ -30,11 +30,6 @@ struct vm_unplug {
 	struct qmp_error words; /* QEMU's, where it refused and there is still hope */
 };
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static void release(struct vm_unplug *u)
 {
 	if (!u->closed || u->in_flight > 0)

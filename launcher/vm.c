@@ -48,11 +48,6 @@ static void set_state(struct vm *vm, enum vm_state s)
 		vm->handlers.on_state(vm->handlers.data, vm);
 }
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static void replace(json_t **slot, json_t *value_consume)
 {
 	json_decref(*slot);

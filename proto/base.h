@@ -1,7 +1,7 @@
 /*
  * The floor that every folder stands on: ownership made visible.
  *
- * Owns: cleanup attributes, hand-over helpers, small string helpers.
+ * Owns: cleanup attributes, hand-over helpers, small helpers for strings and members of objects.
  * Does not own: errors (qmp.h), anything that knows of QMP. Not installed.
  */
 #pragma once
@@ -60,6 +60,17 @@ static inline int take_fd(int *fd)
 static inline bool streq(const char *a, const char *b)
 {
 	return strcmp(a, b) == 0;
+}
+
+/* The string, or the integer, behind KEY; NULL, or 0, where there is none. */
+static inline const char *text_of(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+static inline json_int_t int_of(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
 }
 
 /* printf into a new string; NULL only when memory is out. */

@@ -94,7 +94,7 @@ static void refuse_type(const struct qmp_schema *s, struct qmp_error *err, const
 /* ---- Texts ---- */
 
 /* NULL: it is not a text's leaf. */
-static const char *text_of(const json_t *value)
+static const char *leaf_text(const json_t *value)
 {
 	return json_string_value(json_object_get(value, TEXT_KEY));
 }
@@ -124,7 +124,7 @@ static json_t *type_boolean(const char *text)
 /* A builtin's json-type. New; NULL: VALUE does not fit. */
 static json_t *type_builtin(const json_t *info, const json_t *value)
 {
-	const char *type = json_string_value(json_object_get(info, "json-type")), *text = text_of(value);
+	const char *type = json_string_value(json_object_get(info, "json-type")), *text = leaf_text(value);
 	json_auto_t *decoded = NULL;
 
 	if (!type)
@@ -142,7 +142,7 @@ static json_t *type_builtin(const json_t *info, const json_t *value)
 	    (streq(type, "int") && is_integer(value)) ||
 	    (streq(type, "number") && (json_is_number(value) || is_integer(value))) ||
 	    (streq(type, "boolean") && json_is_boolean(value)) || (streq(type, "null") && json_is_null(value)) ||
-	    (streq(type, "object") && json_is_object(value) && !text_of(value)))
+	    (streq(type, "object") && json_is_object(value) && !leaf_text(value)))
 		return qmp_untyped(value);
 	return NULL;
 }
@@ -152,7 +152,7 @@ static json_t *type_builtin(const json_t *info, const json_t *value)
 static json_t *type_enum(const json_t *info, const json_t *value, const struct place *at, struct qmp_error *err)
 {
 	json_auto_t *choices = qmp_schema_choices(info);
-	const char *word = text_of(value) ? text_of(value) : json_string_value(value);
+	const char *word = leaf_text(value) ? leaf_text(value) : json_string_value(value);
 	char path[400], what[600];
 	json_t *choice;
 	size_t i;
@@ -173,7 +173,7 @@ static json_t *type_enum(const json_t *info, const json_t *value, const struct p
 static json_t *array_of_indexed(const json_t *object)
 {
 	size_t n = json_object_size(object);
-	json_t *array = n > 0 && !text_of(object) ? json_array() : NULL;
+	json_t *array = n > 0 && !leaf_text(object) ? json_array() : NULL;
 
 	for (size_t i = 0; array && i < n; i++) {
 		char key[24];
@@ -293,7 +293,7 @@ const json_t *qmp_schema_chosen(const struct qmp_schema *s, const json_t *info, 
 {
 	const char *name = json_string_value(json_object_get(info, "tag"));
 	const json_t *tag = name ? json_object_get(value, name) : NULL;
-	const char *word = text_of(tag) ? text_of(tag) : json_string_value(tag);
+	const char *word = leaf_text(tag) ? leaf_text(tag) : json_string_value(tag);
 
 	return word ? qmp_schema_branch(s, info, word, strlen(word)) : NULL;
 }
@@ -305,7 +305,7 @@ static json_t *type_object(const struct qmp_schema *s, const json_t *info, const
 	json_auto_t *ret = json_object();
 	const char *key;
 
-	if (!json_is_object(value) || text_of(value)) {
+	if (!json_is_object(value) || leaf_text(value)) {
 		refuse_type(s, err, at, info);
 		return NULL;
 	}
@@ -385,7 +385,7 @@ json_t *qmp_text(const char *text)
 
 json_t *qmp_untyped(const json_t *value)
 {
-	const char *text = text_of(value), *key;
+	const char *text = leaf_text(value), *key;
 	json_t *entry, *ret;
 	bool whole = true;
 	size_t i;

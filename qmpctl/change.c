@@ -30,11 +30,6 @@ struct change {
 	struct qmp_error error; /* while it is undone */
 };
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static void change_free(struct change *c)
 {
 	vm_discard_spec(c->call->guest->vm, &c->draft);

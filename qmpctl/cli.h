@@ -108,7 +108,7 @@ void cli_print_table(const char *const *head, const json_t *rows);
 const char *cli_bold(void);
 const char *cli_plain(void);
 
-/* client.c: an operation on a VM, wherever it is: in its keeper, or here where nothing runs. */
+/* client.c: an operation on a VM, or a command for its QEMU, wherever it is: in its keeper, or here where nothing runs. */
 int client_call(struct cli *cli, const char *name, const char *operation, json_t *args_consume, json_t **ret);
 /* Starts a keeper detached; returns when the VM is up or has failed to come up. */
 int client_start(struct cli *cli, const char *name, bool paused);
@@ -118,8 +118,6 @@ int client_connect(struct cli *cli, const char *name, int *ret_fd);
 int client_is_up(struct cli *cli, const char *name);
 /* Whether QEMU lives, with or without a keeper. */
 bool client_qemu_lives(struct cli *cli, const char *name);
-/* A command for QEMU. */
-int client_qmp(struct cli *cli, const char *name, const char *command, json_t *args_consume, json_t **ret);
 /* Each event as a line, until the connection ends. */
 int client_events(struct cli *cli, char *const *names, int n);
 /* One operation on many VMs at once: RESULTS[i] new, or NULL. */

@@ -233,11 +233,6 @@ int client_call(struct cli *cli, const char *name, const char *operation, json_t
 	return call_with(cli, name, operation, args, ret);
 }
 
-int client_qmp(struct cli *cli, const char *name, const char *command, json_t *args_consume, json_t **ret)
-{
-	return client_call(cli, name, command, args_consume, ret);
-}
-
 int client_is_up(struct cli *cli, const char *name)
 {
 	int fd;

@@ -16,11 +16,6 @@
 #include <stdio.h>
 #include <time.h>
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 /* ---- status, show, schema ---- */
 
 static void start_status(struct op_call *call)

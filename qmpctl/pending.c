@@ -34,11 +34,6 @@ struct pending {
 	struct qmp_error why; /* UNDOING */
 };
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static const char *item_of(const struct pending *p)
 {
 	return text_of(json_array_get(p->plan, 0), "item");

@@ -13,16 +13,6 @@ struct restart {
 	bool waiting, starting, gave_up;
 };
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
-static int64_t int_of(const json_t *object, const char *key)
-{
-	return json_integer_value(json_object_get(object, key));
-}
-
 /* ---- Pure ---- */
 
 bool restart_wanted(const json_t *policy, const json_t *end, bool asked)

@@ -32,7 +32,7 @@ static json_t *ask_vm(struct cli *cli, const char *vm, const char *command, json
 	struct qmp_error kept = cli->error;
 	json_t *result = NULL;
 
-	if (client_qmp(cli, vm, command, args_consume, &result) < 0)
+	if (client_call(cli, vm, command, args_consume, &result) < 0)
 		result = NULL;
 	cli->error = kept;
 	return result;

@@ -1,6 +1,7 @@
 /*
  * agent: a command for the guest agent.
  */
+#include "qmpctl/schema.h"
 #include "qmpctl/verb.h"
 #include "proto/base.h"
 
@@ -14,18 +15,13 @@ static void print_ascii(const json_t *value)
 
 static int run_agent(struct cli *cli)
 {
-	json_t *arguments = verb_command_arguments(cli);
-	json_auto_t *result = NULL;
+	json_auto_t *given = schema_words(cli, cli->args + 2, cli->n_args - 2), *result = NULL;
 	int64_t timeout;
 
-	if (!arguments)
+	if (!given || cli_seconds(cli, "timeout", 30, &timeout) < 0)
 		return cli_fail(cli);
-	if (cli_seconds(cli, "timeout", 30, &timeout) < 0) {
-		json_decref(arguments);
-		return cli_fail(cli);
-	}
 	if (client_call(cli, cli->args[0], "qmpctl-agent",
-			json_pack("{s:s, s:o, s:I}", "command", cli->args[1], "arguments", arguments, "timeout",
+			json_pack("{s:s, s:o, s:I}", "command", cli->args[1], "arguments", qmp_untyped(given), "timeout",
 				  (json_int_t)timeout),
 			&result) < 0)
 		return cli_fail(cli);

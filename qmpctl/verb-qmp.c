@@ -74,7 +74,7 @@ static int run_qmp(struct cli *cli)
 	if (cli_option(cli, "help"))
 		return help_command(cli, command, given);
 	args = typed_arguments(cli, command, given);
-	if (!args || client_qmp(cli, cli->args[0], command, args, &result) < 0)
+	if (!args || client_call(cli, cli->args[0], command, args, &result) < 0)
 		return cli_fail(cli);
 	cli_print_json(result);
 	return 0;

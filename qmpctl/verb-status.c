@@ -6,11 +6,6 @@
 
 #include <time.h>
 
-static long long int_of(const json_t *object, const char *key)
-{
-	return json_integer_value(json_object_get(object, key));
-}
-
 static void print_restart(const json_t *r)
 {
 	printf("restart   %s", text_of(r, "policy"));

@@ -50,34 +50,6 @@ int verb_print_outcome(struct cli *cli, const json_t *result, const char *what)
 	return 0;
 }
 
-/* ---- A command's arguments ---- */
-
-json_t *verb_command_arguments(struct cli *cli)
-{
-	json_t *args;
-
-	if (cli->n_args == 3 && cli->args[2][0] == '{') {
-		args = qmp_json_decode(cli->args[2], strlen(cli->args[2]), &cli->error);
-		cli->error.kind = args ? QMP_ERR_NONE : QMP_ERR_USAGE;
-		return args;
-	}
-	args = json_object();
-	for (int i = 2; i < cli->n_args; i++) {
-		char *equals = strchr(cli->args[i], '=');
-		json_t *value;
-		if (!equals) {
-			qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "\"%s\": KEY=VALUE or one JSON object is wanted",
-				      cli->args[i]);
-			json_decref(args);
-			return NULL;
-		}
-		*equals = '\0';
-		value = qmp_json_decode(equals + 1, strlen(equals + 1), NULL);
-		json_object_set_new(args, cli->args[i], value ? value : json_string(equals + 1));
-	}
-	return args;
-}
-
 /* ---- Names ---- */
 
 static int compare_names(const void *a, const void *b)

@@ -10,11 +10,6 @@
 
 struct vm;
 
-static inline const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 /*
  * An operation on the VM cli->args[0]; prints the result as JSON where asked for. The exit status, or -1: RET is the caller's
  * to print and to free.
@@ -22,12 +17,6 @@ static inline const char *text_of(const json_t *object, const char *key)
 int verb_call(struct cli *cli, const char *operation, json_t *args_consume, json_t **ret);
 /* What an operation that changes gave: done (WHAT is printed), pending (exit status 6), dry-run (the plan). The exit status. */
 int verb_print_outcome(struct cli *cli, const json_t *result, const char *what);
-
-/*
- * The words behind NAME and COMMAND as a command's arguments: one JSON object, or KEY=VALUE..., where a VALUE is JSON if it
- * reads as such, else a string. New; NULL: cli->error.
- */
-json_t *verb_command_arguments(struct cli *cli);
 
 /* --live, --config, --dry-run, --timeout: for verbs that end in verb_change. */
 extern const struct cli_option change_options[];

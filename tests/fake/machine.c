@@ -1,4 +1,5 @@
 #include "tests/fake/machine.h"
+#include "proto/base.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,11 +14,6 @@ struct request {
 	const char *class;
 	char *desc;
 };
-
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
 
 static json_t *refuse(struct request *r, const char *class, const char *fmt, const char *what)
 {

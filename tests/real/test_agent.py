@@ -57,6 +57,7 @@ class Agent(WorldTest):
         self.assertIn("the guest agent of demo refused", refused.err)
         self.w.expect(FAILED, "agent", "demo", "guest-no-such-command")
         self.w.expect(USAGE, "agent", "demo", "guest-ping", "what")
+        self.w.expect(USAGE, "agent", "demo", "guest-exec", "path=/bin/\udcff")
         observer = os.path.join(self.w.vm_dir("demo"), "observe.sock")
         with self.w.control("demo") as control, Qmp(observer) as observe:
             self.assertEqual(control.execute("qmpctl-agent", {"command": "guest-ping"}), {})

@@ -34,11 +34,6 @@ struct world {
 	struct vm_exec *exec;
 };
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static const struct answer *answer_to(struct world *w, const char *command)
 {
 	const struct answer *last = NULL;

@@ -15,11 +15,6 @@ static json_t *effective(const char *text)
 	return vm_spec_effective(spec);
 }
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 /* The first disk of TEXT; what TEXT lacks for that is a defect of the test. */
 static struct vm_fragment disk_of(const json_t *spec)
 {

@@ -184,11 +184,6 @@ static void test_differences(void)
 
 /* ---- Plans against it ---- */
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 /* The commands of a plan, "blockdev-add blockdev-add device_add". */
 static void commands_are(const json_t *plan, const char *want)
 {

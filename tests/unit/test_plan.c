@@ -24,11 +24,6 @@ static json_t *effective(const char *text)
 	return vm_spec_effective(spec);
 }
 
-static const char *text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 static json_t *diff(const char *have_text, const char *want_text, size_t later_expected)
 {
 	json_auto_t *have = effective(have_text), *want = effective(want_text), *later = json_array();
