@@ -35,11 +35,18 @@ struct probe {
 	void *data;
 };
 
-bool vm_kvm_opens(void)
+int vm_kvm_opens(struct qmp_error *err)
 {
 	_cleanup_fd_ int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	int code = errno;
 
-	return fd >= 0;
+	if (fd >= 0)
+		return 1;
+	/* These tell of us, and of this moment. */
+	if (code == EMFILE || code == ENFILE || code == ENOMEM || code == EINTR)
+		return qmp_error_errno(err, -code, "looking whether /dev/kvm can be opened");
+	errno = code;
+	return 0;
 }
 
 static char *find_program(const char *name)
@@ -71,7 +78,10 @@ static char *identify(const char *binary, struct qmp_error *err)
 	char build_id[2 * VM_BUILD_ID_MAX + 1];
 	struct utsname host;
 	struct stat st;
+	int kvm = vm_kvm_opens(err);
 
+	if (kvm < 0)
+		return NULL;
 	if (stat(binary, &st) < 0) {
 		qmp_error_set(err, QMP_ERR_HOST, -errno,
 			      "%s: %s; install QEMU (Debian: qemu-system-x86) or set QMPCTL_QEMU to its path", binary,
@@ -82,7 +92,7 @@ static char *identify(const char *binary, struct qmp_error *err)
 	vm_build_id(binary, build_id);
 	return qmp_asprintf("%s %lld %lld.%09ld %llu %s %s %s", binary, (long long)st.st_size, (long long)st.st_mtim.tv_sec,
 			    st.st_mtim.tv_nsec, (unsigned long long)st.st_ino, build_id, host.release,
-			    vm_kvm_opens() ? "kvm" : "no-kvm");
+			    kvm ? "kvm" : "no-kvm");
 }
 
 static unsigned long long hash(const char *text)
@@ -190,6 +200,7 @@ static void save(struct probe *p)
 static void on_exit_probe(void *data, const struct vm_exit *how)
 {
 	struct probe *p = data;
+	int kvm;
 
 	vm_qemu_free(take_ptr(p->qemu));
 	uv_timer_stop(&p->defer);
@@ -207,7 +218,12 @@ static void on_exit_probe(void *data, const struct vm_exit *how)
 	}
 	p->model = p->cpu_probing ? p->model + 1 : 0;
 	p->cpu_probing = true;
-	if (vm_kvm_opens() && p->model < ARRAY_SIZE(kvm_models)) {
+	kvm = vm_kvm_opens(&p->error);
+	if (kvm < 0) {
+		tell(p, false);
+		return;
+	}
+	if (kvm && p->model < ARRAY_SIZE(kvm_models)) {
 		start_probe(p);
 		return;
 	}

@@ -13,7 +13,8 @@ typedef void (*vm_caps_cb)(void *data, json_t *caps, const struct qmp_error *why
 /* BINARY: NULL for qemu-system-x86_64 in PATH, or $QMPCTL_QEMU. */
 int vm_caps_get(uv_loop_t *loop, const struct vm_dirs *dirs, const char *binary, vm_caps_cb cb, void *data,
 		struct qmp_error *err);
-bool vm_kvm_opens(void);
+/* 1, 0 (errno says why not), or negative: it could not be found out just now. */
+int vm_kvm_opens(struct qmp_error *err);
 /* What is kept of that binary, of its present identity; new; NULL: nothing. Starts nothing. */
 json_t *vm_caps_load(const struct vm_dirs *dirs, const char *binary);
 

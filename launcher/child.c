@@ -184,6 +184,14 @@ static int await_exec(int report)
 	return n == sizeof why ? -why : 0;
 }
 
+/* Just started, used by nobody, and its end would not be heard of. Our child until it is waited for: the pid is its. */
+static void end_unwatched(pid_t pid)
+{
+	(void)kill(pid, SIGKILL);
+	while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+		;
+}
+
 int vm_child_spawn(uv_loop_t *loop, const struct vm_child_options *o, vm_child_cb cb, void *data,
 		   struct vm_child **ret, struct qmp_error *err)
 {
@@ -206,7 +214,7 @@ int vm_child_spawn(uv_loop_t *loop, const struct vm_child_options *o, vm_child_c
 	pidfd = pidfd_open(pid, 0);
 	if (r < 0 || pidfd < 0) {
 		r = r < 0 ? r : -errno;
-		(void)waitpid(pid, NULL, 0);
+		end_unwatched(pid);
 		if (r == -ENOENT)
 			return qmp_error_set(err, QMP_ERR_HOST, r,
 					     "starting %s: there is no such program; install it (Debian: "
@@ -215,8 +223,10 @@ int vm_child_spawn(uv_loop_t *loop, const struct vm_child_options *o, vm_child_c
 		return qmp_error_errno(err, r, "starting %s", o->argv[0]);
 	}
 	r = watch(loop, pid, pidfd, cb, data, ret);
-	if (r < 0)
+	if (r < 0) {
+		end_unwatched(pid);
 		return qmp_error_errno(err, r, "watching %s", o->argv[0]);
+	}
 	pidfd = -1;
 	return 0;
 }

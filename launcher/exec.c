@@ -10,17 +10,21 @@
 #include "launcher/unplug.h"
 #include "proto/base.h"
 
-enum step_outcome { STEP_NOT_DONE, STEP_DONE, STEP_UNKNOWN };
+#define AGAIN_MS    100
+#define AGAIN_TIMES 20
+
+enum step_outcome { STEP_NOT_DONE, STEP_DONE, STEP_UNKNOWN, STEP_AGAIN };
 
 struct vm_exec {
 	struct vm_exec_options opts;
 	struct qmp_session *session;
 	uv_loop_t *loop;
-	uv_timer_t first_turn;
+	uv_timer_t timer;    /* the first turn; steps to be sent again */
 	json_t *plan;
 	enum step_outcome *outcomes; /* of each step */
 	size_t n, next;  /* next to send */
 	size_t in_flight, done;
+	size_t again, times; /* so many steps are to be sent again; that often it was done */
 	struct vm_unplug *unplug; /* of step next - 1; nothing behind it is sent */
 	bool undoing;
 	bool finished, closed;
@@ -35,6 +39,7 @@ struct step_call {
 };
 
 static void proceed(struct vm_exec *x);
+static void on_timer(uv_timer_t *t);
 
 static void release(struct vm_exec *x)
 {
@@ -67,9 +72,9 @@ static void finish(struct vm_exec *x, enum vm_exec_outcome outcome, json_t *rest
 	if (x->finished)
 		return;
 	x->finished = true;
-	uv_timer_stop(&x->first_turn);
+	uv_timer_stop(&x->timer);
 	x->opts.done(x->opts.data, outcome, rest, outcome == VM_EXEC_DONE ? NULL : &x->error);
-	uv_close((uv_handle_t *)&x->first_turn, on_closed);
+	uv_close((uv_handle_t *)&x->timer, on_closed);
 }
 
 static void failed(struct vm_exec *x, const json_t *step, const struct qmp_error *why)
@@ -111,7 +116,7 @@ static void begin_undo(struct vm_exec *x)
 	free(x->outcomes);
 	x->plan = undo;
 	x->n = json_array_size(undo);
-	x->next = x->done = 0;
+	x->next = x->done = x->again = x->times = 0;
 	x->outcomes = calloc(x->n + 1, sizeof *x->outcomes);
 	if (!x->outcomes)
 		x->n = 0;
@@ -143,6 +148,32 @@ static void step_is_done(struct vm_exec *x, size_t i)
 		x->opts.progress(x->opts.data, x->done, x->n);
 }
 
+/* Whether step I removes something, and (KIND) what. */
+static bool removes(const struct vm_exec *x, size_t i, enum vm_object_kind *kind)
+{
+	const char *id;
+	bool adds;
+
+	return vm_step_object(json_array_get(x->plan, i), kind, &id, &adds) && !adds;
+}
+
+/*
+ * A device holds its backend for a moment after its name has gone. Where DEVICE_DELETED was not seen here (the plan goes on from
+ * where another was cut short), what is removed behind it may be refused in that moment.
+ */
+static bool comes_too_early(const struct vm_exec *x, size_t i, const struct qmp_reply *reply)
+{
+	const char *item = text_of(json_array_get(x->plan, i), "item");
+	enum vm_object_kind kind;
+
+	if (reply->status != -EREMOTEIO || x->times >= AGAIN_TIMES || !removes(x, i, &kind) || kind == VM_DEVICE)
+		return false;
+	while (i-- > 0)
+		if (removes(x, i, &kind) && kind == VM_DEVICE && streq(text_of(json_array_get(x->plan, i), "item"), item))
+			return false;
+	return true;
+}
+
 static void on_reply(void *data, const struct qmp_reply *reply)
 {
 	struct step_call *call = data;
@@ -156,6 +187,12 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 		return;
 	}
 	x->session_gone |= reply->status == -ECANCELED || reply->status == -ECONNRESET;
+	if (comes_too_early(x, i, reply)) {
+		x->outcomes[i] = STEP_AGAIN;
+		if (x->again++ == 0)
+			uv_timer_start(&x->timer, on_timer, AGAIN_MS, 0);
+		return;
+	}
 	if (reply->status < 0) {
 		x->outcomes[i] = reply->status == -ETIMEDOUT ? STEP_UNKNOWN : STEP_NOT_DONE;
 		failed(x, json_array_get(x->plan, i), &reply->error);
@@ -240,7 +277,7 @@ static void send_steps(struct vm_exec *x)
 	while (x->next < x->n && !x->unplug && !must_stop(x)) {
 		const json_t *step = json_array_get(x->plan, x->next);
 		const json_t *wait = json_object_get(step, "wait");
-		if (wait && x->in_flight > 0)
+		if (wait && x->in_flight + x->again > 0)
 			return; /* a removal is sent when what stands before it is known to be done */
 		x->next++;
 		(void)(wait ? send_unplug(x, step, wait) : send_command(x, x->next - 1, step));
@@ -250,7 +287,7 @@ static void send_steps(struct vm_exec *x)
 static void proceed(struct vm_exec *x)
 {
 	send_steps(x);
-	if (x->finished || x->unplug || x->in_flight > 0)
+	if (x->finished || x->unplug || x->in_flight > 0 || x->again > 0)
 		return;
 	if (must_stop(x) && !x->undoing && !x->session_gone) {
 		begin_undo(x);
@@ -262,9 +299,25 @@ static void proceed(struct vm_exec *x)
 	}
 }
 
-static void on_first_turn(uv_timer_t *t)
+static void send_again(struct vm_exec *x)
 {
-	proceed(t->data);
+	x->again = 0;
+	x->times++;
+	for (size_t i = 0; i < x->next; i++)
+		if (x->outcomes[i] == STEP_AGAIN) {
+			x->outcomes[i] = STEP_NOT_DONE;
+			if (!must_stop(x))
+				(void)send_command(x, i, json_array_get(x->plan, i));
+		}
+}
+
+static void on_timer(uv_timer_t *t)
+{
+	struct vm_exec *x = t->data;
+
+	if (x->again > 0)
+		send_again(x);
+	proceed(x);
 }
 
 int vm_exec_run(uv_loop_t *loop, struct qmp_session *session, json_t *plan, const struct vm_exec_options *o,
@@ -283,9 +336,9 @@ int vm_exec_run(uv_loop_t *loop, struct qmp_session *session, json_t *plan, cons
 	x->session = session;
 	x->plan = json_incref(plan);
 	x->n = json_array_size(plan);
-	uv_timer_init(loop, &x->first_turn);
-	x->first_turn.data = x;
-	uv_timer_start(&x->first_turn, on_first_turn, 0, 0);
+	uv_timer_init(loop, &x->timer);
+	x->timer.data = x;
+	uv_timer_start(&x->timer, on_timer, 0, 0);
 	*ret = x;
 	return 0;
 }

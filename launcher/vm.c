@@ -703,7 +703,7 @@ static int prepare(struct vm *vm, json_t *spec, struct inherited *in, struct qmp
 
 static int refuse_kvm(const struct vm_identity *id, struct qmp_error *err)
 {
-	if (vm_kvm_opens())
+	if (vm_kvm_opens(NULL) > 0)
 		return qmp_error_set(err, QMP_ERR_HOST, -EACCES,
 				     "the spec insists on kvm, but the user %s cannot open /dev/kvm; make it a member of the group "
 				     "that can (usermod -aG kvm %s), or set group to that, or accel to auto or tcg",
@@ -722,12 +722,16 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 	bool wants_sandbox = json_is_true(json_object_get(spec, "sandbox"));
 	bool has_sandbox = json_is_true(json_object_get(caps, "sandbox"));
 	_cleanup_identity_ struct vm_identity *id = NULL;
-	bool kvm, opens;
+	int opens;
+	bool kvm;
 	json_t *facts;
 
 	if (vm_identity_of(spec, &id, err) < 0)
 		return err->code;
-	opens = vm_kvm_opens() && (!id || vm_identity_opens(id, "/dev/kvm"));
+	opens = vm_kvm_opens(err);
+	if (opens < 0)
+		return opens;
+	opens = opens && (!id || vm_identity_opens(id, "/dev/kvm"));
 	kvm = streq(accel, "kvm") || (streq(accel, "auto") && opens && kvm_cpu);
 	if (streq(accel, "kvm") && !opens)
 		return refuse_kvm(id, err);

@@ -198,6 +198,7 @@ void keeper_close(struct keeper *k)
 		}
 		listener_free(g->control);
 		listener_free(g->observe);
+		g->closing = true;
 		change_abandon(g);
 		pending_clear(g);
 		fail_calls(g);

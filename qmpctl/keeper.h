@@ -101,6 +101,7 @@ struct guest {
 	bool drift_asked;
 	enum vm_state state_before;
 	bool awaits_start; /* run will start it when others have come up */
+	bool closing;    /* the keeper lets go of it: nothing begins any more */
 	bool restarting; /* reboot: it stops to start again */
 	struct restart *restart; /* what its policy does when it ends */
 	struct agent *agent;

@@ -259,7 +259,7 @@ void ops_go_on(struct guest *g)
 	struct op_call *call = g->queue;
 
 	/* A change that was cut short is settled before the next begins; while QEMU cannot be reached that cannot be awaited. */
-	if (g->running || !call || (pending_unsettled(g) && vm_session(g->vm, NULL)))
+	if (g->closing || g->running || !call || (pending_unsettled(g) && vm_session(g->vm, NULL)))
 		return;
 	g->queue = call->next;
 	call->next = NULL;
@@ -321,7 +321,9 @@ void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done,
 	struct qmp_error err = {0};
 	struct op_call *call;
 
-	if (check_args(op, args, &err) < 0) {
+	if (g->closing)
+		qmp_error_set(&err, QMP_ERR_CLOSED, -ESHUTDOWN, "the keeper of %s ends", g->vm->name);
+	if (g->closing || check_args(op, args, &err) < 0) {
 		done(data, NULL, &err);
 		return;
 	}

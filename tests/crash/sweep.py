@@ -342,7 +342,7 @@ def one(op, role, at, fault):
         return case.run(role, at, fault)
     except (Broken, AssertionError, QmpError, OSError) as why:
         logs = case.w.logs()
-        raise Broken(f"{why}\n{logs}") from None
+        raise Broken(f"({case.boundary.read()[2]}) {why}\n{logs}") from None
     finally:
         case.w.close()
 

@@ -75,6 +75,24 @@ class HotPlug(WorldTest):
                 self.assertEqual((blocks(qmp), peripherals(qmp)), before, str(result))
             self.assertEqual(self.w.ok("show", "a").out, spec, "a change that failed must not be kept")
 
+    def test_a_keeper_that_leaves_begins_nothing_more(self):
+        self.w.ok("disk", "add", "a", f"id=vdx,path={self.image},format=raw")
+        self.serial.write("e")
+        self.serial.expect("e")
+        keeper = self.w.keeper_pid()
+        with self.w.control("a") as waiting, self.w.control("a") as leaving:
+            waiting.send("qmpctl-disk-remove", {"id": "vdx", "timeout": 60})
+            waiting.send("qmpctl-stop", {"timeout": 60})
+            journal = os.path.join(self.w.vm_dir("a"), "journal.json")
+            self.until(lambda: os.path.exists(journal), "the removal has not begun")
+            leaving.send("qmpctl-leave")
+            self.w.wait_gone([keeper])
+        self.serial.write("e")
+        self.assertNotIn("PWRBTN", self.serial.expect("e"), "the stop that waited its turn has not had it")
+        self.assertEqual(self.w.state("a"), "running")
+        self.until(lambda: not self.w.status("a")["pending"], "the removal that was under way is not settled")
+        self.assertNotIn("vdx", self.listed("disk"))
+
     def test_an_ignored_eject_is_pending_until_the_guest_gives_in(self):
         self.w.ok("disk", "add", "a", f"id=vdx,path={self.image},format=raw")
         self.serial.write("e")

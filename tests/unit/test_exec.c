@@ -321,6 +321,25 @@ static void test_undone(void)
 	     "query-status; device_del vda; blockdev-del vda-fmt; blockdev-del vda-file; blockdev-add vda-fmt; device_add vda; ");
 }
 
+/* The rest of a removal whose device went unseen: it may still hold its nodes for a moment. */
+static void test_a_node_that_is_held_for_a_moment(void)
+{
+	json_auto_t *plan = disk_plan(true);
+	struct world w;
+
+	json_array_remove(plan, 0);
+	open_world(&w, (const struct answer[]){{"blockdev-del", "GenericError", NULL, NULL, false},
+					       {"blockdev-del", "GenericError", NULL, NULL, false},
+					       {"blockdev-del", "GenericError", NULL, NULL, false},
+					       {0}});
+	begin(&w, plan);
+	until_end(&w);
+	CHECK_STR(w.heard, "blockdev-del vda-fmt; blockdev-del vda-file; blockdev-del vda-fmt; blockdev-del vda-file; "
+			   "blockdev-del vda-fmt; ");
+	CHECK_INT(w.outcome, VM_EXEC_DONE);
+	close_world(&w);
+}
+
 /* No answer in time is no refusal: QEMU may still do it, so it is undone, too, and that there was nothing to undo is no failure. */
 static void test_what_may_have_been_done_is_undone(void)
 {
@@ -395,6 +414,7 @@ int main(void)
 	RUN(test_a_qemu_that_does_not_answer);
 	RUN(test_done);
 	RUN(test_undone);
+	RUN(test_a_node_that_is_held_for_a_moment);
 	RUN(test_what_may_have_been_done_is_undone);
 	RUN(test_pending);
 	RUN(test_an_undo_that_fails);
