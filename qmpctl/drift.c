@@ -37,17 +37,30 @@ static void on_inventory(void *data, struct vm_inventory *inventory, const struc
 
 	UNUSED(why); /* it does not answer, which is shown already */
 	g->drift_asked = false;
-	if (!g->running) /* a change is in the middle of making the two one */
+	/* Of a time before a change, or in the middle of making the two one, it says nothing of what is now. */
+	if (!g->running && g->drift_changes == g->changes)
 		drift_take(g, inventory);
+	else
+		g->drift_missed = true;
 	vm_inventory_free(inventory);
+	drift_catch_up(g);
 }
 
 void drift_check(struct guest *g)
 {
 	struct qmp_session *s = g->vm->running ? vm_session(g->vm, NULL) : NULL;
 
-	if (s && !g->drift_asked)
-		g->drift_asked = vm_inventory_ask(s, g->vm->running, on_inventory, g, NULL) == 0;
+	if (!s || g->drift_asked)
+		return;
+	g->drift_missed = false;
+	g->drift_changes = g->changes;
+	g->drift_asked = vm_inventory_ask(s, g->vm->running, on_inventory, g, NULL) == 0;
+}
+
+void drift_catch_up(struct guest *g)
+{
+	if (g->drift_missed && !g->running && !g->queue)
+		drift_check(g);
 }
 
 void drift_on_state(struct guest *g)

@@ -13,6 +13,8 @@ struct vm_inventory;
 
 /* Asks QEMU, beside everything else. */
 void drift_check(struct guest *g);
+/* Once no change runs or waits: again, where the answer was of no use for one that came in between. */
+void drift_catch_up(struct guest *g);
 /* What QEMU has is known just now. */
 void drift_take(struct guest *g, const struct vm_inventory *inventory);
 /* The VM's state or a device of it changed. */

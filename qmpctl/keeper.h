@@ -98,7 +98,8 @@ struct guest {
 	struct vm_exec *exec;    /* the plan of the change that runs */
 	struct pending *pending; /* what waits for the guest (pending.h) */
 	json_t *drift;           /* where QEMU has not what the running spec says (drift.h); NULL: not known */
-	bool drift_asked;
+	bool drift_asked, drift_missed; /* missed: it was asked, and a change came in between */
+	uint64_t changes, drift_changes; /* that have begun; until it was asked */
 	enum vm_state state_before;
 	bool awaits_start; /* run will start it when others have come up */
 	bool closing;    /* the keeper lets go of it: nothing begins any more */

@@ -264,6 +264,7 @@ void ops_go_on(struct guest *g)
 	g->queue = call->next;
 	call->next = NULL;
 	g->running = call;
+	g->changes++;
 	if (!ask_first(call))
 		call->op->start(call);
 }
@@ -288,6 +289,7 @@ static void finish(struct op_call *call, json_t *result, const struct qmp_error 
 	call->done(call->data, result, why);
 	uv_close((uv_handle_t *)&call->timer, on_timer_closed);
 	ops_go_on(g);
+	drift_catch_up(g);
 }
 
 void op_return(struct op_call *call, json_t *result_consume)
