@@ -127,7 +127,9 @@ QMP_API int qmp_framer_next(struct qmp_framer *f, const char **ret_text, size_t 
  *   connected -> greeting -> negotiating -> ready -> closed
  *
  * At most QMP_IN_FLIGHT in-band commands are in flight to QEMU, the rest are queued; as many out-of-band ones
- * beside them, which overtake those queued. Commands of a kind go out in the order of execute.
+ * beside them, which overtake those queued. Commands of a kind go out in the order of execute. One with fds goes out when
+ * all before it are answered: QEMU reads ahead and keeps only the fds that came last (net/chardev: tcp_chr_recv), so that
+ * a command would take those of the next.
  *
  * Crossing: when a client dies with a command running, QEMU sends that reply to the next client. It does so before
  * the next client's qmp_capabilities is answered: it runs in-band commands one at a time, answers each before it takes

@@ -161,6 +161,19 @@ static int write_call(struct qmp_session *s, struct slot *slot, struct qmp_call 
 	return qmp_link_add_consume(&s->link, take_ptr(c->text), c->len, take_ptr(c->fds), n_fds);
 }
 
+/*
+ * The slot for the next command of LANE; NULL: it has to wait. One with fds waits until QEMU has answered everything: QEMU
+ * keeps the fds that came last, for whichever command asks for some first. What follows it may go out behind it.
+ */
+static struct slot *slot_for_next(struct qmp_session *s, struct lane *lane)
+{
+	const struct qmp_call *c = lane->queued.head;
+
+	if (!c || (c->n_fds > 0 && in_flight(&s->lanes[IN_BAND]) + in_flight(&s->lanes[OUT_OF_BAND]) > 0))
+		return NULL;
+	return find_slot(lane, 0);
+}
+
 /* Moves what may go from the queues to the socket. */
 static void pump(struct qmp_session *s)
 {
@@ -169,7 +182,7 @@ static void pump(struct qmp_session *s)
 	for (int i = LANES - 1; i >= 0; i--) {
 		struct lane *lane = &s->lanes[i];
 		struct slot *slot;
-		while (s->state == READY && is_alive(s) && lane->queued.head && (slot = find_slot(lane, 0))) {
+		while (s->state == READY && is_alive(s) && (slot = slot_for_next(s, lane))) {
 			int r = write_call(s, slot, qmp_calls_pop(&lane->queued));
 			if (r < 0)
 				fail_errno(s, r, "sending a command");

@@ -169,6 +169,23 @@ class Control(WorldTest):
             self.assertEqual(other.stray, [])
         self.alive()
 
+    def test_fds_reach_the_command_that_they_came_with(self):
+        """QEMU keeps the fds that came last, whichever command they are for: so they must not come while it is busy."""
+        path = os.path.join(self.w.root, "handed-over-{}")
+        files = [open(path.format(i), "w+") for i in range(6)]
+        with self.w.control("a") as one, self.w.control("a") as two:
+            slow = one.send("query-qmp-schema")
+            sent = [(qmp, qmp.send("add-fd", {"fdset-id": i}, fds=[file.fileno()]))
+                    for i, (qmp, file) in enumerate(zip((one, two) * 3, files))]
+            one.reply(slow, timeout=30)
+            pid = self.w.qemu_pid("a")
+            for i, (qmp, ident) in enumerate(sent):
+                fd = qmp.reply(ident)["fd"]
+                self.assertEqual(os.readlink(f"/proc/{pid}/fd/{fd}"), path.format(i))
+                qmp.execute("remove-fd", {"fdset-id": i})
+        for file in files:
+            file.close()
+
     def test_rubbish_is_answered_or_cut_off_and_nothing_else(self):
         for rubbish in (b"\0" * 100, b"hello\n", b"[1,2,3]\n", b"{" * 5000, b'{"execute": 5}\n', b"}\n", b'"\xff"\n',
                         b'{"execute":"query-name","execute":"quit"}\n'):

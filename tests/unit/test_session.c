@@ -591,6 +591,65 @@ static void test_fd_passing(void)
 	close_world(&w);
 }
 
+/* Reads what was sent; the number of fds that came with it. */
+static int fds_heard(struct world *w, char *text, size_t size)
+{
+	char control[CMSG_SPACE(8 * sizeof(int))];
+	struct iovec iov = {text, size - 1};
+	struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+	ssize_t n = recvmsg(w->qemu, &msg, MSG_DONTWAIT);
+	const struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+	int fds[8], n_fds = c ? (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int)) : 0;
+
+	text[n < 0 ? 0 : n] = '\0';
+	if (c)
+		memcpy(fds, CMSG_DATA(c), sizeof(int) * (size_t)n_fds);
+	for (int i = 0; i < n_fds; i++)
+		close(fds[i]);
+	return n_fds;
+}
+
+/* QEMU has one place for fds, and reads ahead: those of a second command would take the place of the first's. */
+static void test_fds_go_alone(void)
+{
+	struct world w;
+	int fd = open("/dev/null", O_RDONLY);
+	struct qmp_command a = {.name = "add-fd", .fds = &fd, .n_fds = 1}, b = {.name = "getfd", .fds = &fd, .n_fds = 1};
+	struct qmp_command yank = {.name = "yank", .oob = true, .fds = &fd, .n_fds = 1};
+	char text[1000];
+
+	negotiate(&w);
+	execute(&w, "before");
+	CHECK_INT(qmp_session_execute(w.s, &a, on_reply, &w, NULL, NULL), 0);
+	execute(&w, "between");
+	CHECK_INT(qmp_session_execute(w.s, &b, on_reply, &w, NULL, NULL), 0);
+	execute(&w, "behind");
+	CHECK_INT(fds_heard(&w, text, sizeof text), 0);
+	CHECK(!strstr(text, "add-fd"));
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(text, 0));
+	until(&w, &w.replies, 1);
+	CHECK_INT(fds_heard(&w, text, sizeof text), 1);
+	CHECK_CONTAINS(text, "add-fd");
+	CHECK_CONTAINS(text, "between"); /* what follows needs not wait */
+	CHECK(!strstr(text, "getfd") && !strstr(text, "behind"));
+	CHECK_INT(qmp_session_execute(w.s, &yank, on_reply, &w, NULL, NULL), 0);
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(text, 0));
+	until(&w, &w.replies, 2);
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(text, 1));
+	CHECK_INT(fds_heard(&w, text, sizeof text), 0);
+	until(&w, &w.replies, 3);
+	CHECK_INT(fds_heard(&w, text, sizeof text), 1);
+	CHECK_CONTAINS(text, "yank");
+	CHECK(!strstr(text, "getfd"));
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(text, 0));
+	until(&w, &w.replies, 4);
+	CHECK_INT(fds_heard(&w, text, sizeof text), 1);
+	CHECK_CONTAINS(text, "getfd");
+	CHECK_CONTAINS(text, "behind");
+	close(fd);
+	close_world(&w);
+}
+
 int main(void)
 {
 	RUN(test_reply_and_error);
@@ -610,5 +669,6 @@ int main(void)
 	RUN(test_no_greeting);
 	RUN(test_events);
 	RUN(test_fd_passing);
+	RUN(test_fds_go_alone);
 	return 0;
 }
