@@ -60,6 +60,7 @@ struct qmp_session {
 	struct qmp_link link;
 	enum state state;
 	bool has_oob;
+	bool other_side_left; /* as writing has found; there may be something to read */
 	struct qmp_session_options opts;
 	struct qmp_framer *framer;
 	struct lane lanes[LANES];
@@ -417,9 +418,19 @@ static void on_hung_up(struct qmp_link *l)
 	fail_errno(s, -ECONNRESET, "reading from QMP");
 }
 
+/*
+ * Where the other side has left, its last words (SHUTDOWN, replies) are taken first: from the loop, since this may be
+ * inside of execute.
+ */
 static void on_write_failed(struct qmp_link *l, int code)
 {
-	fail_errno(session_of(l), code, "writing to QMP");
+	if (code != -EPIPE && code != -ECONNRESET) {
+		fail_errno(session_of(l), code, "writing to QMP");
+		return;
+	}
+	qmp_wire_deinit(&l->wire);
+	session_of(l)->other_side_left = true;
+	qmp_link_wake_at(l, 0);
 }
 
 static uint64_t expire_slots(struct qmp_session *s, struct lane *lane, uint64_t now)
@@ -460,6 +471,10 @@ static void on_tick(struct qmp_link *l)
 	struct qmp_session *s = session_of(l);
 	uint64_t now = qmp_now_ms();
 
+	if (s->other_side_left) {
+		on_hung_up(l);
+		return;
+	}
 	check_greeting(s, now);
 	for (int i = 0; i < LANES; i++) {
 		uint64_t flight = expire_slots(s, &s->lanes[i], now);

@@ -650,6 +650,29 @@ static void test_fds_go_alone(void)
 	close_world(&w);
 }
 
+/* The other side is found to have gone by writing to it: what it said before is heard all the same. */
+static void test_last_words_after_a_write(void)
+{
+	struct world w;
+
+	negotiate(&w);
+	(void)qmp_session_subscribe(w.s, "STOP", on_event, &w);
+	execute(&w, "one");
+	say(&w, "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5}}");
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(heard(&w), 0));
+	close(w.qemu);
+	w.qemu = open("/dev/null", O_RDONLY);
+	execute(&w, "two");
+	CHECK_INT(w.events, 0); /* never from inside */
+	until(&w, &w.closed, 1);
+	CHECK_INT(w.events, 1);
+	CHECK_INT(w.replies, 2);
+	CHECK_INT(w.status[0], 0);
+	CHECK_INT(w.status[1], -ECONNRESET);
+	CHECK_INT(w.close_kind, QMP_ERR_CLOSED);
+	close_world(&w);
+}
+
 int main(void)
 {
 	RUN(test_reply_and_error);
@@ -670,5 +693,6 @@ int main(void)
 	RUN(test_events);
 	RUN(test_fd_passing);
 	RUN(test_fds_go_alone);
+	RUN(test_last_words_after_a_write);
 	return 0;
 }
