@@ -211,11 +211,25 @@ static void pass_on(struct client *c, const struct qmp_peer_command *command)
 		qmp_peer_pause(c->peer);
 }
 
-static bool may(const struct client *c, const struct op *op, const char *name)
+/* What a secret holds can be read as a property of it. Source: QEMU crypto/secret.c, secret_common.c. */
+static bool is_secret(const json_t *property)
 {
+	const char *name = json_string_value(property);
+
+	return name && (streq(name, "data") || streq(name, "rawdata"));
+}
+
+static bool may(const struct client *c, const struct op *op, const struct qmp_peer_command *command)
+{
+	const char *name = command->name;
+
 	if (!c->read_only)
 		return true;
-	return op ? !op->changes : strncmp(name, "query-", 6) == 0 || streq(name, "qom-list") || streq(name, "qom-get");
+	if (op)
+		return !op->changes;
+	if (streq(name, "qom-get"))
+		return !is_secret(json_object_get(command->arguments, "property"));
+	return strncmp(name, "query-", 6) == 0 || streq(name, "qom-list");
 }
 
 static void on_command(void *data, struct qmp_peer *p, const struct qmp_peer_command *command)
@@ -223,7 +237,7 @@ static void on_command(void *data, struct qmp_peer *p, const struct qmp_peer_com
 	struct client *c = data;
 	const struct op *op = op_find(command->name);
 
-	if (!may(c, op, command->name)) {
+	if (!may(c, op, command)) {
 		qmp_peer_error(p, command->id, "GenericError", "This socket is for looking only; use control.sock");
 	} else if (!op) {
 		pass_on(c, command);

@@ -212,6 +212,13 @@ class Control(WorldTest):
             for command in ("stop", "quit", "qmpctl-kill"):
                 with self.assertRaises(QmpError):
                     qmp.execute(command)
+            with self.w.control("a") as control:
+                control.execute("object-add", {"qom-type": "secret", "id": "s0", "data": "geheim"})
+            self.assertEqual(qmp.execute("qom-get", {"path": "/objects/s0", "property": "format"}), "raw")
+            for path in ("/objects/s0", "s0"):
+                with self.assertRaises(QmpError) as refused:
+                    qmp.execute("qom-get", {"path": path, "property": "data"})
+                self.assertIn("looking only", refused.exception.desc)
         self.alive()
 
 
