@@ -166,7 +166,7 @@ static bool comes_too_early(const struct vm_exec *x, size_t i, const struct qmp_
 	const char *item = text_of(json_array_get(x->plan, i), "item");
 	enum vm_object_kind kind;
 
-	if (reply->status != -EREMOTEIO || x->times >= AGAIN_TIMES || !removes(x, i, &kind) || kind == VM_DEVICE)
+	if (x->undoing || reply->status != -EREMOTEIO || x->times >= AGAIN_TIMES || !removes(x, i, &kind) || kind == VM_DEVICE)
 		return false;
 	while (i-- > 0)
 		if (removes(x, i, &kind) && kind == VM_DEVICE && streq(text_of(json_array_get(x->plan, i), "item"), item))

@@ -331,6 +331,7 @@ static void test_a_node_that_is_held_for_a_moment(void)
 	open_world(&w, (const struct answer[]){{"blockdev-del", "GenericError", NULL, NULL, false},
 					       {"blockdev-del", "GenericError", NULL, NULL, false},
 					       {"blockdev-del", "GenericError", NULL, NULL, false},
+					       {"blockdev-del", NULL, NULL, NULL, false},
 					       {0}});
 	begin(&w, plan);
 	until_end(&w);
