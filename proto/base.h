@@ -78,6 +78,6 @@ char *qmp_asprintf(const char *fmt, ...) _printf_(1, 2);
 
 /*
  * The entry of CHOICES that is nearest to WORD by edit distance, or NULL where none is near enough to
- * be what somebody meant (more than a third of the word off). CHOICES ends with NULL.
+ * be what somebody meant: more than a third of the word off, of two characters more than one. CHOICES ends with NULL.
  */
 const char *qmp_nearest(const char *word, const char *const *choices);
