@@ -214,7 +214,8 @@ static int check_size(const struct check *c, const char *path, const struct vm_f
 	if (vm_size_parse(value, &bytes) < 0) {
 		if (text && *text && strspn(text, "0123456789") == strlen(text))
 			return refuse(c, path, "\"%s\" has no unit; write \"%sM\" or \"%sG\"", text, text, text);
-		return refuse(c, path, "a size is a number with K, M, G or T (\"512M\") or an integer of bytes");
+		return refuse(c, path, "%s%s%sa size is a number with K, M, G or T (\"512M\") or an integer of bytes",
+			      text ? "\"" : "", text ? text : "", text ? "\" is none: " : "");
 	}
 	if (f->max && (bytes < (uint64_t)f->min || bytes > (uint64_t)f->max))
 		return refuse(c, path, "%llu bytes is out of range (%lld to %lld); write a unit, as in \"512M\"",
@@ -1001,7 +1002,7 @@ static json_t *value_from_text(const struct vm_field *f, const char *text)
 	return value ? value : json_string(text);
 }
 
-/* One step of a path: "disks", "[vda]", "[0]". Moves *AT and *FIELD; *PATH behind it. */
+/* What one step of a path leads to: "disks", "[vda]", "[0]"; NULL where it leads nowhere. */
 static json_t *descend(json_t *at, const char *segment, bool is_index)
 {
 	json_t *item;
@@ -1066,7 +1067,7 @@ static int set(json_t *spec, const char *path, const char *text, struct made *ma
 	json_t *at = spec;
 
 	for (;;) {
-		bool is_index = *p == '[';
+		bool bracket = *p == '[', is_index = bracket || (*p == '.' && json_is_array(at));
 		char segment[sizeof made->name];
 		size_t n;
 		json_t *below;
@@ -1077,7 +1078,7 @@ static int set(json_t *spec, const char *path, const char *text, struct made *ma
 			return refuse(&(struct check){.err = err}, path, "is no path such as cpu.count or disks[vda].cache");
 		memcpy(segment, p, n);
 		segment[n] = '\0';
-		p += n + (is_index && p[n] == ']');
+		p += n + (bracket && p[n] == ']');
 		if (!is_index) {
 			f = table ? find_field(table, segment) : NULL;
 			if (!f)

@@ -171,6 +171,11 @@ static void test_set(void)
 	set(spec, "disks[vda].throttle.iops-total", "100", NULL);
 	set(spec, "disks[0].serial", "17", NULL);
 	CHECK_STR(json_string_value(json_object_get(vm_spec_find(spec, "disks", "vda"), "serial")), "17");
+	set(spec, "disks.vda.serial", "18", NULL);
+	CHECK_STR(json_string_value(json_object_get(vm_spec_find(spec, "disks", "vda"), "serial")), "18");
+	set(spec, "disks.0.seriall", "19", "disks.0.seriall: unknown field; did you mean \"serial\"?");
+	set(spec, "disks.vda].serial", "19", "is no path");
+	set(spec, "disks.vda", "19", "");
 	set(spec, "disks[vda].serial", NULL, NULL);
 	CHECK(!json_object_get(vm_spec_find(spec, "disks", "vda"), "serial"));
 	set(spec, "disks[vdz].serial", "x", "nothing is there named \"vdz\"");
