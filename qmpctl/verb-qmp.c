@@ -63,6 +63,21 @@ static int help_command(struct cli *cli, const char *command, const json_t *give
 	return 0;
 }
 
+/* What the human monitor says is lines, which end with CR LF. What else a terminal would obey is not for it. */
+static void print_text(const char *text)
+{
+	char last = '\n';
+
+	for (; *text; text++) {
+		if ((unsigned char)*text < ' ' ? *text != '\n' && *text != '\t' : *text == 0x7f)
+			continue;
+		last = *text;
+		putchar(last);
+	}
+	if (last != '\n')
+		putchar('\n');
+}
+
 static int run_qmp(struct cli *cli)
 {
 	const char *command = cli->args[1];
@@ -76,7 +91,10 @@ static int run_qmp(struct cli *cli)
 	args = typed_arguments(cli, command, given);
 	if (!args || client_call(cli, cli->args[0], command, args, &result) < 0)
 		return cli_fail(cli);
-	cli_print_json(result);
+	if (cli->json || !json_is_string(result))
+		cli_print_json(result);
+	else
+		print_text(json_string_value(result));
 	return 0;
 }
 
@@ -90,7 +108,8 @@ const struct verb verb_qmp = {
 	.summary = "Send a QMP command; with --help, what it takes",
 	.notes = "A value gets the type that this QEMU has there (on and off are booleans); one that begins with { or [ is JSON. "
 		 "KEY.MEMBER=VALUE sets what is nested, KEY.0=VALUE a list's first. An unknown command, key or value is refused "
-		 "before anything is sent. qmp NAME COMMAND --help prints what a command takes.",
+		 "before anything is sent. qmp NAME COMMAND --help prints what a command takes. A result that is one text, as of "
+		 "human-monitor-command, is printed as text; -o json quotes it.",
 	.help_args = 2,
 	.run = run_qmp,
 };
