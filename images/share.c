@@ -92,7 +92,7 @@ static int compare(const struct uses *mine, const struct uses *others, bool same
 			const struct use *a = &mine->list[i], *b = &others->list[k];
 			if (a->dev == b->dev && a->ino == b->ino && (a->writes || b->writes) &&
 			    !(same && streq(a->disk, b->disk)))
-				return refuse(a, b, err);
+				return same ? refuse(b, a, err) : refuse(a, b, err); /* of two of ours, the later */
 		}
 	return 0;
 }

@@ -49,7 +49,7 @@ static void take_error(struct request *r, const struct qmp_reply *reply)
 		return;
 	r->error = (struct qmp_error){0};
 	qmp_error_set(&r->error, kind ? qmp_error_kind_from_name(kind) : QMP_ERR_REFUSED, -EREMOTEIO,
-		      kind ? "%s" : "QEMU refused: %s", reply->error_desc);
+		      "%s%s%s", kind ? "" : r->operation, kind ? "" : ": QEMU refused: ", reply->error_desc);
 }
 
 static void on_reply(void *data, const struct qmp_reply *reply)

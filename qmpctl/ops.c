@@ -154,8 +154,13 @@ int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err)
 
 	if (!path || text_of(disk, "format"))
 		return 0;
-	if (img_header_read(path, &h, err) < 0)
-		return err->code;
+	if (img_header_read(path, &h, err) < 0) {
+		if (err->code != -ENOENT)
+			return err->code;
+		*err = (struct qmp_error){0};
+		return qmp_error_set(err, QMP_ERR_HOST, -ENOENT, "there is no image %s; \"size\" in place of a path makes one, "
+				     "as in size=10G", path);
+	}
 	json_object_set_new(disk, "format", json_string(h.format));
 	if (img_chain_check(disk, err) < 0)
 		return err->code;
@@ -490,9 +495,15 @@ static void on_wait_timeout(uv_timer_t *t)
 {
 	struct op_call *call = container_of(t, struct op_call, timer);
 
-	op_failf(call, QMP_ERR_TIMEOUT, -ETIMEDOUT, "%s: \"%s\" did not come within %lld s; the VM is %s",
-	     call->guest->vm->name, op_text(call, "for"), (long long)op_int(call, "timeout", 60),
-	     vm_state_name(call->guest->vm->state));
+	const char *what = op_text(call, "for"), *which = NULL;
+
+	if (streq(what, "console"))
+		which = op_text(call, "text");
+	else if (streq(what, "event"))
+		which = op_text(call, "event");
+	op_failf(call, QMP_ERR_TIMEOUT, -ETIMEDOUT, "%s: \"%s%s%s\" did not come within %lld s; the VM is %s",
+		 call->guest->vm->name, what, which ? "=" : "", which ? which : "",
+		 (long long)op_int(call, "timeout", 60), vm_state_name(call->guest->vm->state));
 }
 
 static void start_wait(struct op_call *call)

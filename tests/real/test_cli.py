@@ -53,6 +53,20 @@ class Cli(WorldTest):
             self.refused(USAGE, *(word if word != "NAME" else "../etc" for word in args), says="no name for a VM")
         self.assertEqual(self.w.tree(), before)
 
+    def test_what_is_wrong_is_named_with_what_to_do(self):
+        self.w.create("demo", tiny_spec())
+        path = os.path.join(self.w.base, "other.json")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(dict(tiny_spec(), name="other"), f)
+        before = self.w.ok("show", "demo").out
+        for verb in (["strat", "demo"], ["strat"]):
+            self.refused(USAGE, *verb, says='did you mean "start"?')
+        self.assertNotIn("did you mean", self.w.expect(USAGE, "disk", "rm", "demo", "vda").err)
+        self.refused(USAGE, "set", "demo", "memory=12X", says='memory: "12X" is none: a size is a number with')
+        self.refused(HOST, "disk", "add", "demo", "1G", says='as in size=10G')
+        self.refused(NOT_FOUND, "apply", path, says=f'"qmpctl create other --spec {path}" makes it')
+        self.assertEqual(self.w.ok("show", "demo").out, before)
+
     def test_a_folder_that_cannot_be_read_is_not_an_empty_one(self):
         os.makedirs(os.path.join(self.w.root, "etc"), 0o700)
         with open(os.path.join(self.w.root, "etc/vms"), "w", encoding="utf-8"):

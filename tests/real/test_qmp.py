@@ -5,7 +5,7 @@ import os
 import unittest
 
 import world
-from world import FAILED, NOT_FOUND, STATE, USAGE, WorldTest
+from world import FAILED, NOT_FOUND, STATE, TIMEOUT, USAGE, WorldTest
 
 
 class QmpVerb(WorldTest):
@@ -54,6 +54,18 @@ class QmpVerb(WorldTest):
     def test_what_qemu_refuses_is_qemus_error(self):
         result = self.w.expect(FAILED, "qmp", "a", "qom-get", "path=/nosuch", "property=x")
         self.assertIn("/nosuch", result.err)
+        self.assertIn("qom-get: QEMU refused: ", result.err)
+
+    def test_a_wait_that_was_in_vain_says_for_what(self):
+        result = self.w.expect(TIMEOUT, "wait", "a", "--for", "console=NEVER SAID", "--timeout", "0")
+        self.assertIn('a: "console=NEVER SAID" did not come within 0 s', result.err)
+        result = self.w.expect(TIMEOUT, "wait", "a", "--for", "event=BLOCK_IO_ERROR", "--timeout", "0")
+        self.assertIn('a: "event=BLOCK_IO_ERROR" did not come within 0 s', result.err)
+
+    def test_a_text_is_printed_as_one(self):
+        words = ["qmp", "a", "human-monitor-command", "command-line=info status"]
+        self.assertEqual(self.w.ok(*words).out, "VM status: running\n")
+        self.assertEqual(self.w.ok(*words, "-o", "json").json(), "VM status: running\r\n")
 
     def test_a_device_has_the_properties_of_its_driver(self):
         result = self.w.expect(USAGE, "qmp", "a", "device_add", "driver=virtio-rng-pci", "id=r", "max-bytez=1")

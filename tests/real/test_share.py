@@ -83,7 +83,7 @@ class Share(WorldTest):
     def test_twice_in_one_vm(self):
         self.w.create_tiny("a", disks=[self.disk(self.image), self.disk(self.image, id="vdb")])
         result = self.w.expect(USAGE, "start", "a")
-        self.assertIn("the same image as that of disks.vdb", result.err)
+        self.assertIn("disks.vdb: {} is the same image as that of disks.vda".format(self.image), result.err)
 
     def test_it_outlives_the_keeper_and_ends_with_qemu(self):
         self.hold()
