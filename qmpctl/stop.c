@@ -246,10 +246,24 @@ static void start_reboot(struct op_call *call)
 	stop(call, true);
 }
 
+/* Who kills a VM does not want it back, whatever was asked before. One that is starting again fails by itself. */
+static void cancel_reboot(struct guest *g)
+{
+	struct qmp_error err = {0};
+
+	if (!g->restarting || !g->running || g->running->op != &op_reboot || g->running->on_state != on_state)
+		return;
+	qmp_error_set(&err, QMP_ERR_STATE, -ECANCELED, "the VM %s was killed while it rebooted; it is not started again",
+		      g->vm->name);
+	agent_forget(g->running);
+	fail(g->running, &err);
+}
+
 static void start_kill(struct op_call *call)
 {
 	struct stopping *s;
 
+	cancel_reboot(call->guest);
 	if (!begin(call, false))
 		return;
 	s = call->state;

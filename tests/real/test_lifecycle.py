@@ -6,6 +6,7 @@ import time
 
 import world
 from guest import tiny_spec
+from qmp import QmpError
 from world import CRASHED, FAILED, KILLED, NOT_FOUND, OK, PANICKED, STATE, TIMEOUT, WorldTest
 
 
@@ -39,6 +40,20 @@ class Lifecycle(WorldTest):
     def test_kill_ends_it_at_once(self):
         self.w.start_tiny("a")
         self.w.ok("kill", "a")
+        self.assertEqual(self.w.state("a"), "stopped")
+        self.stopped_clean()
+
+    def test_kill_ends_a_reboot_too(self):
+        serial = self.w.start_tiny("a")
+        serial.write("i")
+        serial.expect("i")
+        with self.w.control("a") as qmp:
+            reboot = qmp.send("qmpctl-reboot", {"timeout": 60})
+            while self.w.status("a").get("operation") != "qmpctl-reboot":
+                time.sleep(0.02)
+            self.w.ok("kill", "a")
+            with self.assertRaisesRegex(QmpError, "was killed while it rebooted"):
+                qmp.reply(reboot)
         self.assertEqual(self.w.state("a"), "stopped")
         self.stopped_clean()
 
