@@ -73,7 +73,8 @@ class Conflicts(WorldTest):
         kind, family = draw.choice((ADD, REMOVE)), "disk" if ident in DISKS else "nic"
         if kind == REMOVE:
             return ident, f"qmpctl-{family}-remove", {"id": ident}
-        item = {"id": ident, "path": self.images[ident], "format": "raw"} if family == "disk" else {"id": ident, "backend": "user"}
+        more = {"path": self.images[ident], "format": "raw"} if family == "disk" else {"backend": "user"}
+        item = dict(more, id=ident)
         return ident, f"qmpctl-{family}-add", {family: item}
 
     def client(self, number, seed_):

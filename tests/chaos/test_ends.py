@@ -80,10 +80,12 @@ class Ends(WorldTest):
         for byte, reason, more in (("q", "guest-shutdown", {"exit-code": 0}), ("p", "guest-panic", {"exit-code": 0}),
                                    ("x", "exited", None)):
             with self.subTest(byte):
-                for serial, qmp in self.rounds(**({"args": ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]} if byte == "x" else {})):
+                device = {"args": ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]} if byte == "x" else {}
+                for serial, qmp in self.rounds(**device):
                     serial.write(byte)
                     qmp.event("QMPCTL_STATE", {"state": "stopped"})
-                    self.ended(reason, **({"exit-code": self.w.status("a")["last-end"].get("exit-code")} if more is None else more))
+                    code = {"exit-code": self.w.status("a")["last-end"].get("exit-code")}
+                    self.ended(reason, **(code if more is None else more))
                 self.w.ok("delete", "a")
                 self.w.serials.pop().close()
                 os.unlink(os.path.join(self.w.base, "a-serial.sock"))

@@ -1,4 +1,4 @@
-"""QEMU tells a hundred thousand events a second: the keeper stays small and on the wire in order, answers, and cuts off who does not read."""
+"""A hundred thousand events a second: the keeper stays small, tells them in order, answers, and cuts off who does not read."""
 import re
 import select
 import threading
@@ -77,7 +77,8 @@ class Flood(WorldTest):
             seconds, cpu = time.monotonic() - begun, cpu_seconds(keeper.pid) - cpu
             figure(figure="a flood of events", wanted_a_second=EVENTS, seconds=round(seconds, 1),
                    told_a_second=round((reader.last - reader.first) / seconds), read=reader.seen,
-                   cpu_us_an_event=round(1e6 * cpu / (reader.last - reader.first)), keeper_cpu=round(cpu / seconds, 2), reader_cut_off=reader.cut,
+                   cpu_us_an_event=round(1e6 * cpu / (reader.last - reader.first)),
+                   keeper_cpu=round(cpu / seconds, 2), reader_cut_off=reader.cut,
                    command_p50_ms=round(percentile(took, 50), 1), command_p99_ms=round(percentile(took, 99), 1), goal_ms=50,
                    keeper_grew_kib=most)
             self.assertIsNone(reader.disorder)

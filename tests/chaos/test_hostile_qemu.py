@@ -32,7 +32,8 @@ STARTING = ["greeting", "qmp_capabilities", "query-status", "cont"]
 RUNNING = ["query-status", "query-named-block-nodes", "qom-list", "query-chardev", "human-monitor-command", "query-pci",
            "blockdev-add", "device_add", "device_del", "blockdev-del", "stop"]
 PROBED = ["greeting", "qmp_capabilities", "query-status", "query-machines", "query-qmp-schema"]
-WRONG = [None, True, 0, -1, 5, 1e300, 18446744073709551615, "", "x", "x" * 70000, "\0", [], [[]], {}, [None], [5], [{}], {"a": None}]
+WRONG = [None, True, 0, -1, 5, 1e300, 18446744073709551615, "", "x", "x" * 70000, "\0", [], [[]], {}, [None],
+         [5], [{}], {"a": None}]
 EVENTS = ["STOP", "RESUME", "SHUTDOWN", "RESET", "GUEST_PANICKED", "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR",
           "VSERPORT_CHANGE", "QMPCTL_STATE", "", "x" * 5000]
 
@@ -69,8 +70,8 @@ def event(draw):
         lambda: message(event=draw.choice(EVENTS), data=draw.choice(WRONG), timestamp={"seconds": 1, "microseconds": 2}),
         lambda: message(event=draw.choice(EVENTS), timestamp=draw.choice(WRONG)),
         lambda: message(event=draw.choice(WRONG)),
-        lambda: message(event=draw.choice(EVENTS), data={k: draw.choice(WRONG) for k in ("device", "path", "guest", "reason", "id",
-                                                                                          "open", "action", "state")}),
+        lambda: message(event=draw.choice(EVENTS), data={k: draw.choice(WRONG) for k in (
+            "device", "path", "guest", "reason", "id", "open", "action", "state")}),
         lambda: message(event="STOP", id="$ID", **{"return": {}}),
     ])()
 
@@ -347,8 +348,9 @@ class HostileQemu(WorldTest):
         self.assertNotIn("Sanitizer", self.w.logs())
 
     def test_what_the_pulse_hears(self):
-        """It is asked for its status every 2 s: an answer that says nothing is no silence, and the connection is lost for no other."""
-        again = {"error": '{"error": {"class": "GenericError", "desc": "x"}, "id": $ID}\r\n', "type": '{"return": 5, "id": $ID}\r\n',
+        """It is asked for its status every 2 s: an answer that says nothing is no silence, and no reason to leave."""
+        again = {"error": '{"error": {"class": "GenericError", "desc": "x"}, "id": $ID}\r\n',
+                 "type": '{"return": 5, "id": $ID}\r\n',
                  "empty": '{"return": {}, "id": $ID}\r\n'}
         lost = {"garbage": "}{\r\n", "close": {"say": "", "then": "close"}}
         never = {"missing": ""}
@@ -374,7 +376,7 @@ class HostileQemu(WorldTest):
         self.assertEqual(keeper.wait(10), world.KILLED)
 
     def test_what_a_probe_hears(self):
-        """While it is asked what it can: the start fails or goes on, in time, and what was learnt is not kept where it is wrong."""
+        """While it is asked what it can: the start fails, or goes on, in time and in words."""
         seed_, good = seed(), self.sample()
         self.w.create_fakes(["a"])
         self.w.env["FAKE_ANSWERS"] = os.path.join(self.w.base, "answers")

@@ -1,4 +1,4 @@
-"""One VM of many in one keeper does not answer: it alone is unresponsive, the others are as quick as before, and it comes back."""
+"""One VM of many in one keeper does not answer: it alone is unresponsive, the others are as quick as before."""
 import os
 import signal
 import time

@@ -22,11 +22,12 @@
  *   no-unplug            the guest never lets go of a device; a reset makes it
  *   no-powerdown         the guest ignores the power button
  *   no-quit              quit and SIGTERM do nothing
- *   count                appends a line to the file "fake-starts" of its directory: its pid, and "double" where another one lives
+ *   count                appends a line to the file "fake-starts" of its directory: its pid, and "double" where another
+ *                        one lives
  *   probe                all of this holds as well when it is only asked what it can
  *
- * A file "fake-answers" beside it ($FAKE_ANSWERS: that one) is JSON: what is sent in place of the answer to a command (or "greeting"), the first time, the
- * second time, ...; the last entry stands for all later times, null is the right answer:
+ * A file "fake-answers" beside it ($FAKE_ANSWERS: that one) is JSON: what is sent in place of the answer to a command (or
+ * "greeting"), the first time, the second time, ...; the last entry stands for all later times, null is the right answer:
  *
  *   {"query-status": [null, "{\"return\": 5, \"id\": $ID}\r\n", {"say": "{", "then": "close"}]}
  *

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Hours of mixed trouble: keepers and QEMUs are killed, disks and NICs come and go, consoles and events flood, VMs hang, stop and start.
+"""Hours of mixed trouble: keepers and QEMUs are killed, disks and NICs come and go, consoles and events flood, VMs hang and stop.
 
     soak.py [--minutes M] [--vms N] [--real K] [--seed S]
 
