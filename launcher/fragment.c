@@ -8,14 +8,6 @@
 /* Slots of pcie.0 / pci.0. Root ports: 0x10 to 0x17; on pc, port N is slot N + PC_FIRST_SLOT - 1. */
 enum { SLOT_PORTS = 0x10, SLOT_RNG = 0x18, SLOT_BALLOON, SLOT_VSERIAL, SLOT_WATCHDOG, SLOT_VGA = 2 };
 #define PC_FIRST_SLOT 3
-#define PC_PORTS      16
-
-static bool is_pc(const json_t *spec)
-{
-	const char *type = text_of(json_object_get(spec, "machine"), "type");
-
-	return type && (streq(type, "pc") || strncmp(type, "pc-i440fx", 9) == 0);
-}
 
 /* ---- Building ---- */
 
@@ -87,18 +79,6 @@ static void copy_member(json_t *to, const char *to_key, const json_t *from, cons
 
 /* ---- Places on the PCI bus ---- */
 
-int64_t vm_pci_ports(const json_t *spec)
-{
-	int64_t ports = json_integer_value(json_object_get(json_object_get(spec, "machine"), "ports"));
-
-	return is_pc(spec) && ports > PC_PORTS ? PC_PORTS : ports;
-}
-
-bool vm_pci_is_flat(const json_t *spec)
-{
-	return is_pc(spec);
-}
-
 int64_t vm_pci_port_of_slot(int64_t slot)
 {
 	return slot - PC_FIRST_SLOT + 1;
@@ -108,11 +88,11 @@ int vm_pci_place(const json_t *spec, int64_t port, json_t *device, struct qmp_er
 {
 	char place[32];
 
-	if (port < 1 || port > vm_pci_ports(spec))
+	if (port < 1 || port > vm_spec_ports(spec))
 		return qmp_error_set(err, QMP_ERR_LIMIT, -ENOSPC,
 				     "PCI port %lld: the machine has %lld ports; set machine.ports higher",
-				     (long long)port, (long long)vm_pci_ports(spec));
-	if (is_pc(spec)) {
+				     (long long)port, (long long)vm_spec_ports(spec));
+	if (vm_spec_is_pc(spec)) {
 		snprintf(place, sizeof place, "%x.0", (unsigned)(port + PC_FIRST_SLOT - 1));
 		json_object_set_new(device, "bus", json_string("pci.0"));
 		json_object_set_new(device, "addr", json_string(place));
@@ -130,13 +110,13 @@ static json_t *fixed_device(const json_t *spec, const char *driver, const char *
 	char addr[8];
 
 	snprintf(addr, sizeof addr, "%x.0", slot);
-	return json_pack("{s:s, s:s, s:s, s:s}", "driver", driver, "id", id, "bus", is_pc(spec) ? "pci.0" : "pcie.0",
+	return json_pack("{s:s, s:s, s:s, s:s}", "driver", driver, "id", id, "bus", vm_spec_is_pc(spec) ? "pci.0" : "pcie.0",
 			 "addr", addr);
 }
 
 static int root_ports(const json_t *spec, struct vm_fragment *ret)
 {
-	int64_t n = is_pc(spec) ? 0 : vm_pci_ports(spec);
+	int64_t n = vm_spec_is_pc(spec) ? 0 : vm_spec_ports(spec);
 
 	for (int64_t i = 0; i < n; i++) {
 		char id[24], addr[8];
@@ -164,11 +144,6 @@ static json_t *cache_options(const char *cache)
 			 streq(cache, "unsafe"));
 }
 
-static bool has_backing(const char *format)
-{
-	return streq(format, "qcow2") || streq(format, "qcow") || streq(format, "qed") || streq(format, "vmdk");
-}
-
 static json_t *file_node(const json_t *disk, const char *path, const char *node, bool read_only)
 {
 	json_t *args = json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:s}", "driver",
@@ -190,7 +165,7 @@ static json_t *format_node(const json_t *disk, const char *format, const char *n
 
 	if (args && !streq(text_of(disk, "detect-zeroes"), "off") && !read_only)
 		json_object_set_new(args, "detect-zeroes", json_string(text_of(disk, "detect-zeroes")));
-	if (args && has_backing(format))
+	if (args && vm_format_has_backing(format))
 		json_object_set_new(args, "backing", backing ? json_string(backing) : json_null());
 	if (args)
 		json_object_set_new(args, "auto-read-only", json_false());
@@ -253,7 +228,7 @@ static int ide_index(const json_t *spec, const json_t *disk)
 
 static int place_ide(const json_t *spec, const json_t *disk, json_t *device, struct qmp_error *err)
 {
-	int index = ide_index(spec, disk), places = is_pc(spec) ? 4 : 6;
+	int index = ide_index(spec, disk), places = vm_spec_is_pc(spec) ? 4 : 6;
 	char bus[16];
 
 	if (index >= places)
@@ -261,9 +236,9 @@ static int place_ide(const json_t *spec, const json_t *disk, json_t *device, str
 				     "disk %s: the machine's own controller has %d places, all taken; use the bus virtio "
 				     "or scsi",
 				     text_of(disk, "id"), places);
-	snprintf(bus, sizeof bus, "ide.%d", is_pc(spec) ? index / 2 : index);
+	snprintf(bus, sizeof bus, "ide.%d", vm_spec_is_pc(spec) ? index / 2 : index);
 	json_object_set_new(device, "bus", json_string(bus));
-	if (is_pc(spec))
+	if (vm_spec_is_pc(spec))
 		json_object_set_new(device, "unit", json_integer(index % 2));
 	return 0;
 }

@@ -52,8 +52,5 @@ int vm_fragments_all(const json_t *spec, const struct vm_host *host, struct vm_f
 
 /* Where the PCI port PORT (1 ...) of SPEC's machine is: sets "bus" and "addr" (as it needs them) in DEVICE. */
 int vm_pci_place(const json_t *spec, int64_t port, json_t *device, struct qmp_error *err);
-/* The ports that a machine of this spec has: root ports "port-N" on q35, slots of bus 0 on pc (which is flat). */
-int64_t vm_pci_ports(const json_t *spec);
-bool vm_pci_is_flat(const json_t *spec);
 /* On pc: the port that SLOT of bus 0 is; may be none of those that there are. */
 int64_t vm_pci_port_of_slot(int64_t slot);

@@ -4,6 +4,7 @@
  * else's that has gone meanwhile, or has no bus, is no failure.
  */
 #include "launcher/inventory.h"
+#include "launcher/spec.h"
 #include "proto/base.h"
 
 #include <stdio.h>
@@ -22,7 +23,7 @@ json_t *vm_inventory_questions(const json_t *spec)
 	return json_pack("[{s:s, s:{s:b}}, o, o, {s:s}, {s:s, s:{s:s}}, o]", "execute", "query-named-block-nodes", "arguments",
 			 "flat", 1, list_of("/objects"), list_of("/machine/peripheral"), "execute", "query-chardev", "execute",
 			 "human-monitor-command", "arguments", "command-line", "info network",
-			 vm_pci_is_flat(spec) ? json_pack("{s:s}", "execute", "query-pci") : list_of("/machine/peripheral-anon"));
+			 vm_spec_is_pc(spec) ? json_pack("{s:s}", "execute", "query-pci") : list_of("/machine/peripheral-anon"));
 }
 
 json_t *vm_inventory_place_questions(const struct vm_inventory *i)
@@ -197,7 +198,7 @@ struct vm_inventory *vm_inventory_decode(const json_t *spec, const json_t *answe
 		qmp_error_errno(err, -ENOMEM, "asking QEMU what it has");
 		return NULL;
 	}
-	inv->n_ports = vm_pci_ports(spec);
+	inv->n_ports = vm_spec_ports(spec);
 	inv->nodes = by_key(json_array_get(answers, NODES), "node-name", NULL);
 	inv->objects = by_key(json_array_get(answers, OBJECTS), "name", "type");
 	inv->devices = by_key(json_array_get(answers, DEVICES), "name", "type");
@@ -212,7 +213,7 @@ struct vm_inventory *vm_inventory_decode(const json_t *spec, const json_t *answe
 	}
 	json_object_del(inv->objects, "type"); /* every QOM object has that property */
 	json_object_del(inv->devices, "type");
-	if (vm_pci_is_flat(spec))
+	if (vm_spec_is_pc(spec))
 		take_slots(inv, json_array_get(answers, PCI));
 	else
 		take_buses(inv, spec, json_array_get(answers, PCI));
@@ -342,15 +343,6 @@ bool vm_inventory_has(const struct vm_inventory *i, enum vm_object_kind kind, co
 	return id && json_object_get(maps[kind], id);
 }
 
-enum vm_presence vm_inventory_presence(const struct vm_inventory *inv, const struct vm_fragment *f)
-{
-	size_t there = 0;
-
-	for (size_t i = 0; i < f->n_objects; i++)
-		there += vm_inventory_has(inv, f->objects[i].kind, vm_object_id(&f->objects[i]));
-	return there == 0 ? VM_ABSENT : there < f->n_objects ? VM_PARTIAL : VM_PRESENT;
-}
-
 /* A node for a file of the host whose file is another one: NULL, or what QEMU has. */
 static const char *other_file(const struct vm_inventory *inv, const struct vm_object *o)
 {
@@ -446,24 +438,4 @@ json_t *vm_inventory_skip_gone(const struct vm_inventory *inv, const json_t *pla
 		if (!vm_step_object(step, &kind, &id, &adds) || adds || vm_inventory_has(inv, kind, id))
 			json_array_append(left, step);
 	return left;
-}
-
-json_t *vm_inventory_undo(const struct vm_inventory *inv, const json_t *plan)
-{
-	json_auto_t *all = vm_plan_undo(plan);
-
-	return vm_inventory_left(inv, all);
-}
-
-bool vm_inventory_port_is_free(const struct vm_inventory *i, int64_t port)
-{
-	char key[24];
-
-	snprintf(key, sizeof key, "%lld", (long long)port);
-	return port >= 1 && port <= i->n_ports && !json_object_get(i->ports, key);
-}
-
-int64_t vm_inventory_free_ports(const struct vm_inventory *i)
-{
-	return i->n_ports - (int64_t)json_object_size(i->ports);
 }

@@ -1,8 +1,8 @@
 /*
  * What QEMU has of what a spec describes: asked of it, never remembered.
  *
- * One inventory is a round of questions, all of them on their way at once, and at most a second one. Every object that a fragment makes has
- * an id of the item's, so whether a step of a plan happened is known from the ids alone, whoever sent it.
+ * One inventory is a round of questions, all of them on their way at once, and at most a second one. Every object that a
+ * fragment makes has an id of the item's, so whether a step of a plan happened is known from the ids alone, whoever sent it.
  *
  * How each kind is found, on QEMU 7.2 and 10.0 alike:
  *   block nodes   query-named-block-nodes (flat: a long chain is 160 kB and not 3.7 MB)
@@ -51,10 +51,6 @@ void vm_inventory_decode_places(struct vm_inventory *i, const json_t *answers);
 
 bool vm_inventory_has(const struct vm_inventory *i, enum vm_object_kind kind, const char *id);
 
-enum vm_presence { VM_ABSENT, VM_PARTIAL, VM_PRESENT };
-/* How much of it is there. */
-enum vm_presence vm_inventory_presence(const struct vm_inventory *i, const struct vm_fragment *fragment);
-
 /*
  * Where QEMU has not what SPEC, effective, says: [{"item", "state", "missing"?, "wants"?, "has"?}]. State "gone": nothing of it is
  * there; "partial": the ids in "missing" are not; "changed": its file is "has", not "wants". New; NULL: SPEC is no such spec.
@@ -62,15 +58,9 @@ enum vm_presence vm_inventory_presence(const struct vm_inventory *i, const struc
 json_t *vm_inventory_differences(const struct vm_inventory *i, const json_t *spec, const struct vm_host *host);
 
 /*
- * Rolling PLAN forward: its steps that are still to be done, in its order. New. A step that QEMU cannot be asked about (a
- * limit that is set) is among them; a getfd is where its netdev is.
+ * The steps of PLAN that are still to be done, in its order. New. A step that QEMU cannot be asked about (a limit that is
+ * set) is among them; a getfd is where its netdev is. Of vm_plan_undo's plan it is what rolls PLAN back.
  */
 json_t *vm_inventory_left(const struct vm_inventory *i, const json_t *plan);
 /* PLAN without the removals of what is gone already, by somebody else's hand. New. */
 json_t *vm_inventory_skip_gone(const struct vm_inventory *i, const json_t *plan);
-/* Rolling it back: the plan that undoes what of PLAN is there (plan.h, vm_plan_undo). New. */
-json_t *vm_inventory_undo(const struct vm_inventory *i, const json_t *plan);
-
-bool vm_inventory_port_is_free(const struct vm_inventory *i, int64_t port);
-/* How many are. */
-int64_t vm_inventory_free_ports(const struct vm_inventory *i);

@@ -11,6 +11,9 @@
 #include <strings.h>
 #include <sys/random.h>
 
+/* DEFAULT_PORTS and PORTS_MAX as in the table. */
+enum { DEFAULT_PORTS = 16, PC_PORTS = 16, PORTS_MAX = 64 };
+
 struct check {
 	const char *text; /* NULL: no lines */
 	size_t len;
@@ -404,7 +407,7 @@ static int check_throttle(const struct check *c, const char *path, const json_t 
 	return 0;
 }
 
-static bool format_has_backing(const char *format)
+bool vm_format_has_backing(const char *format)
 {
 	return streq(format, "qcow2") || streq(format, "qcow") || streq(format, "qed") || streq(format, "vmdk");
 }
@@ -421,7 +424,7 @@ static int check_backing(const struct check *c, const char *path, const json_t *
 		snprintf(at + n, sizeof at - n, ".backing");
 		if (!format)
 			return refuse(c, at, "an empty drive has no backing image");
-		if (!format_has_backing(format))
+		if (!vm_format_has_backing(format))
 			return refuse(c, at, "an image of the format \"%s\" has no backing image", format);
 	}
 	return 0;
@@ -571,26 +574,25 @@ static int check_unique(const struct check *c, const json_t *spec, const char *c
 	return 0;
 }
 
-static bool is_pc(const json_t *spec)
+bool vm_spec_is_pc(const json_t *spec)
 {
 	const char *type = text_of(json_object_get(spec, "machine"), "type");
 
 	return type && (streq(type, "pc") || strncmp(type, "pc-i440fx", 9) == 0);
 }
 
-/* As many as vm_pci_ports says for the effective spec. */
-static json_int_t ports_of(const json_t *spec)
+int64_t vm_spec_ports(const json_t *spec)
 {
 	const json_t *set = json_object_get(json_object_get(spec, "machine"), "ports");
-	json_int_t ports = set ? json_integer_value(set) : 16;
+	int64_t ports = set ? json_integer_value(set) : DEFAULT_PORTS;
 
-	return is_pc(spec) && ports > 16 ? 16 : ports;
+	return vm_spec_is_pc(spec) && ports > PC_PORTS ? PC_PORTS : ports;
 }
 
 static int check_ports(const struct check *c, const json_t *spec)
 {
 	static const char *const kinds[] = {"disks", "nics"};
-	json_int_t ports = ports_of(spec), scsi = json_integer_value(json_object_get(spec, "scsi-port"));
+	json_int_t ports = vm_spec_ports(spec), scsi = json_integer_value(json_object_get(spec, "scsi-port"));
 	json_t *item;
 	char path[64];
 	size_t i;
@@ -794,7 +796,7 @@ static int fill_defaults(const struct vm_field *table, json_t *object)
 /* A CD-ROM's default bus is what the machine has for it. */
 static void adjust_cdroms(const json_t *spec, json_t *copy)
 {
-	bool pc = is_pc(spec);
+	bool pc = vm_spec_is_pc(spec);
 	json_t *disk;
 	size_t i;
 
@@ -901,7 +903,7 @@ static bool port_taken(const json_t *spec, json_int_t port)
 
 static int new_port(const json_t *spec, const json_t *taken, json_t *owner, const char *key, struct qmp_error *err)
 {
-	json_int_t ports = ports_of(spec), port, others = 0;
+	json_int_t ports = vm_spec_ports(spec), port, others = 0;
 
 	if (json_object_get(owner, key))
 		return 0;
@@ -918,7 +920,7 @@ static int new_port(const json_t *spec, const json_t *taken, json_t *owner, cons
 			     "no free PCI port: the machine has %lld, %lld taken by the spec and %lld by devices that QEMU has "
 			     "besides; set machine.ports higher (%d at most on this machine; it counts from the next start), "
 			     "or put disks on the bus scsi, which share one port",
-			     (long long)ports, (long long)(ports - others), (long long)others, is_pc(spec) ? 16 : 64);
+			     (long long)ports, (long long)(ports - others), (long long)others, vm_spec_is_pc(spec) ? PC_PORTS : PORTS_MAX);
 }
 
 static int complete_item(json_t *spec, const json_t *taken, const char *kind, json_t *item, struct qmp_error *err)

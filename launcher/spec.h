@@ -37,6 +37,12 @@ int vm_spec_remove(json_t *spec, const char *kind, const char *id);
 int vm_spec_set(json_t *spec, const char *path, const char *text, struct qmp_error *err);
 bool vm_name_valid(const char *name);
 bool vm_id_valid(const char *id);
+/* Whether the machine is of the type "pc" or a version of it; else it is a q35. */
+bool vm_spec_is_pc(const json_t *spec);
+/* The PCI ports that a machine of this spec has: root ports "port-N" on q35, slots of bus 0 on pc (which is flat). */
+int64_t vm_spec_ports(const json_t *spec);
+/* Whether an image of that format can name a backing image. */
+bool vm_format_has_backing(const char *format);
 /* "512M", "10G" (K, M, G, T: powers of 1024) or an integer of bytes, as bytes. */
 int vm_size_parse(const json_t *value, uint64_t *ret);
 /* The JSON Schema (draft 2020-12). New. */

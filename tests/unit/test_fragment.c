@@ -106,8 +106,8 @@ static void test_places(void)
 	json_auto_t *device = json_object();
 	struct qmp_error err = {0};
 
-	CHECK_INT(vm_pci_ports(q35), 64);
-	CHECK_INT(vm_pci_ports(pc), 16);
+	CHECK_INT(vm_spec_ports(q35), 64);
+	CHECK_INT(vm_spec_ports(pc), 16);
 	CHECK_INT(vm_pci_place(q35, 64, device, &err), 0);
 	CHECK_STR(text_of(device, "bus"), "port-64");
 	CHECK_STR(text_of(device, "addr"), "0");
