@@ -6,20 +6,26 @@
 
 #include <time.h>
 
-/* Waiting begins before there is a VM that runs: until then, look again. One without a keeper gets one by the call. */
-static int await_keeper(struct cli *cli, const char *what, int64_t timeout)
+/*
+ * Waiting begins before there is a VM that runs: until then, look again. One without a keeper gets one by the call. 0, and
+ * how many seconds of TIMEOUT are left; 1: there is nothing to wait for.
+ */
+static int await_keeper(struct cli *cli, const char *what, int64_t timeout, int64_t *ret_left)
 {
 	struct timespec nap = {0, 50 * 1000 * 1000};
-	time_t end = time(NULL) + (time_t)timeout;
+	uint64_t begun = uv_hrtime(), second = 1000 * 1000 * 1000;
 
 	while (!client_is_up(cli, cli->args[0]) && !client_qemu_lives(cli, cli->args[0])) {
 		if (streq(what, "stopped"))
 			return 1;
-		if (time(NULL) >= end)
+		if ((uv_hrtime() - begun) / second >= (uint64_t)timeout)
 			return qmp_error_set(&cli->error, QMP_ERR_TIMEOUT, -ETIMEDOUT, "%s: it did not start within %lld s",
 					     cli->args[0], (long long)timeout);
 		nanosleep(&nap, NULL);
 	}
+	*ret_left = timeout - (int64_t)((uv_hrtime() - begun) / second);
+	if (*ret_left < 0)
+		*ret_left = 0;
 	return 0;
 }
 
@@ -29,7 +35,7 @@ static int run_wait(struct cli *cli)
 	json_auto_t *result = NULL;
 	_cleanup_free_ char *word = what ? strndup(what, equals ? (size_t)(equals - what) : strlen(what)) : NULL;
 	json_t *args;
-	int64_t timeout;
+	int64_t timeout, left = 0;
 	int r;
 
 	if (!word)
@@ -39,10 +45,10 @@ static int run_wait(struct cli *cli)
 		return cli_fail(cli);
 	if (vm_check_name(cli, cli->args[0]) < 0)
 		return cli_fail(cli);
-	r = await_keeper(cli, word, timeout);
+	r = await_keeper(cli, word, timeout, &left);
 	if (r != 0)
 		return r < 0 ? cli_fail(cli) : 0;
-	args = json_pack("{s:s, s:I}", "for", word, "timeout", (json_int_t)timeout);
+	args = json_pack("{s:s, s:I}", "for", word, "timeout", (json_int_t)left);
 	if (equals)
 		json_object_set_new(args, streq(word, "event") ? "event" : "text", json_string(equals + 1));
 	r = client_call(cli, cli->args[0], "qmpctl-wait", args, &result);
