@@ -387,29 +387,28 @@ bool vm_is_locked(int dir, const char *name)
 
 /* ---- Sockets ---- */
 
-static int address_of(int dir, const char *name, struct sockaddr_un *ret, struct qmp_error *err)
+/* A new socket, and the address of NAME in DIR: through the folder's fd, since a path has a limit of 107 bytes. */
+static int socket_for(int dir, const char *name, struct sockaddr_un *ret_address, struct qmp_error *err)
 {
-	int n;
+	int fd, n;
 
-	*ret = (struct sockaddr_un){.sun_family = AF_UNIX};
-	n = snprintf(ret->sun_path, sizeof ret->sun_path, "/proc/self/fd/%d/%s", dir, name);
-	if (n >= (int)sizeof ret->sun_path)
+	*ret_address = (struct sockaddr_un){.sun_family = AF_UNIX};
+	n = snprintf(ret_address->sun_path, sizeof ret_address->sun_path, "/proc/self/fd/%d/%s", dir, name);
+	if (n >= (int)sizeof ret_address->sun_path)
 		return qmp_error_set(err, QMP_ERR_USAGE, -ENAMETOOLONG, "the socket's name %s is too long", name);
-	return 0;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	return fd < 0 ? qmp_error_errno(err, -errno, "the socket %s", name) : fd;
 }
 
 int vm_socket_listen(int dir, const char *name, int *ret_fd, struct qmp_error *err)
 {
-	_cleanup_fd_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	struct sockaddr_un address;
+	_cleanup_fd_ int fd = socket_for(dir, name, &address, err);
 	mode_t mask;
 	int r;
 
 	if (fd < 0)
-		return qmp_error_errno(err, -errno, "the socket %s", name);
-	r = address_of(dir, name, &address, err);
-	if (r < 0)
-		return r;
+		return fd;
 	(void)unlinkat(dir, name, 0);
 	mask = umask(0177);
 	r = bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 128) < 0 ? -errno : 0;
@@ -422,15 +421,11 @@ int vm_socket_listen(int dir, const char *name, int *ret_fd, struct qmp_error *e
 
 int vm_socket_connect(int dir, const char *name, int *ret_fd, struct qmp_error *err)
 {
-	_cleanup_fd_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	struct sockaddr_un address;
-	int r;
+	_cleanup_fd_ int fd = socket_for(dir, name, &address, err);
 
 	if (fd < 0)
-		return qmp_error_errno(err, -errno, "the socket %s", name);
-	r = address_of(dir, name, &address, err);
-	if (r < 0)
-		return r;
+		return fd;
 	if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
 		return qmp_error_errno(err, -errno, "connecting to %s", name);
 	*ret_fd = take_fd(&fd);

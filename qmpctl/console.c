@@ -47,10 +47,10 @@ static void fail_without_console(struct op_call *call)
 	json_array_foreach(json_object_get(vm->running, "consoles"), i, console)
 	{
 		_cleanup_free_ char *before = ids;
-		ids = qmp_asprintf("%s%s%s", before, i ? ", " : "", json_string_value(json_object_get(console, "id")));
+		ids = qmp_asprintf("%s%s%s", before ? before : "", i ? ", " : "", text_of(console, "id"));
 	}
 	why = qmp_asprintf("the VM %s has no console%s%s%s; it has %s", vm->name, id ? " \"" : "", id ? id : "",
-			   id ? "\"" : "", *ids ? ids : "none");
+			   id ? "\"" : "", ids && *ids ? ids : "none");
 	fail(call, QMP_ERR_NOT_FOUND, -ENOENT, why);
 }
 

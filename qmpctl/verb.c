@@ -57,31 +57,42 @@ static int compare_names(const void *a, const void *b)
 	return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+/* The name that the file FILE of vms/ is of, appended to the N of *NAMES: 1; 0: it is no spec; -ENOMEM. */
+static int add_name(char ***names, size_t n, const char *file)
+{
+	size_t len = strlen(file);
+	char **more, *name;
+
+	if (len < 6 || !streq(file + len - 5, ".json") || file[0] == '.')
+		return 0;
+	more = realloc(*names, (n + 1) * sizeof **names);
+	if (!more)
+		return -ENOMEM;
+	*names = more;
+	name = strndup(file, len - 5);
+	if (!name)
+		return -ENOMEM;
+	more[n] = name;
+	return 1;
+}
+
 json_t *vm_names(struct cli *cli)
 {
 	struct qmp_error err = {0};
-	int fd = vm_dir_open(cli->dirs.conf, "vms", false, &err);
+	int fd = vm_dir_open(cli->dirs.conf, "vms", false, &err), r = 0;
 	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-	json_t *list = json_array();
+	json_auto_t *list = json_array();
 	struct dirent *entry;
 	char **names = NULL;
 	size_t n = 0;
 
 	if (fd < 0 && fd != -ENOENT) {
 		cli->error = err;
-		json_decref(list);
 		return NULL;
 	}
-	while (dir && (entry = readdir(dir))) {
-		size_t len = strlen(entry->d_name);
-		char **more;
-		if (len < 6 || !streq(entry->d_name + len - 5, ".json") || entry->d_name[0] == '.')
-			continue;
-		more = realloc(names, (n + 1) * sizeof *names);
-		if (!more)
-			break;
-		names = more;
-		names[n++] = strndup(entry->d_name, len - 5);
+	while (r >= 0 && dir && (entry = readdir(dir))) {
+		r = add_name(&names, n, entry->d_name);
+		n += r > 0;
 	}
 	if (dir)
 		closedir(dir);
@@ -92,7 +103,11 @@ json_t *vm_names(struct cli *cli)
 		free(names[i]);
 	}
 	free(names);
-	return list;
+	if (r < 0) {
+		qmp_error_errno(&cli->error, r, "listing the VMs");
+		return NULL;
+	}
+	return take_ptr(list);
 }
 
 int vm_check_name(struct cli *cli, const char *name)

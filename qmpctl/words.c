@@ -134,6 +134,10 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 
 	if (*text == '{')
 		return parse_json_item(cli, text);
+	if (!copy) {
+		qmp_error_errno(&cli->error, -ENOMEM, "reading \"%s\"", text);
+		return NULL;
+	}
 	for (char *save = NULL, *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
 		char *equals = strchr(word, '=');
 		if (equals)
@@ -195,6 +199,10 @@ json_t *parse_nic_words(struct cli *cli, const char *text)
 
 	if (*text == '{')
 		return parse_json_item(cli, text);
+	if (!copy) {
+		qmp_error_errno(&cli->error, -ENOMEM, "reading \"%s\"", text);
+		return NULL;
+	}
 	item = item_of(spec, "nics");
 	for (char *save = NULL, *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
 		char *equals = strchr(word, '=');
