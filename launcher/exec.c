@@ -81,6 +81,7 @@ static void failed(struct vm_exec *x, const json_t *step, const struct qmp_error
 {
 	struct qmp_error *slot = x->undoing ? &x->undo_error : &x->error;
 
+	x->session_gone |= !qmp_session_is_ready(x->session);
 	if (slot->kind != QMP_ERR_NONE || (x->undoing && json_is_true(json_object_get(step, "optional"))))
 		return;
 	*slot = *why;
@@ -186,7 +187,6 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 		release(x);
 		return;
 	}
-	x->session_gone |= reply->status == -ECANCELED || reply->status == -ECONNRESET;
 	if (comes_too_early(x, i, reply)) {
 		x->outcomes[i] = STEP_AGAIN;
 		if (x->again++ == 0)
@@ -211,7 +211,6 @@ static void on_unplugged(void *data, enum vm_unplug_outcome outcome, const struc
 	if (outcome == VM_UNPLUG_GONE) {
 		step_is_done(x, x->next - 1);
 	} else if (outcome == VM_UNPLUG_REFUSED) {
-		x->session_gone |= why->kind == QMP_ERR_CLOSED || why->kind == QMP_ERR_CANCELLED;
 		failed(x, step, why);
 	} else if (x->undoing) {
 		add_words(x, "what was done before it is being undone", why);

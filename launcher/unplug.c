@@ -72,7 +72,7 @@ static void finish(struct vm_unplug *u, enum vm_unplug_outcome outcome, const st
 static bool answered(struct vm_unplug *u, const struct qmp_reply *reply)
 {
 	u->in_flight--;
-	if (reply->status == -ECANCELED || reply->status == -ECONNRESET) {
+	if (reply->status < 0 && !qmp_session_is_ready(u->session)) {
 		u->session_gone = true;
 		finish(u, VM_UNPLUG_REFUSED, &reply->error);
 	}

@@ -479,7 +479,7 @@ static void on_tick(struct qmp_link *l)
 	for (int i = 0; i < LANES; i++) {
 		uint64_t flight = expire_slots(s, &s->lanes[i], now);
 		uint64_t queued = qmp_calls_expire(&s->lanes[i].queued, now, &s->ended,
-						   "not sent within its deadline, too many commands wait for QEMU");
+						   "not sent within its deadline, QEMU has not answered what was sent before");
 		uint64_t next = flight < queued ? flight : queued;
 		if (next != UINT64_MAX)
 			qmp_link_wake_at(l, next);

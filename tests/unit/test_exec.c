@@ -405,6 +405,21 @@ static void test_the_session_ends(void)
 		}
 }
 
+/* It ends by what QEMU says, and not by its going: then, too, nothing can be undone, and nobody is told that it failed. */
+static void test_the_session_ends_by_an_error(void)
+{
+	json_auto_t *plan = disk_plan(false);
+	struct world w;
+
+	open_world(&w, (const struct answer[]){{"blockdev-add", NULL, NULL, "{\"error\": {\"desc\": \"whose?\"}}\r\n", false}, {0}});
+	begin(&w, plan);
+	until_end(&w);
+	CHECK_INT(w.outcome, VM_EXEC_FAILED);
+	CHECK_CONTAINS(w.why.message, "an error without an id");
+	CHECK(!strstr(w.why.message, "undoing"));
+	close_world(&w);
+}
+
 int main(void)
 {
 	RUN(test_a_running_guest);
@@ -420,5 +435,6 @@ int main(void)
 	RUN(test_pending);
 	RUN(test_an_undo_that_fails);
 	RUN(test_the_session_ends);
+	RUN(test_the_session_ends_by_an_error);
 	return 0;
 }
