@@ -188,24 +188,26 @@ struct qmp_session_options {
 	void (*on_ready)(void *data, json_t *greeting);
 	/*
 	 * The connection has ended, for good: each waiter has had its reply before. Called once, also
-	 * when the session never became ready; not called by qmp_session_free.
+	 * when the session never became ready; not called by qmp_session_free, which is still to be called, here or later.
 	 */
 	void (*on_close)(void *data, const struct qmp_error *why);
 	void *data;
 };
 
-/* Takes over FD (a connected stream socket) on success. */
+/* Takes over FD (a connected stream socket, made non-blocking) on success. OPTS is copied. */
 QMP_API int qmp_session_new(uv_loop_t *loop, int fd_consume, const struct qmp_session_options *opts,
 			    struct qmp_session **ret, struct qmp_error *err);
 /*
  * Closes. Every waiter hears of it inside this call (-ECANCELED, or how its command had ended already); no callback
  * after it returns, and none to on_close. From any callback; what the session gave is valid until that returns. NULL is fine.
+ * The memory goes when the loop has run once more: that must be before uv_loop_close. So it is with a peer and an agent, too.
  */
 QMP_API void qmp_session_free(struct qmp_session *s);
 
 /*
  * Sends COMMAND (or queues it: also before the session is ready). On success CB fires exactly once, never
- * from inside this call; the callback may execute, cancel and free. RET_SERIAL (may be NULL) names it for cancel. Errors: -EINVAL, -EBUSY, -ENOTCONN.
+ * from inside this call; the callback may execute, cancel and free. RET_SERIAL (may be NULL) names it for cancel. Errors:
+ * -EINVAL, -EBUSY, -ENOTCONN, -EOPNOTSUPP, -EMSGSIZE (more than QEMU takes: 64 MiB, or 2 Mi tokens of JSON), -ENOMEM and those of dup.
  */
 QMP_API int qmp_session_execute(struct qmp_session *s, const struct qmp_command *command, qmp_reply_cb cb,
 				void *data, uint64_t *ret_serial, struct qmp_error *err);

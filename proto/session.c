@@ -31,6 +31,7 @@
 #define DEFAULT_GREETING_MS 10000
 #define DEFAULT_QUEUED      4096
 #define READS_PER_TURN      16
+#define TOKENS_MAX          ((size_t)2 << 20) /* of a command; as the other limits: QEMU qobject/json-streamer.c */
 /* Of a message that is shown in an error. */
 #define EXCERPT 120
 /*
@@ -586,6 +587,31 @@ static int refuse_execute(const struct qmp_session *s, const struct qmp_command 
 	return 0;
 }
 
+/* How many tokens QEMU's lexer makes of TEXT, which is JSON. */
+static size_t count_tokens(const char *text, size_t len)
+{
+	size_t n = 0;
+	bool in_string = false, in_word = false;
+
+	for (size_t i = 0; i < len; i++) {
+		bool is_structural = strchr("{}[]:, \n", text[i]) != NULL;
+		if (in_string && text[i] == '\\')
+			i++;
+		else if (text[i] == '"')
+			n += in_string = !in_string;
+		else if (!in_string)
+			n += is_structural ? text[i] > ' ' : !in_word;
+		in_word = !in_string && !is_structural && text[i] != '"';
+	}
+	return n;
+}
+
+/* QEMU answers what exceeds its limits without an id, and all who use this session would lose it. */
+static bool is_too_large(const struct qmp_call *c)
+{
+	return c->len > QMP_MESSAGE_MAX || (c->len > TOKENS_MAX && count_tokens(c->text, c->len) > TOKENS_MAX);
+}
+
 static uint64_t deadline_of(const struct qmp_session *s, const struct qmp_command *command)
 {
 	if (command->timeout_ms)
@@ -612,6 +638,10 @@ int qmp_session_execute(struct qmp_session *s, const struct qmp_command *command
 		qmp_call_free(c);
 		return qmp_error_set(err, QMP_ERR_INTERNAL, -EINVAL, "%s: its arguments cannot be encoded",
 				     command->name);
+	}
+	if (is_too_large(c)) {
+		qmp_call_free(c);
+		return qmp_error_set(err, QMP_ERR_LIMIT, -EMSGSIZE, "%s: its arguments are larger than QEMU takes", command->name);
 	}
 	c->deadline = deadline_of(s, command);
 	qmp_link_wake_at(&s->link, c->deadline);

@@ -673,6 +673,38 @@ static void test_last_words_after_a_write(void)
 	close_world(&w);
 }
 
+/* What QEMU would answer without an id, which ends the session for everybody. */
+static void test_more_than_qemu_takes(void)
+{
+	struct world w;
+	json_auto_t *list = json_array(), *one = json_integer(1), *text = NULL, *arguments = json_object();
+	struct qmp_command c = {.name = "x", .arguments = arguments};
+	const size_t around = 13; /* {"execute":"x","arguments":{"a":[]},"id":"..."} has 18 tokens, less the comma that a list lacks */
+	char *commas;
+
+	negotiate(&w);
+	while (json_array_size(list) < ((size_t)1 << 20) - around)
+		CHECK_INT(json_array_append(list, one), 0);
+	json_object_set(arguments, "a", list);
+	CHECK_INT(qmp_session_execute(w.s, &c, on_reply, &w, NULL, NULL), 0);
+	for (size_t i = 0; i < around; i++)
+		CHECK_INT(json_array_append(list, one), 0);
+	CHECK_INT(qmp_session_execute(w.s, &c, on_reply, &w, NULL, NULL), -EMSGSIZE);
+	commas = malloc(((size_t)3 << 20) + 1);
+	CHECK(commas);
+	memset(commas, ',', (size_t)3 << 20);
+	commas[0] = '"';
+	commas[(size_t)3 << 20] = '\0';
+	json_object_set_new(arguments, "a", text = json_string(commas));
+	json_incref(text);
+	CHECK_INT(qmp_session_execute(w.s, &c, on_reply, &w, NULL, NULL), 0); /* one token */
+	free(commas);
+	CHECK_INT(w.replies, 0);
+	qmp_session_free(take_ptr(w.s));
+	CHECK_INT(w.replies, 2);
+	close_world(&w);
+}
+
 int main(void)
 {
 	RUN(test_reply_and_error);
@@ -694,5 +726,6 @@ int main(void)
 	RUN(test_fd_passing);
 	RUN(test_fds_go_alone);
 	RUN(test_last_words_after_a_write);
+	RUN(test_more_than_qemu_takes);
 	return 0;
 }
