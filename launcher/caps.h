@@ -1,7 +1,7 @@
 /*
- * What a QEMU binary can on this host, found by asking it once and kept on disk by its identity (path, size, time, inode,
- * build id, and the kernel that runs), in STATEDIR/cache: {"identity", "binary", "version", "machines": {"q35": "pc-q35-7.2", ...}, "kvm-cpu": model | null,
- * "sandbox": whether it knows -sandbox}.
+ * What a QEMU binary can on this host, found by asking it once and kept on disk by its identity (path, size, time,
+ * inode, build id, and the kernel that runs), in STATEDIR/cache: {"identity", "binary", "version", "machines": {"q35":
+ * "pc-q35-7.2", ...}, "kvm-cpu": model | null, "sandbox": whether it knows -sandbox}.
  */
 #pragma once
 
@@ -19,9 +19,9 @@ int vm_kvm_opens(struct qmp_error *err);
 json_t *vm_caps_load(const struct vm_dirs *dirs, const char *binary);
 
 /*
- * What query-qmp-schema of that binary returned, kept beside the above when it was asked; an array, new; NULL: not there, or of
- * another identity. ID is the identity of a QEMU that runs (its binary may have been replaced since); NULL: the one that the
- * binary has now. Starts nothing.
+ * What query-qmp-schema of that binary returned, kept beside the above when it was asked; an array, new; NULL: not
+ * there, or of another identity. ID is the identity of a QEMU that runs (its binary may have been replaced since);
+ * NULL: the one that the binary has now. Starts nothing.
  */
 json_t *vm_schema_load(const struct vm_dirs *dirs, const char *binary, const char *id);
 /* Keeps it; RAW is the array as QEMU wrote it. That it cannot be kept costs time, nothing else. */

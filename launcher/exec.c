@@ -159,8 +159,8 @@ static bool removes(const struct vm_exec *x, size_t i, enum vm_object_kind *kind
 }
 
 /*
- * A device holds its backend for a moment after its name has gone. Where DEVICE_DELETED was not seen here (the plan goes on from
- * where another was cut short), what is removed behind it may be refused in that moment.
+ * A device holds its backend for a moment after its name has gone. Where DEVICE_DELETED was not seen here (the plan
+ * goes on from where another was cut short), what is removed behind it may be refused in that moment.
  */
 static bool comes_too_early(const struct vm_exec *x, size_t i, const struct qmp_reply *reply)
 {

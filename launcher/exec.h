@@ -20,8 +20,8 @@ struct vm_exec_options {
 	/* STEP is the number of steps that are done, of TOTAL. May be NULL. */
 	void (*progress)(void *data, size_t step, size_t total);
 	/*
-	 * Once, from the loop. REST: the steps still to run when the guest has let go, the one that waits for it first; of the
-	 * plan on PENDING, of its undoing on FAILED; NULL where nothing is left. New, taken over.
+	 * Once, from the loop. REST: the steps still to run when the guest has let go, the one that waits for it first;
+	 * of the plan on PENDING, of its undoing on FAILED; NULL where nothing is left. New, taken over.
 	 */
 	void (*done)(void *data, enum vm_exec_outcome outcome, json_t *rest, const struct qmp_error *why);
 	void *data;

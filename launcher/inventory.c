@@ -55,8 +55,8 @@ static json_t *by_key(const json_t *list, const char *key, const char *type)
 }
 
 /*
- * "net0: index=0,type=nic,..." and, of what it is connected to, " \ net0-netdev: index=0,type=user,...". What follows may be
- * anything, a path with newlines in it among others; so a line counts only where it begins as QEMU's do.
+ * "net0: index=0,type=nic,..." and, of what it is connected to, " \ net0-netdev: index=0,type=user,...". What follows
+ * may be anything, a path with newlines in it among others; so a line counts only where it begins as QEMU's do.
  */
 static void take_netdev_line(json_t *map, const char *line, size_t len)
 {

@@ -1,8 +1,9 @@
 /*
  * What QEMU has of what a spec describes: asked of it, never remembered.
  *
- * One inventory is a round of questions, all of them on their way at once, and at most a second one. Every object that a
- * fragment makes has an id of the item's, so whether a step of a plan happened is known from the ids alone, whoever sent it.
+ * One inventory is a round of questions, all of them on their way at once, and at most a second one. Every object that
+ * a fragment makes has an id of the item's, so whether a step of a plan happened is known from the ids alone, whoever
+ * sent it.
  *
  * How each kind is found, on QEMU 7.2 and 10.0 alike:
  *   block nodes   query-named-block-nodes (flat: a long chain is 160 kB and not 3.7 MB)
@@ -39,8 +40,9 @@ int vm_inventory_ask(struct qmp_session *session, const json_t *spec, vm_invento
 		     struct qmp_error *err);
 
 /*
- * The same in halves, pure. The questions of a machine, [{"execute", "arguments"}], and QEMU's answers in their order (a JSON null
- * where it refused); then those about the places of other devices, if there are any, and their answers. NULL on failure.
+ * The same in halves, pure. The questions of a machine, [{"execute", "arguments"}], and QEMU's answers in their order
+ * (a JSON null where it refused); then those about the places of other devices, if there are any, and their answers.
+ * NULL on failure.
  */
 json_t *vm_inventory_questions(const json_t *spec);
 struct vm_inventory *vm_inventory_decode(const json_t *spec, const json_t *answers, struct qmp_error *err);
@@ -52,8 +54,9 @@ void vm_inventory_decode_places(struct vm_inventory *i, const json_t *answers);
 bool vm_inventory_has(const struct vm_inventory *i, enum vm_object_kind kind, const char *id);
 
 /*
- * Where QEMU has not what SPEC, effective, says: [{"item", "state", "missing"?, "wants"?, "has"?}]. State "gone": nothing of it is
- * there; "partial": the ids in "missing" are not; "changed": its file is "has", not "wants". New; NULL: SPEC is no such spec.
+ * Where QEMU has not what SPEC, effective, says: [{"item", "state", "missing"?, "wants"?, "has"?}]. State "gone":
+ * nothing of it is there; "partial": the ids in "missing" are not; "changed": its file is "has", not "wants". New;
+ * NULL: SPEC is no such spec.
  */
 json_t *vm_inventory_differences(const struct vm_inventory *i, const json_t *spec, const struct vm_host *host);
 

@@ -1,6 +1,7 @@
 /*
- * What is kept beside a QEMU for who takes it over (running.json, journal.json), and what is known of its abilities (the
- * cache): whether it can be used. It may be damaged, or of another version of this program. Pure; files and their writing are vm's and caps'.
+ * What is kept beside a QEMU for who takes it over (running.json, journal.json), and what is known of its abilities
+ * (the cache): whether it can be used. It may be damaged, or of another version of this program. Pure; files and their
+ * writing are vm's and caps'.
  */
 #pragma once
 
@@ -12,8 +13,8 @@
  */
 int vm_record_check(json_t *record, struct qmp_error *err);
 /*
- * ENTRY: {"stage", "operation", "since", "plan", "want"?, "config"?} of the journal: its plan can be run, and what it leads to
- * and keeps are specs.
+ * ENTRY: {"stage", "operation", "since", "plan", "want"?, "config"?} of the journal: its plan can be run, and what it
+ * leads to and keeps are specs.
  */
 bool vm_change_is_whole(const json_t *entry);
 /* END: {"reason", "time", "exit-code"?, "signal"?}. */

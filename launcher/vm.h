@@ -103,8 +103,8 @@ int vm_draft_spec(const struct vm *vm, const json_t *spec, struct vm_draft *ret,
 int vm_publish_spec(struct vm *vm, json_t *spec, struct vm_draft *draft, struct qmp_error *err);
 void vm_discard_spec(const struct vm *vm, struct vm_draft *draft);
 /*
- * The running spec has changed (a plan ran): kept beside QEMU for who adopts it. Where that fails, RUNNING is what we take it
- * to have all the same.
+ * The running spec has changed (a plan ran): kept beside QEMU for who adopts it. Where that fails, RUNNING is what we
+ * take it to have all the same.
  */
 int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err);
 /* Whether QEMU, where it runs as another user, may open what the steps of PLAN name. */

@@ -199,8 +199,9 @@ QMP_API int qmp_session_new(uv_loop_t *loop, int fd_consume, const struct qmp_se
 			    struct qmp_session **ret, struct qmp_error *err);
 /*
  * Closes. Every waiter hears of it inside this call (-ECANCELED, or how its command had ended already); no callback
- * after it returns, and none to on_close. From any callback; what the session gave is valid until that returns. NULL is fine.
- * The memory goes when the loop has run once more: that must be before uv_loop_close. So it is with a peer and an agent, too.
+ * after it returns, and none to on_close. From any callback; what the session gave is valid until that returns. NULL is
+ * fine. The memory goes when the loop has run once more: that must be before uv_loop_close. So it is with a peer and an
+ * agent, too.
  */
 QMP_API void qmp_session_free(struct qmp_session *s);
 

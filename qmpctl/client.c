@@ -1,6 +1,6 @@
 /*
- * Reaching a VM: through its keeper's control.sock; where no keeper is but QEMU lives, a keeper is started first (it takes the
- * QEMU over); where nothing runs, the operation runs here, on the spec alone, under the VM's lock.
+ * Reaching a VM: through its keeper's control.sock; where no keeper is but QEMU lives, a keeper is started first (it
+ * takes the QEMU over); where nothing runs, the operation runs here, on the spec alone, under the VM's lock.
  */
 #include "qmpctl/cli.h"
 #include "qmpctl/keeper.h"
@@ -210,7 +210,10 @@ static int call_with(struct cli *cli, const char *name, const char *operation, j
 			r = try_here(cli, name, operation, args, ret);
 		if (r == DONE_HERE)
 			return 0;
-		/* It fails also where another verb was quicker, and where QEMU was about to end: looked at again, that is known. */
+		/*
+		 * It fails also where another verb was quicker, and where QEMU was about to end: looked at again, that
+		 * is known.
+		 */
 		if (r == NO_KEEPER && start_keeper(cli, name, "--adopt") < 0 && cli->error.kind != QMP_ERR_BUSY &&
 		    ++failed >= ADOPT_TRIES)
 			return cli->error.code;

@@ -1,11 +1,14 @@
 /*
- * What could stand at the end of a command line: "qmpctl __complete WORDS...", called by the shells' scripts (verb-completion.c).
+ * What could stand at the end of a command line: "qmpctl __complete WORDS...", called by the shells' scripts
+ * (verb-completion.c).
  *
- * WORDS are what follows "qmpctl", up to the word that is completed, which may be empty. One candidate a line, the whole
- * word, possibly with a tab and what it means; one that ends with one of = . , is only the beginning of a word. The lines ":path"
- * and ":dir" stand for files and folders, whose names the shell completes itself, behind the word's last = or comma.
+ * WORDS are what follows "qmpctl", up to the word that is completed, which may be empty. One candidate a line, the
+ * whole word, possibly with a tab and what it means; one that ends with one of = . , is only the beginning of a word.
+ * The lines ":path" and ":dir" stand for files and folders, whose names the shell completes itself, behind the word's
+ * last = or comma.
  *
- * Everything comes from tables and files: nothing is started, connected to or waited for. What cannot be read offers nothing.
+ * Everything comes from tables and files: nothing is started, connected to or waited for. What cannot be read offers
+ * nothing.
  */
 #include "qmpctl/complete.h"
 #include "qmpctl/keeper.h"
@@ -173,7 +176,10 @@ static void offer_fields(struct completion *c, const struct vm_field *fields)
 	}
 }
 
-/* "size=10G,cache=none": what stands behind the last comma. FIRST are what the first word may be beside a field, or a path. */
+/*
+ * "size=10G,cache=none": what stands behind the last comma. FIRST are what the first word may be beside a field, or a
+ * path.
+ */
 static void offer_item_words(struct completion *c, const char *kind, const char *first, bool is_path)
 {
 	const char *comma = strrchr(c->cur + c->stem, ',');

@@ -1,8 +1,8 @@
 /*
  * control.sock and observe.sock: many clients, each with a QMP session of its own, over the one that QEMU gives.
  *
- * A client's commands keep QEMU's order: those for QEMU are passed on at once (8 in flight, then it is held back); one of our
- * operations starts when those before it are answered, and what follows waits for it.
+ * A client's commands keep QEMU's order: those for QEMU are passed on at once (8 in flight, then it is held back); one
+ * of our operations starts when those before it are answered, and what follows waits for it.
  */
 #include "qmpctl/keeper.h"
 #include "launcher/peril.h"

@@ -1,6 +1,6 @@
 /*
- * Where what QEMU has is not what the running spec says: another client took a disk away, or the spec that an earlier keeper
- * left is not true any more. It is shown (status), never acted upon.
+ * Where what QEMU has is not what the running spec says: another client took a disk away, or the spec that an earlier
+ * keeper left is not true any more. It is shown (status), never acted upon.
  *
  * Looked for when a QEMU is taken over or answers again, before a change (an addition: when refused), and when a device
  * went that nobody here removed.

@@ -29,8 +29,8 @@ struct op_arg {
 };
 
 /*
- * Most changes are right as the specs have it, and QEMU refuses those that are not: an addition asks only then, and is tried
- * once more. What is removed is undone with more difficulty, so that is asked about first.
+ * Most changes are right as the specs have it, and QEMU refuses those that are not: an addition asks only then, and is
+ * tried once more. What is removed is undone with more difficulty, so that is asked about first.
  */
 enum op_asks { OP_ASKS_NOTHING, OP_ASKS_FIRST, OP_ASKS_WHEN_REFUSED };
 
@@ -67,7 +67,10 @@ struct op_call {
 extern const struct op *const all_ops[]; /* ends with NULL */
 extern const struct op op_agent, op_stop, op_reboot, op_kill;
 const struct op *op_find(const char *name);
-/* The operations as qmpctl-schema returns them, as query-commands lists them, and as query-qmp-schema describes them. New. */
+/*
+ * The operations as qmpctl-schema returns them, as query-commands lists them, and as query-qmp-schema describes them.
+ * New.
+ */
 json_t *op_schema(void);
 json_t *op_names(void);
 json_t *op_infos(void);

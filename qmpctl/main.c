@@ -7,8 +7,8 @@
 int cli_main(int argc, char **argv);
 
 /*
- * jansson drops a character, or a member, where it gets no memory, and says so in results that are easily missed. What is not
- * whole must not be kept or sent: the program ends instead, which no VM notices (docs/reliability.md).
+ * jansson drops a character, or a member, where it gets no memory, and says so in results that are easily missed. What
+ * is not whole must not be kept or sent: the program ends instead, which no VM notices (docs/reliability.md).
  */
 static void *take_memory(size_t size)
 {

@@ -258,7 +258,10 @@ void ops_go_on(struct guest *g)
 {
 	struct op_call *call = g->queue;
 
-	/* A change that was cut short is settled before the next begins; while QEMU cannot be reached that cannot be awaited. */
+	/*
+	 * A change that was cut short is settled before the next begins; while QEMU cannot be reached that cannot be
+	 * awaited.
+	 */
 	if (g->closing || g->running || !call || (pending_unsettled(g) && vm_session(g->vm, NULL)))
 		return;
 	g->queue = call->next;

@@ -303,8 +303,8 @@ static bool is_version_of(const char *type, const char *alias)
 }
 
 /*
- * The machine type that the first start chose stays where the new spec names none, or only an alias of it: another version is
- * other hardware for the guest.
+ * The machine type that the first start chose stays where the new spec names none, or only an alias of it: another
+ * version is other hardware for the guest.
  */
 static void carry_machine(const json_t *old, json_t *spec, json_t *result)
 {

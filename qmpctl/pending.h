@@ -1,13 +1,13 @@
 /*
  * Changes that outlast their operation, and the journal that makes them outlast their keeper.
  *
- * Pending is the rest of a change of which the guest has not let go of a device yet. It is run on its own, without
- * a deadline, beside whatever else is done to the VM, and told with QMPCTL_SETTLED when it has ended. It lives as long as the VM
- * runs; while QEMU cannot be reached it rests, and goes on with what QEMU then has.
+ * Pending is the rest of a change of which the guest has not let go of a device yet. It is run on its own, without a
+ * deadline, beside whatever else is done to the VM, and told with QMPCTL_SETTLED when it has ended. It lives as long as
+ * the VM runs; while QEMU cannot be reached it rests, and goes on with what QEMU then has.
  *
- * Begun is a change whose plan is being run by its operation. Where that is cut short, because the keeper dies or QEMU's
- * monitor is lost, it is pending, too: whoever reaches QEMU next asks it what of the plan it has, does the rest, or undoes all of it
- * where QEMU refuses. Other changes wait for that.
+ * Begun is a change whose plan is being run by its operation. Where that is cut short, because the keeper dies or
+ * QEMU's monitor is lost, it is pending, too: whoever reaches QEMU next asks it what of the plan it has, does the rest,
+ * or undoes all of it where QEMU refuses. Other changes wait for that.
  *
  * Both stand in RUNDIR/NAME/journal.json, from before the first step is sent until what is to be kept is kept:
  *
@@ -24,8 +24,8 @@
 void pending_open(struct guest *g);
 
 /*
- * A change begins: PLAN leads to WANT; CONFIG, NULL where the spec on disk stays as it is, is kept after it. All borrowed. On
- * failure nothing may be sent. One at a time.
+ * A change begins: PLAN leads to WANT; CONFIG, NULL where the spec on disk stays as it is, is kept after it. All
+ * borrowed. On failure nothing may be sent. One at a time.
  */
 int pending_begin(struct guest *g, const char *operation, json_t *plan, json_t *want, json_t *config, struct qmp_error *err);
 /* It has ended, and is kept. */

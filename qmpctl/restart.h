@@ -6,8 +6,8 @@
  *                        v             +------- failed -------+     (each counts; at the limit it gives up)
  *                     stopped
  *
- * Owns: the count, the delay, the timer. Does not own: how a VM starts and how it ended (launcher/vm). An end that was asked
- * for (stop, kill, quit) is never followed by a start, nor is one that no keeper saw.
+ * Owns: the count, the delay, the timer. Does not own: how a VM starts and how it ended (launcher/vm). An end that was
+ * asked for (stop, kill, quit) is never followed by a start, nor is one that no keeper saw.
  */
 #pragma once
 

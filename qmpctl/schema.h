@@ -8,8 +8,8 @@
 #include "qmpctl/cli.h"
 
 /*
- * New; NULL where QEMU's part is not known. ASK: a VM that runs may be asked, which can start its keeper and take as long as QEMU
- * does; else nothing is started, connected to or waited for.
+ * New; NULL where QEMU's part is not known. ASK: a VM that runs may be asked, which can start its keeper and take as
+ * long as QEMU does; else nothing is started, connected to or waited for.
  */
 struct qmp_schema *schema_of(struct cli *cli, const char *vm, bool ask);
 /* The same for one COMMAND with arguments so far: a device has its own (device-list-properties of its driver). */
@@ -18,7 +18,7 @@ struct qmp_schema *schema_for(struct cli *cli, const char *vm, const char *comma
 struct qmp_schema *schema_of_operations(void);
 
 /*
- * The object that WORDS are: one JSON object, or KEY=VALUE each, dotted keys for what is nested, JSON where the value begins
- * with { or [. Else the values are qmp_text. New; NULL: cli->error says why.
+ * The object that WORDS are: one JSON object, or KEY=VALUE each, dotted keys for what is nested, JSON where the value
+ * begins with { or [. Else the values are qmp_text. New; NULL: cli->error says why.
  */
 json_t *schema_words(struct cli *cli, char *const *words, int n);

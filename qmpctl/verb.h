@@ -11,11 +11,14 @@
 struct vm;
 
 /*
- * An operation on the VM cli->args[0]; prints the result as JSON where asked for. The exit status, or -1: RET is the caller's
- * to print and to free.
+ * An operation on the VM cli->args[0]; prints the result as JSON where asked for. The exit status, or -1: RET is the
+ * caller's to print and to free.
  */
 int verb_call(struct cli *cli, const char *operation, json_t *args_consume, json_t **ret);
-/* What an operation that changes gave: done (WHAT is printed), pending (exit status 6), dry-run (the plan). The exit status. */
+/*
+ * What an operation that changes gave: done (WHAT is printed), pending (exit status 6), dry-run (the plan). The exit
+ * status.
+ */
 int verb_print_outcome(struct cli *cli, const json_t *result, const char *what);
 
 /* --live, --config, --dry-run, --timeout: for verbs that end in verb_change. */

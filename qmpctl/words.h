@@ -7,7 +7,8 @@
 #include "qmpctl/cli.h"
 
 /*
- * The item; new. NULL: cli->error says why. An image that "size=" asks for is made, in STATEDIR/images where no path is given.
+ * The item; new. NULL: cli->error says why. An image that "size=" asks for is made, in STATEDIR/images where no path is
+ * given.
  */
 json_t *parse_disk_words(struct cli *cli, const char *name, const char *text);
 json_t *parse_nic_words(struct cli *cli, const char *text);
