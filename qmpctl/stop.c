@@ -5,6 +5,8 @@
  *   power button --- did not power off in the rest of the time ---> failed, or where forced:
  *   quit ---> SIGTERM ---> SIGKILL
  *
+ * A guest that is booting does not hear the button. So an agent that answers first when it was pressed is asked, too, once.
+ *
  * At each stage the end of the process is what counts; a reply says only whether to go on to the next at once.
  */
 #include "qmpctl/agent.h"
@@ -25,6 +27,7 @@ struct stopping {
 	enum stage stage;
 	bool again;	   /* reboot */
 	uint64_t deadline; /* of the guest, in ms of the loop's clock */
+	bool pressed;	   /* the power button */
 	char agent[400];   /* why the agent did not do it; "": it did, or was not asked */
 };
 
@@ -68,6 +71,7 @@ static void on_state(struct op_call *call)
 		return;
 	}
 	call->on_state = NULL;
+	call->on_agent = NULL; /* what answers next is the new guest's */
 	uv_timer_stop(&call->timer);
 	if (vm_start(vm, false, on_restarted, call, &err) < 0)
 		fail(call, &err);
@@ -77,6 +81,7 @@ static void on_state(struct op_call *call)
 
 static void escalate(struct op_call *call);
 static void press_power_button(struct op_call *call);
+static void on_agent(struct op_call *call);
 
 /* AGENT has not done it, for that reason. */
 static void go_past_agent(struct op_call *call, const char *why)
@@ -129,6 +134,8 @@ static void press_power_button(struct op_call *call)
 	struct qmp_session *session = vm_session(call->guest->vm, &err);
 
 	s->stage = POWER_BUTTON;
+	if (!s->pressed)
+		call->on_agent = on_agent;
 	if (!session && op_flag(call, "force", false)) {
 		escalate(call);
 		return;
@@ -137,6 +144,7 @@ static void press_power_button(struct op_call *call)
 		fail(call, &err);
 		return;
 	}
+	s->pressed = true;
 	(void)qmp_session_execute(session, &(struct qmp_command){.name = "system_powerdown"}, on_qmp_reply, NULL, NULL, NULL);
 	wait_for_guest(call, 1);
 }
@@ -149,24 +157,42 @@ static void on_agent_reply(struct op_call *call, const struct qmp_reply *reply)
 		go_past_agent(call, reply->error.message);
 }
 
+/* It has half of the time that is left. */
+static void ask_agent(struct op_call *call)
+{
+	const struct stopping *s = call->state;
+	uint64_t now = uv_now(call->timer.loop), time = s->deadline > now ? (s->deadline - now) / 2 : 0;
+	json_auto_t *arguments = json_pack("{s:s}", "mode", "powerdown");
+	struct qmp_command command = {
+		.name = "guest-shutdown", .arguments = arguments, .timeout_ms = time < AGENT_MS ? time : AGENT_MS};
+	struct qmp_error err = {0};
+
+	if (time == 0 || !agent_may_answer(call->guest->agent))
+		press_power_button(call);
+	else if (agent_ask(call->guest->agent, call, &command, on_agent_reply, &err) < 0)
+		go_past_agent(call, err.message);
+}
+
+/* It answers, and did not when the button was pressed. */
+static void on_agent(struct op_call *call)
+{
+	struct stopping *s = call->state;
+
+	call->on_agent = NULL;
+	if (s->stage != POWER_BUTTON)
+		return;
+	s->stage = AGENT;
+	uv_timer_stop(&call->timer);
+	ask_agent(call);
+}
+
 static void ask_guest(struct op_call *call)
 {
 	struct stopping *s = call->state;
-	struct agent *agent = call->guest->agent;
-	uint64_t time = (uint64_t)op_int(call, "timeout", 60) * 1000;
-	json_auto_t *arguments = json_pack("{s:s}", "mode", "powerdown");
-	struct qmp_command command = {.name = "guest-shutdown", .arguments = arguments, .timeout_ms = AGENT_MS};
-	struct qmp_error err = {0};
 
 	uv_update_time(call->timer.loop);
-	s->deadline = uv_now(call->timer.loop) + time;
-	if (time / 2 < AGENT_MS)
-		command.timeout_ms = time / 2;
-	if (command.timeout_ms == 0 || !agent_may_answer(agent)) {
-		press_power_button(call);
-	} else if (agent_ask(agent, call, &command, on_agent_reply, &err) < 0) {
-		go_past_agent(call, err.message);
-	}
+	s->deadline = uv_now(call->timer.loop) + (uint64_t)op_int(call, "timeout", 60) * 1000;
+	ask_agent(call);
 }
 
 /* ---- We do it ---- */

@@ -92,6 +92,14 @@ class Agent(WorldTest):
         self.assertNotEqual(self.w.qemu_pid("demo"), qemu)
         self.w.ok("wait", "demo", "--for", "agent", timeout=60)
 
+    def test_one_that_comes_up_while_a_stop_waits_is_asked(self):
+        self.w.create("demo", linux_spec("test.qga"))
+        self.w.ok("start", "demo")
+        # The firmware runs: it does not hear the power button, and no agent is there yet.
+        result = self.w.ok("stop", "demo", "--timeout", "120", "-o", "json", timeout=150).json()
+        self.assertEqual(result["how"], "guest agent")
+        self.stopped_clean()
+
     def test_one_that_hangs_delays_a_stop_by_seconds(self):
         serial = self.boot()
         self.w.ok("wait", "demo", "--for", "agent", timeout=60)
