@@ -587,10 +587,10 @@ static int refuse_execute(const struct qmp_session *s, const struct qmp_command 
 	return 0;
 }
 
-/* How many tokens QEMU's lexer makes of TEXT, which is JSON. */
-static size_t count_tokens(const char *text, size_t len)
+/* How many tokens QEMU's lexer makes of TEXT, which is JSON, and how deep it nests. */
+static size_t count_tokens(const char *text, size_t len, size_t *ret_depth)
 {
-	size_t n = 0;
+	size_t n = 0, depth = 0;
 	bool in_string = false, in_word = false;
 
 	for (size_t i = 0; i < len; i++) {
@@ -602,6 +602,12 @@ static size_t count_tokens(const char *text, size_t len)
 		else if (!in_string)
 			n += is_structural ? text[i] > ' ' : !in_word;
 		in_word = !in_string && !is_structural && text[i] != '"';
+		if (!in_string && (text[i] == '{' || text[i] == '[')) {
+			if (++depth > *ret_depth)
+				*ret_depth = depth;
+		} else if (!in_string && (text[i] == '}' || text[i] == ']')) {
+			depth--;
+		}
 	}
 	return n;
 }
@@ -609,7 +615,11 @@ static size_t count_tokens(const char *text, size_t len)
 /* QEMU answers what exceeds its limits without an id, and all who use this session would lose it. */
 static bool is_too_large(const struct qmp_call *c)
 {
-	return c->len > QMP_MESSAGE_MAX || (c->len > TOKENS_MAX && count_tokens(c->text, c->len) > TOKENS_MAX);
+	size_t depth = 0;
+
+	if (c->len <= (size_t)2 * QMP_JSON_DEPTH) /* too short for either */
+		return false;
+	return c->len > QMP_MESSAGE_MAX || count_tokens(c->text, c->len, &depth) > TOKENS_MAX || depth > QMP_JSON_DEPTH;
 }
 
 static uint64_t deadline_of(const struct qmp_session *s, const struct qmp_command *command)

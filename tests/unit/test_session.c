@@ -705,6 +705,28 @@ static void test_more_than_qemu_takes(void)
 	close_world(&w);
 }
 
+/* QEMU takes 1,024 levels, the command's own and that of its arguments among them. */
+static void test_deeper_than_qemu_takes(void)
+{
+	struct world w;
+	json_auto_t *deep = json_array(), *arguments = json_object();
+	struct qmp_command c = {.name = "x", .arguments = arguments};
+
+	negotiate(&w);
+	for (int i = 1; i < QMP_JSON_DEPTH - 2; i++) {
+		json_t *around = json_array();
+		json_array_append_new(around, deep);
+		deep = around;
+	}
+	json_object_set(arguments, "a", deep);
+	CHECK_INT(qmp_session_execute(w.s, &c, on_reply, &w, NULL, NULL), 0);
+	json_object_set_new(arguments, "a", json_pack("[O]", deep));
+	CHECK_INT(qmp_session_execute(w.s, &c, on_reply, &w, NULL, NULL), -EMSGSIZE);
+	qmp_session_free(take_ptr(w.s));
+	CHECK_INT(w.replies, 1);
+	close_world(&w);
+}
+
 int main(void)
 {
 	RUN(test_reply_and_error);
@@ -727,5 +749,6 @@ int main(void)
 	RUN(test_fds_go_alone);
 	RUN(test_last_words_after_a_write);
 	RUN(test_more_than_qemu_takes);
+	RUN(test_deeper_than_qemu_takes);
 	return 0;
 }
