@@ -276,14 +276,15 @@ static const char *end_reason(const struct vm *vm, const struct vm_exit *how)
 
 	if (vm->panicked)
 		return "guest-panic";
+	/* isa-debug-exit is a shutdown by the guest to QEMU 10; what it says by its code counts. */
+	if (how->known && !how->signal && how->code != 0 && !vm->wanted_end)
+		return "exited";
 	if (reason && json_is_true(json_object_get(data, "guest")))
 		return reason; /* guest-shutdown, guest-reset, guest-panic */
 	if (vm->wanted_end)
 		return how->signal || (!how->known && vm->killed) ? "killed" : "host-quit";
 	if (how->signal)
 		return "crashed";
-	if (how->known && how->code != 0)
-		return "exited";
 	return reason ? reason : "unknown";
 }
 
