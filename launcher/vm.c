@@ -382,6 +382,9 @@ static void cleanup_run(struct vm *vm)
 static void on_exit_qemu(void *data, const struct vm_exit *how)
 {
 	struct vm *vm = data;
+	/* Taken before the state is told: who hears that it has stopped may start it again. */
+	void (*cb)(void *, const struct qmp_error *) = take_ptr(vm->start_cb);
+	void *cb_data = vm->start_data;
 	bool starting = vm->state == VM_STARTING;
 	_cleanup_free_ char *words = starting ? last_words(vm) : NULL;
 	struct qmp_error why = vm->start_error;
@@ -389,15 +392,13 @@ static void on_exit_qemu(void *data, const struct vm_exit *how)
 	record_end(vm, how);
 	cleanup_run(vm);
 	set_state(vm, VM_STOPPED);
-	if (starting) {
+	if (starting)
 		qmp_error_set(&why, QMP_ERR_REFUSED, -ECHILD, "QEMU ended while it was starting (%s %d): %s%s",
 			      how->signal ? "signal" : "exit status", how->signal ? how->signal : how->code,
 			      words && *words ? words : "it said nothing",
 			      was_sandbox(vm, how) ? "; " SANDBOX_NOTE : "");
-		tell_started(vm, &why);
-	} else {
-		tell_started(vm, NULL); /* it ended while it was taken over: its state tells */
-	}
+	if (cb)
+		cb(cb_data, starting ? &why : NULL); /* one that ended while it was taken over: its state tells */
 }
 
 /* ---- Events ---- */

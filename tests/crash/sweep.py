@@ -314,7 +314,8 @@ class Case:
         elif result.rc != 0:
             raise Broken(f"without a kill: {result}")
         # What probed a QEMU binary ends with the keeper; it is no VM.
-        self.w.wait_gone([pid for pid, cmd in self.w.processes().items() if pid in self.qemus() and "-name" not in cmd])
+        self.w.wait_gone([pid for pid, cmd in self.w.processes().items() if "qemu-system" in cmd.split(" ")[0]
+                          and "-name" not in cmd])
         self.check_alive(killed)
         # A status is all that anyone has to ask for.
         for name in [n[:-5] for n in self.specs() if not n.startswith(".")]:

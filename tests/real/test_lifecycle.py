@@ -43,6 +43,15 @@ class Lifecycle(WorldTest):
         self.assertEqual(self.w.state("a"), "stopped")
         self.stopped_clean()
 
+    def test_a_reboot_returns_when_it_runs_again(self):
+        serial = self.w.start_tiny("a")
+        before = self.w.qemu_pid("a")
+        with self.w.control("a") as qmp:
+            qmp.execute("qmpctl-reboot", {"timeout": 20}, timeout=30)
+            self.assertEqual(qmp.execute("qmpctl-status")["state"], "running")
+        self.assertNotEqual(self.w.qemu_pid("a"), before)
+        serial.expect("TINY-READY")
+
     def test_kill_ends_a_reboot_too(self):
         serial = self.w.start_tiny("a")
         serial.write("i")
