@@ -295,6 +295,24 @@ static const struct vm_field *find_field(const struct vm_field *table, const cha
 	return NULL;
 }
 
+/* inf and nan: QEMU writes them, and they are read as {"$number": ...} (qmp.h); as input they are none. */
+static bool holds_no_number(const json_t *value)
+{
+	const char *number = text_of(value, "$number"), *key;
+	json_t *member;
+	size_t i;
+
+	if (number)
+		return strpbrk(number, "nN") != NULL;
+	json_object_foreach((json_t *)value, key, member)
+		if (holds_no_number(member))
+			return true;
+	json_array_foreach(value, i, member)
+		if (holds_no_number(member))
+			return true;
+	return false;
+}
+
 static int refuse_key(const struct check *c, const char *path, const struct vm_field *table, const char *key)
 {
 	const char *names[64];
@@ -371,7 +389,9 @@ static int check_field(const struct check *c, const char *path, const struct vm_
 	case VM_T_OBJECT:
 		return check_object(c, path, f->recursive ? table : f->fields, value);
 	case VM_T_RAW:
-		return json_is_object(value) ? 0 : refuse(c, path, "must be an object");
+		if (!json_is_object(value))
+			return refuse(c, path, "must be an object");
+		return holds_no_number(value) ? refuse(c, path, "holds inf or nan, which are no JSON numbers") : 0;
 	case VM_T_LIST:
 	case VM_T_STRINGS:
 		return check_list(c, path, f, value);
