@@ -73,9 +73,10 @@ has test.dhcp && { ip link set eth0 up; udhcpc -q -n -i eth0 >/dev/null 2>&1; }
 has test.qga && [ -x /bin/qemu-ga ] && setsid qemu-ga -m virtio-serial -p /dev/virtio-ports/org.qemu.guest_agent.0 -t /run -l /run/qga.log >/dev/null 2>&1 </dev/null &
 [ -x /bin/late ] && /bin/late
 r=$(val test.run); [ "$r" ] && $r
-read u x < /proc/uptime; echo "GUEST-READY $u" > $S
-has test.exit && { echo GUEST-OFF > $S; poweroff -f; }
+# Open from before it says so: what comes in while nobody has the port open is lost.
 exec < $S > $S 2>&1
+read u x < /proc/uptime; echo "GUEST-READY $u"
+has test.exit && { echo GUEST-OFF; poweroff -f; }
 while :; do
  read -r id cmd || { sleep 0.2; continue; }
  [ "$id" ] || continue
