@@ -87,17 +87,26 @@ says_not vdb
 q nic list demo
 says_not net1
 
-title "The guest agent, which runs inside, and powers off"
-q wait demo --for agent --timeout 60
+title "Off by its power button, which the guest hears"
+q qmp demo system_powerdown
+q wait demo --for stopped --timeout 60
+q status demo
+says guest-shutdown
+q logs demo
+says GUEST-READY
+says 'UEVENT add block'
+says 'UEVENT remove net'
+says GUEST-OFF
+
+title "Again, with the guest agent, which runs inside, and powers off"
+q start demo
+q wait demo --for agent --timeout 120
 q agent demo guest-get-vcpus
 says logical-id
 q stop demo
 says 'guest agent'
 q status demo
 says stopped
-q logs demo
-says GUEST-READY
-says GUEST-OFF
 q delete demo
 
 echo
