@@ -62,10 +62,20 @@ static int try(const struct vm_identity *id, const char *path, int mode, struct 
 	return r;
 }
 
+static char folder[] = "/tmp/test-identity-XXXXXX";
+
+/* Also when a check fails, which ends the program. */
+static void remove_folder(void)
+{
+	_cleanup_free_ char *file = qmp_asprintf("%s/f", folder);
+
+	(void)unlink(file);
+	(void)rmdir(folder);
+}
+
 static void test_what_nobody_may(void)
 {
 	json_auto_t *spec = json_pack("{s:s}", "user", "nobody");
-	char folder[] = "/tmp/test-identity-XXXXXX";
 	_cleanup_free_ char *file = NULL;
 	_cleanup_identity_ struct vm_identity *id = NULL;
 	struct qmp_error err = {0};
@@ -77,6 +87,7 @@ static void test_what_nobody_may(void)
 	}
 	CHECK_INT(vm_identity_of(spec, &id, &err), 0);
 	CHECK(mkdtemp(folder) != NULL);
+	CHECK_INT(atexit(remove_folder), 0);
 	file = qmp_asprintf("%s/f", folder);
 	(void)close(open(file, O_CREAT | O_WRONLY, 0644));
 	CHECK_INT(chmod(file, 0644), 0);
@@ -93,7 +104,6 @@ static void test_what_nobody_may(void)
 	CHECK_INT(unlink(file), 0);
 	CHECK_INT(try(id, file, R_OK | W_OK, &err), 0); /* for QEMU to say */
 	CHECK(!vm_identity_opens(id, file));
-	CHECK_INT(rmdir(folder), 0);
 	CHECK_INT(geteuid(), 0);
 }
 
