@@ -166,37 +166,22 @@ static int kind_of(int flags)
 	return flags & (O_CREAT | O_TRUNC | __O_TMPFILE) ? FILES | FD : FD;
 }
 
-int openat(int dir, const char *path, int flags, ...)
-{
-	static int (*next)(int, const char *, int, ...);
-	va_list ap;
-	mode_t mode;
+#define WRAP_OPEN(name, params, args)                                                                                \
+	int name params                                                                                              \
+	{                                                                                                            \
+		static __typeof__(&name) next;                                                                       \
+		va_list ap;                                                                                          \
+		mode_t mode;                                                                                         \
+		va_start(ap, flags);                                                                                 \
+		mode = mode_of(flags, ap);                                                                           \
+		va_end(ap);                                                                                          \
+		if (!next)                                                                                           \
+			next = NEXT(name);                                                                           \
+		return pass(kind_of(flags), #name) ? next args : -1;                                                 \
+	}
 
-	va_start(ap, flags);
-	mode = mode_of(flags, ap);
-	va_end(ap);
-	if (!next)
-		next = NEXT(openat);
-	if (!pass(kind_of(flags), "openat"))
-		return -1;
-	return next(dir, path, flags, mode);
-}
-
-int open(const char *path, int flags, ...)
-{
-	static int (*next)(const char *, int, ...);
-	va_list ap;
-	mode_t mode;
-
-	va_start(ap, flags);
-	mode = mode_of(flags, ap);
-	va_end(ap);
-	if (!next)
-		next = NEXT(open);
-	if (!pass(kind_of(flags), "open"))
-		return -1;
-	return next(path, flags, mode);
-}
+WRAP_OPEN(openat, (int dir, const char *path, int flags, ...), (dir, path, flags, mode))
+WRAP_OPEN(open, (const char *path, int flags, ...), (path, flags, mode))
 
 WRAP(FD, int, socket, (int domain, int type, int protocol), (domain, type, protocol))
 WRAP(FD, int, socketpair, (int domain, int type, int protocol, int pair[2]), (domain, type, protocol, pair))
