@@ -56,12 +56,21 @@ static void replace(json_t **slot, json_t *value_consume)
 
 /* ---- Opening ---- */
 
+static void spec_file(const struct vm *vm, char file[VM_NAME_MAX + sizeof ".json"])
+{
+	(void)snprintf(file, VM_NAME_MAX + sizeof ".json", "%s.json", vm->name);
+}
+
 static int read_spec(struct vm *vm, struct qmp_error *err)
 {
-	_cleanup_free_ char *file = qmp_asprintf("%s.json", vm->name), *text = NULL;
+	char file[VM_NAME_MAX + sizeof ".json"];
+	_cleanup_free_ char *text = NULL;
 	json_t *spec;
 	size_t len;
-	int r = file ? vm_file_read(vm->conf_dir, file, &text, &len, NULL) : -ENOMEM;
+	int r;
+
+	spec_file(vm, file);
+	r = vm_file_read(vm->conf_dir, file, &text, &len, NULL);
 
 	if (r == -ENOENT)
 		return qmp_error_set(err, QMP_ERR_NOT_FOUND, r, "there is no VM named \"%s\" (no %s/vms/%s)", vm->name,
@@ -81,12 +90,12 @@ static int read_spec(struct vm *vm, struct qmp_error *err)
 static void remove_unfinished(const struct vm *vm)
 {
 	static const char *const names[] = {RUNNING, LAST_END, VM_JOURNAL};
-	_cleanup_free_ char *spec = qmp_asprintf("%s.json", vm->name);
+	char spec[VM_NAME_MAX + sizeof ".json"];
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		vm_file_remove_unfinished(vm->run_dir, names[i]);
-	if (spec)
-		vm_file_remove_unfinished(vm->conf_dir, spec);
+	spec_file(vm, spec);
+	vm_file_remove_unfinished(vm->conf_dir, spec);
 }
 
 static void settle_unseen_end(struct vm *vm);
@@ -186,11 +195,6 @@ void vm_close(struct vm *vm)
 }
 
 /* ---- Keeping ---- */
-
-static void spec_file(const struct vm *vm, char file[VM_NAME_MAX + sizeof ".json"])
-{
-	(void)snprintf(file, VM_NAME_MAX + sizeof ".json", "%s.json", vm->name);
-}
 
 int vm_draft_spec(const struct vm *vm, const json_t *spec, struct vm_draft *ret, struct qmp_error *err)
 {
