@@ -112,6 +112,17 @@ json_t *vm_plan_undo(const json_t *plan)
 	return all;
 }
 
+bool vm_plan_touches(const json_t *plan, const char *item)
+{
+	json_t *step;
+	size_t i;
+
+	json_array_foreach(plan, i, step)
+		if (streq(text_of(step, "item"), item))
+			return true;
+	return false;
+}
+
 bool vm_step_object(const json_t *step, enum vm_object_kind *ret_kind, const char **ret_id, bool *ret_adds)
 {
 	const char *command = text_of(step, "execute");

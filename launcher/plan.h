@@ -22,6 +22,8 @@ int vm_plan_remove(json_t *plan, const struct vm_fragment *fragment, uint64_t ti
 json_t *vm_plan_undo(const json_t *plan);
 /* A copy of HAVE in which the items that PLAN touches are what they are in WANT (absent there: gone). New. */
 json_t *vm_plan_result(const json_t *have, const json_t *want, const json_t *plan);
+/* Whether a step of PLAN (may be NULL) serves the item ("disks.vda"). */
+bool vm_plan_touches(const json_t *plan, const char *item);
 /* Whether STEP adds or removes (RET_ADDS) an object, and which: its id is borrowed. */
 bool vm_step_object(const json_t *step, enum vm_object_kind *ret_kind, const char **ret_id, bool *ret_adds);
 

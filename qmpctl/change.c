@@ -54,17 +54,6 @@ static void change_fail(struct change *c, const struct qmp_error *why)
 
 /* ---- What QEMU has afterwards ---- */
 
-static bool touches(const json_t *plan, const char *item)
-{
-	json_t *step;
-	size_t i;
-
-	json_array_foreach(plan, i, step)
-		if (streq(text_of(step, "item"), item))
-			return true;
-	return false;
-}
-
 int change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, const json_t *rest, struct qmp_error *err)
 {
 	json_auto_t *done = json_array(), *running = NULL;
@@ -72,7 +61,7 @@ int change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, c
 	size_t i;
 
 	json_array_foreach(plan, i, step)
-		if (!touches(rest, text_of(step, "item")))
+		if (!vm_plan_touches(rest, text_of(step, "item")))
 			json_array_append(done, step);
 	if (!vm->running || (done && json_array_size(done) == 0))
 		return 0;
@@ -105,17 +94,6 @@ static int keep(struct change *c, const json_t *rest, struct qmp_error *err)
 		(void)vm_save_running(vm, running, NULL);
 	}
 	return r;
-}
-
-/* What is left of the plan, or of its undoing (for UNDOES), goes on without the operation. */
-static void leave_to_the_guest(struct change *c, json_t *rest, const struct qmp_error *undoes)
-{
-	struct qmp_error err = {0};
-
-	if (pending_leave(c->call->guest, rest, undoes, &err) < 0)
-		guest_send_event(c->call->guest, "QMPCTL_SETTLED",
-				 json_pack("{s:s, s:s, s:s, s:o}", "item", text_of(json_array_get(rest, 0), "item"), "operation",
-					   c->call->op->name, "outcome", "failed", "why", qmp_json_text(err.message)));
 }
 
 static void succeed(struct change *c, const char *outcome)
@@ -192,7 +170,7 @@ static void on_done(void *data, enum vm_exec_outcome outcome, json_t *rest_consu
 	g->exec = NULL;
 	if (outcome == VM_EXEC_FAILED) {
 		if (rest)
-			leave_to_the_guest(c, rest, why);
+			pending_leave(g, rest, why);
 		else if (!is_cut_short(c, why) || !pending_cut_short(g))
 			pending_end(g);
 		change_fail(c, why);
@@ -205,7 +183,7 @@ static void on_done(void *data, enum vm_exec_outcome outcome, json_t *rest_consu
 	if (rest) {
 		json_object_set(c->result, "waits-for", json_object_get(json_array_get(rest, 0), "wait"));
 		json_object_set_new(c->result, "why", qmp_json_text(why->message));
-		leave_to_the_guest(c, rest, NULL);
+		pending_leave(g, rest, NULL);
 	} else {
 		pending_end(g);
 	}
@@ -226,16 +204,19 @@ static int run_steps(struct change *c, json_t *steps, void (*done)(void *, enum 
 static void on_undone(void *data, enum vm_exec_outcome outcome, json_t *rest_consume, const struct qmp_error *why)
 {
 	struct change *c = data;
-	json_auto_t *rest = rest_consume;
-	struct qmp_error err = c->error;
+	struct guest *g = c->call->guest;
+	json_auto_t *rest = rest_consume, *undoing = vm_plan_undo(c->steps);
+	struct qmp_error err = {0};
 
-	c->call->guest->exec = NULL;
+	g->exec = NULL;
 	if (outcome == VM_EXEC_PENDING)
-		leave_to_the_guest(c, rest, &c->error);
+		pending_leave(g, rest, &c->error);
+	else if (outcome == VM_EXEC_FAILED && is_cut_short(c, why))
+		pending_leave(g, undoing, &c->error);
 	else
-		pending_end(c->call->guest);
-	if (outcome != VM_EXEC_DONE)
-		qmp_error_set(&err, c->error.kind, c->error.code, "%.900s; undoing it: %.900s", c->error.message, why->message);
+		pending_end(g);
+	qmp_error_set(&err, c->error.kind, c->error.code, "%.900s%s%.900s", c->error.message,
+		      why ? "; undoing it: " : ", and was undone", why ? why->message : "");
 	change_fail(c, &err);
 }
 
@@ -246,11 +227,9 @@ static void undo(struct change *c, const struct qmp_error *why)
 	struct qmp_error err = {0};
 
 	c->error = *why;
-	qmp_error_wrap(&c->error, "the change could not be kept, and was undone");
-	if (!steps || run_steps(c, steps, on_undone, &err) < 0) {
-		pending_end(c->call->guest);
-		change_fail(c, &c->error);
-	}
+	qmp_error_wrap(&c->error, "the change could not be kept");
+	if (run_steps(c, steps, on_undone, &err) < 0)
+		on_undone(c, VM_EXEC_FAILED, NULL, &err);
 }
 
 static void run_plan(struct change *c)

@@ -307,29 +307,24 @@ void pending_end(struct guest *g)
 	(void)journal_save(g, NULL);
 }
 
-int pending_leave(struct guest *g, json_t *rest, const struct qmp_error *undoes, struct qmp_error *err)
+void pending_leave(struct guest *g, json_t *rest, const struct qmp_error *undoes)
 {
 	struct pending *p = begun(g);
-	struct qmp_session *s = vm_session(g->vm, err);
-	int r;
+	struct qmp_session *s = vm_session(g->vm, NULL);
+	struct qmp_error err = {0};
 
 	if (!p)
-		return 0; /* the VM is gone */
+		return; /* the VM is gone */
 	p->operating = false;
 	p->stage = undoes ? UNDOING : WAITING;
 	if (undoes)
 		p->why = *undoes;
 	replace(&p->plan, json_incref(rest));
-	if (undoes || p->config == NULL || json_equal(p->config, g->vm->spec))
-		replace(&p->config, NULL); /* kept, or not wanted; else it is when this has ended */
+	if (undoes || json_equal(p->config, g->vm->spec))
+		replace(&p->config, NULL); /* not wanted, or kept; else it is when this has ended */
 	(void)journal_save(g, NULL);
-	r = s ? run(p, s, rest, err) : 0; /* else it rests */
-	if (r < 0) {
-		unlink_pending(p);
-		pending_free(p);
-		(void)journal_save(g, NULL);
-	}
-	return r;
+	if (s && run(p, s, rest, &err) < 0) /* without a session it rests */
+		settle(p, "failed", &err);
 }
 
 bool pending_cut_short(struct guest *g)
@@ -344,21 +339,10 @@ bool pending_cut_short(struct guest *g)
 
 /* ---- Looking ---- */
 
-static bool touches(const struct pending *p, const char *item)
-{
-	json_t *step;
-	size_t i;
-
-	json_array_foreach(p->plan, i, step)
-		if (streq(text_of(step, "item"), item))
-			return true;
-	return false;
-}
-
 bool pending_has(const struct guest *g, const char *item)
 {
 	for (const struct pending *p = g->pending; p; p = p->next)
-		if (!p->operating && touches(p, item))
+		if (!p->operating && vm_plan_touches(p->plan, item))
 			return true;
 	return false;
 }

@@ -34,7 +34,7 @@ void pending_end(struct guest *g);
  * It has ended, but for REST of its plan, or of its undoing (UNDOES says why; else NULL), of which the guest has not let go
  * (exec.h). Borrowed.
  */
-int pending_leave(struct guest *g, json_t *rest, const struct qmp_error *undoes, struct qmp_error *err);
+void pending_leave(struct guest *g, json_t *rest, const struct qmp_error *undoes);
 /* It was cut short. False: QEMU is gone, there is nothing to settle. */
 bool pending_cut_short(struct guest *g);
 
