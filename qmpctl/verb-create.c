@@ -19,8 +19,10 @@ static int set_text(struct cli *cli, json_t *spec, const char *path, const char 
 static int set_path(struct cli *cli, json_t *spec, const char *path, const char *option)
 {
 	const char *given = cli_option(cli, option);
-	_cleanup_free_ char *whole = given ? path_absolute(given) : NULL;
+	_cleanup_free_ char *whole = given ? path_absolute(cli, given) : NULL;
 
+	if (given && !whole)
+		return cli->error.code;
 	if (whole && access(whole, R_OK) < 0)
 		return qmp_error_errno(&cli->error, -errno, "--%s %s", option, given);
 	return set_text(cli, spec, path, whole);
@@ -47,7 +49,9 @@ static int add_devices(struct cli *cli, json_t *spec, const char *name)
 		if (append(spec, "nics", parse_nic_words(cli, text)) < 0)
 			return -EINVAL;
 	for (int i = 0; (text = cli_option_at(cli, "cdrom", i)); i++) {
-		_cleanup_free_ char *path = path_absolute(text);
+		_cleanup_free_ char *path = path_absolute(cli, text);
+		if (!path)
+			return cli->error.code;
 		if (access(path, R_OK) < 0)
 			return qmp_error_errno(&cli->error, -errno, "--cdrom %s", text);
 		append(spec, "disks", json_pack("{s:s, s:s, s:s}", "type", "cdrom", "path", path, "format", "raw"));

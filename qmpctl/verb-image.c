@@ -8,13 +8,13 @@
 static int run_image_create(struct cli *cli)
 {
 	const char *format = cli_option(cli, "format") ? cli_option(cli, "format") : "qcow2";
-	_cleanup_free_ char *path = path_absolute(cli->args[0]);
+	_cleanup_free_ char *path = path_absolute(cli, cli->args[0]);
 
 	if (!*cli->args[0]) {
 		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: the path is empty");
 		return cli_fail(cli);
 	}
-	if (image_create(cli, path, format, cli->args[1]) < 0) {
+	if (!path || image_create(cli, path, format, cli->args[1]) < 0) {
 		images_undo(cli);
 		return cli_fail(cli);
 	}

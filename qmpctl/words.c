@@ -77,11 +77,14 @@ void images_undo(struct cli *cli)
 	images_keep(cli);
 }
 
-char *path_absolute(const char *path)
+char *path_absolute(struct cli *cli, const char *path)
 {
-	_cleanup_free_ char *cwd = getcwd(NULL, 0);
+	_cleanup_free_ char *cwd = *path == '/' ? NULL : getcwd(NULL, 0);
+	char *whole = *path == '/' ? strdup(path) : cwd ? qmp_asprintf("%s/%s", cwd, path) : NULL;
 
-	return *path == '/' || !cwd ? strdup(path) : qmp_asprintf("%s/%s", cwd, path);
+	if (!whole)
+		qmp_error_errno(&cli->error, -errno, "finding out where %s is", path);
+	return whole;
 }
 
 /* STATEDIR/images/NAME-N.FORMAT, the first that is free; another run may be quicker, then image_create refuses. */
@@ -91,9 +94,13 @@ static char *new_image_path(struct cli *cli, const char *vm, const char *format)
 
 	for (int i = 1; dir >= 0; i++) {
 		_cleanup_free_ char *name = qmp_asprintf("%s-%d.%s", vm, i, format);
-		if (faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+		if (name && faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
 			return qmp_asprintf("%s/images/%s", cli->dirs.state, name);
+		if (!name)
+			break;
 	}
+	if (dir >= 0)
+		qmp_error_errno(&cli->error, -ENOMEM, "making an image of %s", vm);
 	return NULL;
 }
 
@@ -109,7 +116,7 @@ static int set_word(struct cli *cli, json_t *spec, const char *kind, const char 
 {
 	_cleanup_free_ char *path = qmp_asprintf("%s[0].%s", kind, key);
 
-	return vm_spec_set(spec, path, value, &cli->error);
+	return path ? vm_spec_set(spec, path, value, &cli->error) : qmp_error_errno(&cli->error, -ENOMEM, "%s=%s", key, value);
 }
 
 static json_t *item_of(const json_t *spec, const char *kind)
@@ -128,9 +135,9 @@ static json_t *parse_json_item(struct cli *cli, const char *text)
 
 json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 {
-	_cleanup_free_ char *copy = strdup(text), *size = NULL, *path = NULL;
+	_cleanup_free_ char *copy = strdup(text), *path = NULL;
 	json_auto_t *spec = scratch("disks"), *item = NULL;
-	const char *format;
+	const char *format, *size = NULL;
 
 	if (*text == '{')
 		return parse_json_item(cli, text);
@@ -142,14 +149,19 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 		char *equals = strchr(word, '=');
 		if (equals)
 			*equals = '\0';
-		if (!equals || *word == '/' || *word == '.')
-			path = (free(path), equals ? (*equals = '=', path_absolute(word)) : path_absolute(word));
-		else if (streq(word, "size"))
-			size = (free(size), strdup(equals + 1));
-		else if (streq(word, "path"))
-			path = (free(path), path_absolute(equals + 1));
-		else if (set_word(cli, spec, "disks", word, equals + 1) < 0)
+		bool is_path = !equals || *word == '/' || *word == '.';
+		if (is_path && equals)
+			*equals = '=';
+		if (is_path || streq(word, "path")) {
+			free(path);
+			path = path_absolute(cli, is_path ? word : equals + 1);
+			if (!path)
+				return NULL;
+		} else if (streq(word, "size")) {
+			size = equals + 1;
+		} else if (set_word(cli, spec, "disks", word, equals + 1) < 0) {
 			return NULL;
+		}
 	}
 	item = item_of(spec, "disks");
 	format = json_string_value(json_object_get(item, "format"));

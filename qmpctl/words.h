@@ -17,5 +17,5 @@ int image_create(struct cli *cli, const char *path, const char *format, const ch
 /* What image_create has made is wanted; or is not, and goes. One of them at the end of a verb that makes images. */
 void images_keep(struct cli *cli);
 void images_undo(struct cli *cli);
-/* PATH from the root on; new. */
-char *path_absolute(const char *path);
+/* PATH from the root on; new. NULL, with the error in CLI, where that cannot be found out. */
+char *path_absolute(struct cli *cli, const char *path);
