@@ -108,7 +108,8 @@ class Qmp:
         text = json.dumps(message).encode() + b"\r\n"
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         sent = self.sock.sendmsg([text], ancillary)
-        self.sock.sendall(text[sent:])
+        if text[sent:]:
+            self.sock.sendall(text[sent:])
         return ident
 
     def reply(self, ident, timeout=None, command="command"):

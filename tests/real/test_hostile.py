@@ -83,12 +83,13 @@ class Hostile(WorldTest):
         self.w.create_tiny("a", machine={"type": "q35", "ports": 24}, nics=[
             {"id": "cold", "backend": "stream", "server": True, "socket": os.path.join(self.w.base, "cold,\n'\"%s")}])
         self.w.ok("start", "a")
-        self.assertTrue(os.path.exists(os.path.join(self.w.base, "cold,\n'\"%s")))
+        self.until(lambda: os.path.exists(os.path.join(self.w.base, "cold,\n'\"%s")), "no socket of the cold NIC")
         with self.w.control("a") as qmp:
             for i, path in enumerate(paths):
                 with self.subTest(path=path):
                     qmp.execute("qmpctl-nic-add", {"nic": {"id": f"n{i}", "backend": "stream", "server": True, "socket": path}})
-                    self.assertTrue(os.path.exists(path))
+                    # QEMU answers before a thread of its own has made the socket.
+                    self.until(lambda: os.path.exists(path), f"no socket {path!r}")
             self.assertEqual(self.w.status("a").get("differences", []), [])
 
     def test_on_the_command_line(self):

@@ -119,12 +119,6 @@ class HotPlug(WorldTest):
         with self.w.control("a") as qmp:
             self.assertIn("vdx", peripherals(qmp))
 
-    def until(self, condition, message, timeout=10):
-        deadline = time.monotonic() + timeout
-        while not condition():
-            self.assertLess(time.monotonic(), deadline, message)
-            time.sleep(0.05)
-
 
 if __name__ == "__main__":
     world.main()

@@ -262,6 +262,14 @@ class WorldTest(unittest.TestCase):
         self.w = World()
         self.addCleanup(self.w.close)
 
+    def until(self, condition, message, timeout=10):
+        """Waits until CONDITION() holds; returns what it gave. MESSAGE: a text, or what makes one when time is up."""
+        deadline = time.monotonic() + timeout
+        while not (found := condition()):
+            self.assertLess(time.monotonic(), deadline, message() if callable(message) else message)
+            time.sleep(0.05)
+        return found
+
     def stopped_clean(self):
         """Nothing of the world runs any more, though nobody killed it."""
         self.w.wait_gone(list(self.w.processes()))
