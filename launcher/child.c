@@ -57,15 +57,17 @@ static void reset_signals(void)
 /* All sources are moved above the targets first, so that none is overwritten before it is used. */
 static int place_fds(const struct vm_child_options *o, int report)
 {
-	int above = 3 + (int)o->n_fds + 2, moved[64], null, output;
+	int above = 3 + (int)o->n_fds + 2, moved[64], null, input, output, errors;
 
 	report = fcntl(report, F_DUPFD_CLOEXEC, above);
 	for (size_t i = 0; i < o->n_fds; i++)
 		if ((moved[i] = fcntl(o->fds[i], F_DUPFD_CLOEXEC, above)) < 0)
 			return -1;
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	input = fcntl(o->input > 0 ? o->input : null, F_DUPFD_CLOEXEC, above);
 	output = fcntl(o->output >= 0 ? o->output : null, F_DUPFD_CLOEXEC, above);
-	if (report < 0 || null < 0 || output < 0 || dup2(null, 0) < 0 || dup2(output, 1) < 0 || dup2(output, 2) < 0)
+	errors = fcntl(o->errors > 0 ? o->errors : output, F_DUPFD_CLOEXEC, above);
+	if (report < 0 || null < 0 || output < 0 || dup2(input, 0) < 0 || dup2(output, 1) < 0 || dup2(errors, 2) < 0)
 		return -1;
 	for (size_t i = 0; i < o->n_fds; i++)
 		if (dup2(moved[i], 3 + (int)i) < 0)
@@ -122,7 +124,7 @@ static _Noreturn void run_child(const struct vm_child_options *o, int report, pi
 	/* What needs our rights is done; another identity forgets whom to die with. */
 	if ((!o->identity || vm_identity_take(o->identity) == 0) && (!o->confined || confine() == 0) &&
 	    (!o->dies_with_us || die_with(parent) == 0))
-		execvp(o->argv[0], o->argv);
+		execvpe(o->argv[0], o->argv, o->environment ? o->environment : environ);
 fail:
 	why = errno;
 	if (write(report, &why, sizeof why) < 0)
@@ -217,9 +219,8 @@ int vm_child_spawn(uv_loop_t *loop, const struct vm_child_options *o, vm_child_c
 		end_unwatched(pid);
 		if (r == -ENOENT)
 			return qmp_error_set(err, QMP_ERR_HOST, r,
-					     "starting %s: there is no such program; install it (Debian: "
-					     "qemu-system-x86) or name another",
-					     o->argv[0]);
+					     "starting %s: there is no such program; install it (Debian: %s)%s", o->argv[0],
+					     o->package ? o->package : "qemu-system-x86", o->package ? "" : " or name another");
 		return qmp_error_errno(err, r, "starting %s", o->argv[0]);
 	}
 	r = watch(loop, pid, pidfd, cb, data, ret);

@@ -20,12 +20,16 @@ struct vm_child_options {
 	char *const *argv;
 	const int *fds;      /* become 3, 4, ... in the child, in this order; borrowed */
 	size_t n_fds;
-	int output;          /* its standard output and error; -1: /dev/null */
+	int input;           /* its standard input; 0 or -1: /dev/null */
+	int output;          /* its standard output; -1: /dev/null */
+	int errors;          /* its standard error; 0 or -1: where its output goes */
 	int directory;       /* its working directory; -1: ours */
 	int pid_file;        /* -1, or an fd to which the child writes its pid before exec */
 	const struct vm_identity *identity; /* whom it runs as; NULL: as we do */
 	int cgroup_procs;    /* -1, or the cgroup.procs of the control group that it runs in */
 	bool confined;       /* it wins no privileges by what it runs, and leaves no core dump */
+	char *const *environment; /* NULL: ours */
+	const char *package; /* the Debian package that has it, for the message when it is missing; NULL: QEMU's */
 	bool dies_with_us;   /* SIGKILL when the thread that started it ends; else it outlives us */
 };
 
