@@ -391,7 +391,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 	struct call *c = handle->data;
 
 	UNUSED(signum);
-	if (!c->done)
+	if (c->tool && !c->done)
 		img_tool_cancel(c->tool);
 }
 
@@ -414,21 +414,21 @@ int img_tool_call(uv_loop_t *loop, const struct img_tool_options *o, char **ret_
 	mine.piece = o->piece ? call_piece : NULL;
 	mine.done = call_done;
 	mine.data = &c;
-	r = img_tool_run(loop, &mine, &c.tool, err);
-	if (r < 0)
-		return r;
 	for (size_t i = 0; i < N_SIGNALS; i++) {
 		uv_signal_init(loop, &handles[i]);
 		c.open++;
 		handles[i].data = &c;
 		uv_signal_start(&handles[i], on_signal, signals[i]);
 	}
-	while (!c.done)
+	r = img_tool_run(loop, &mine, &c.tool, err);
+	while (r == 0 && !c.done)
 		uv_run(loop, UV_RUN_ONCE);
 	for (size_t i = 0; i < N_SIGNALS; i++)
 		uv_close((uv_handle_t *)&handles[i], on_signal_closed);
 	while (c.open > 0)
 		uv_run(loop, UV_RUN_ONCE);
+	if (r < 0)
+		return r;
 	if (ret_status)
 		*ret_status = c.status;
 	if (c.error.kind != QMP_ERR_NONE) {

@@ -41,6 +41,8 @@ bool vm_id_valid(const char *id);
 bool vm_spec_is_pc(const json_t *spec);
 /* The PCI ports that a machine of this spec has: root ports "port-N" on q35, slots of bus 0 on pc (which is flat). */
 int64_t vm_spec_ports(const json_t *spec);
+/* The most that a machine of its type can have. */
+int64_t vm_spec_ports_max(const json_t *spec);
 /* Whether an image of that format can name a backing image. */
 bool vm_format_has_backing(const char *format);
 /* "512M", "10G" (K, M, G, T: powers of 1024) or an integer of bytes, as bytes. */
