@@ -1,10 +1,10 @@
 #!/bin/bash
-# setup.sh [--build-only | --tests | --systemd | --qemu10]: what a Debian 12 machine needs, installed where it is missing.
+# setup.sh [--build-only | --tests | --debian | --qemu10]: what a Debian 12 machine needs, installed where it is missing.
 #
 #   (nothing)     what building and running qmpctl needs
 #   --build-only  what building needs
 #   --tests       what the tests and the test guests need as well
-#   --systemd     what tests/systemd.sh needs as well
+#   --debian      what tests/guest/debian.sh needs as well
 #   --qemu10      a second QEMU (10.0, from backports), unpacked under build/qemu10 and not installed;
 #                 prints the path of its qemu-system-x86_64
 #
@@ -20,7 +20,7 @@ BUILD_PACKAGES=(gcc libc6-dev binutils cmake ninja-build pkg-config libuv1-dev l
 RUN_PACKAGES=(qemu-system-x86 qemu-utils)
 TEST_PACKAGES=(qemu-guest-agent busybox-static linux-image-cloud-amd64 cpio kmod python3 python3-jsonschema iproute2
 	clang-14 libclang-rt-14-dev clang g++ systemd groff-base zsh fish)
-SYSTEMD_PACKAGES=(mmdebstrap e2fsprogs)
+DEBIAN_PACKAGES=(mmdebstrap e2fsprogs)
 QEMU10_PACKAGES=(qemu-system-x86 qemu-system-common qemu-system-data qemu-utils qemu-block-extra seabios)
 
 say() { echo "setup: $*" >&2; }
@@ -103,7 +103,7 @@ case ${1-} in
 '') install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" ;;
 --build-only) install_missing "${BUILD_PACKAGES[@]}" ;;
 --tests) install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}" ;;
---systemd) install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${SYSTEMD_PACKAGES[@]}" ;;
+--debian) install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${DEBIAN_PACKAGES[@]}" ;;
 --qemu10) fetch_qemu10 ;;
 *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
