@@ -3,6 +3,8 @@
 #include "launcher/spec.h"
 #include "proto/base.h"
 
+#include <sys/stat.h>
+
 static const char *or_unknown(const char *name)
 {
 	return *name ? name : "(a name that is not in the header's first 64 KiB)";
@@ -62,4 +64,89 @@ int img_chains_check(const json_t *spec, const json_t *have, bool missing_ok, st
 			return qmp_error_set(err, why.kind, r, "disks.%s: %s", id ? id : "(new)", why.message);
 	}
 	return 0;
+}
+
+/* ---- From headers ---- */
+
+char *img_backing_path(const char *path, const char *name)
+{
+	const char *slash = strrchr(path, '/'), *colon;
+
+	if (strncmp(name, "file:", 5) == 0)
+		name += 5;
+	colon = strchr(name, ':');
+	if (!*name || (colon && !memchr(name, '/', (size_t)(colon - name))))
+		return NULL;
+	return *name == '/' || !slash ? strdup(name) : qmp_asprintf("%.*s/%s", (int)(slash - path), path, name);
+}
+
+/* The image alone; RET_BELOW: what it is backed by, new, or NULL; RET_FORMAT as the header has it. */
+static int read_one(const char *path, const char *format, json_t **ret, char **ret_below, char below_format[16],
+		    struct qmp_error *err)
+{
+	struct img_header h;
+	int r = img_header_read(path, &h, err);
+
+	if (r < 0)
+		return r;
+	*ret = json_pack("{s:s, s:s}", "path", path, "format", format ? format : h.format);
+	if (!*ret)
+		return qmp_error_errno(err, -ENOMEM, "reading the image %s", path);
+	if (streq(text_of(*ret, "format"), "raw") || !streq(text_of(*ret, "format"), h.format) || !h.has_backing)
+		return 0;
+	*ret_below = img_backing_path(path, h.backing);
+	memcpy(below_format, h.backing_format, sizeof h.backing_format);
+	return *ret_below ? 0 :
+			    qmp_error_set(err, QMP_ERR_UNSUPPORTED, -ENOTSUP,
+					  "the image %s is backed by \"%s\", which is no file; name a file with "
+					  "\"image rebase --unsafe\"", path, or_unknown(h.backing));
+}
+
+int img_chain_read(const char *path, const char *format, json_t **ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *next = strdup(path);
+	json_auto_t *top = NULL;
+	json_t *above = NULL;
+	char known[16] = "";
+	int r = next ? 0 : qmp_error_errno(err, -ENOMEM, "reading the image %s", path);
+
+	for (int depth = 0; r == 0 && next; depth++) {
+		_cleanup_free_ char *name = take_ptr(next);
+		json_t *image = NULL;
+		if (depth == IMG_CHAIN_MAX)
+			return qmp_error_set(err, QMP_ERR_USAGE, -ELOOP, "the image %s is backed by more than %d others, or by itself",
+					     path, IMG_CHAIN_MAX);
+		char below[16] = "";
+		r = read_one(name, depth == 0 ? format : *known ? known : NULL, &image, &next, below, err);
+		memcpy(known, below, sizeof known);
+		if (!image) {
+			if (depth > 0)
+				qmp_error_wrap(err, "the backing chain of %s", path);
+			return r;
+		}
+		if (above)
+			json_object_set_new(above, "backing", image);
+		else
+			top = image;
+		above = image;
+	}
+	if (r == 0)
+		r = img_chain_check(top, err);
+	if (r == 0)
+		*ret = take_ptr(top);
+	return r;
+}
+
+json_t *img_node(const json_t *image)
+{
+	const char *format = text_of(image, "format"), *path = text_of(image, "path");
+	json_t *below = json_object_get(image, "backing"), *node;
+	struct stat st;
+	bool device = path && stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+
+	node = json_pack("{s:s, s:{s:s, s:s}}", "driver", format, "file", "driver", device ? "host_device" : "file", "filename",
+			 path);
+	if (node && vm_format_has_backing(format))
+		json_object_set_new(node, "backing", below ? img_node(below) : json_null());
+	return node;
 }

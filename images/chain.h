@@ -6,6 +6,7 @@
 
 #include "proto/qmp.h"
 
+#define IMG_CHAIN_MAX 200 /* images on one another: a longer chain goes round in a circle */
 #define IMG_SIZE_MAX ((uint64_t)1 << 50) /* a virtual size beyond it is a damaged or a hostile header */
 
 /*
@@ -19,3 +20,13 @@ int img_chain_check(const json_t *disk, struct qmp_error *err);
  * cannot be read now is left to be checked at the start.
  */
 int img_chains_check(const json_t *spec, const json_t *have, bool missing_ok, struct qmp_error *err);
+/*
+ * The image PATH (absolute) and what its header and theirs name, as a disk has it: {"path", "format", "backing"?}. FORMAT
+ * NULL: what the header looks like. New. Fails where one of them cannot be read, names something that is no file, or would be
+ * refused by img_chain_check.
+ */
+int img_chain_read(const char *path, const char *format, json_t **ret, struct qmp_error *err);
+/* The path of NAME, as the header of the image PATH has it: new. NULL: it is no file (a URL, json:...), or no memory. */
+char *img_backing_path(const char *path, const char *name);
+/* The image as QEMU's JSON for a block node, with its chain; what it is not backed by is not looked for. New. */
+json_t *img_node(const json_t *image);

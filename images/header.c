@@ -31,27 +31,33 @@ static uint64_t little(const struct head *h, size_t at, size_t n)
 	return v;
 }
 
+static void take_text(const struct head *h, uint64_t at, uint64_t n, char *out, size_t room)
+{
+	if (n < room && at <= h->len && n <= h->len - at)
+		memcpy(out, h->d + at, n);
+}
+
 static void take_name(const struct head *h, uint64_t at, uint64_t n, char out[IMG_NAME_MAX])
 {
-	if (n < IMG_NAME_MAX && at <= h->len && n <= h->len - at)
-		memcpy(out, h->d + at, n);
+	take_text(h, at, n, out, IMG_NAME_MAX);
 }
 
 /* ---- qcow, qcow2 ---- */
 
-#define EXT_DATA_FILE 0x44415441
+#define EXT_DATA_FILE      0x44415441
+#define EXT_BACKING_FORMAT 0xe2792aca
 
 /* {be32 type, be32 length, data, padding to 8}, after the header; a type of 0 ends them. */
-static void find_data_file(const struct head *h, struct img_header *ret)
+static void take_extensions(const struct head *h, struct img_header *ret)
 {
-	uint64_t at = big(h, 100, 4);
+	uint64_t at = big(h, 4, 4) >= 3 ? big(h, 100, 4) : 72;
 
 	while (at + 8 <= h->len && big(h, at, 4) != 0) {
 		uint64_t n = big(h, at + 4, 4);
-		if (big(h, at, 4) == EXT_DATA_FILE) {
+		if (big(h, at, 4) == EXT_DATA_FILE && ret->has_data_file && !*ret->data_file)
 			take_name(h, at + 8, n, ret->data_file);
-			return;
-		}
+		if (big(h, at, 4) == EXT_BACKING_FORMAT && !*ret->backing_format)
+			take_text(h, at + 8, n, ret->backing_format, sizeof ret->backing_format);
 		at += 8 + ((n + 7) & ~(uint64_t)7);
 	}
 }
@@ -64,10 +70,9 @@ static void parse_qcow(const struct head *h, struct img_header *ret)
 	ret->has_backing = backing != 0;
 	if (backing)
 		take_name(h, backing, big(h, 16, 4), ret->backing);
-	if (streq(ret->format, "qcow2") && big(h, 4, 4) >= 3 && (big(h, 72, 8) & 4) != 0) {
-		ret->has_data_file = true;
-		find_data_file(h, ret);
-	}
+	ret->has_data_file = streq(ret->format, "qcow2") && big(h, 4, 4) >= 3 && (big(h, 72, 8) & 4) != 0;
+	if (streq(ret->format, "qcow2"))
+		take_extensions(h, ret);
 }
 
 /* ---- qed ---- */

@@ -13,6 +13,7 @@ struct img_header {
 	uint64_t virtual_size;  /* bytes; 0: not known from the header */
 	bool has_backing;
 	char backing[IMG_NAME_MAX];   /* qcow2, qcow, qed, vmdk: the backing file as the header names it; "": no name that fits */
+	char backing_format[16];      /* qcow2: as the header says; "": it does not, and QEMU would guess */
 	bool has_data_file;           /* qcow2, vmdk: the guest's data is in another file */
 	char data_file[IMG_NAME_MAX]; /* the (first) one, as the header names it */
 };

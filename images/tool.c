@@ -15,7 +15,6 @@
 
 #define ERRORS_MAX  ((size_t)64 << 10)
 #define GRACE_MS    5000
-#define N_SIGNALS   3
 
 struct stream {
 	struct img_tool *tool;
@@ -354,6 +353,43 @@ int img_tool_run(uv_loop_t *loop, const struct img_tool_options *o, struct img_t
 
 /* ---- The whole of it ---- */
 
+static void on_signal(uv_signal_t *handle, int signum)
+{
+	struct img_wait *w = handle->data;
+
+	UNUSED(signum);
+	w->cancel(w->data);
+}
+
+static void on_signal_closed(uv_handle_t *handle)
+{
+	struct img_wait *w = handle->data;
+
+	w->open--;
+}
+
+void img_wait_begin(struct img_wait *w, uv_loop_t *loop, void (*cancel)(void *data), void *data)
+{
+	static const int signals[ARRAY_SIZE(w->signals)] = {SIGINT, SIGTERM, SIGHUP};
+
+	*w = (struct img_wait){loop, cancel, data, .open = ARRAY_SIZE(signals)};
+	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+		uv_signal_init(loop, &w->signals[i]);
+		w->signals[i].data = w;
+		uv_signal_start(&w->signals[i], on_signal, signals[i]);
+	}
+}
+
+void img_wait_end(struct img_wait *w, const bool *done)
+{
+	while (!*done)
+		uv_run(w->loop, UV_RUN_ONCE);
+	for (size_t i = 0; i < ARRAY_SIZE(w->signals); i++)
+		uv_close((uv_handle_t *)&w->signals[i], on_signal_closed);
+	while (w->open > 0)
+		uv_run(w->loop, UV_RUN_ONCE);
+}
+
 struct call {
 	struct img_tool *tool;
 	void (*piece)(void *data, const char *text);
@@ -362,7 +398,6 @@ struct call {
 	int status;
 	struct qmp_error error;
 	bool done;
-	int open; /* signal handles */
 };
 
 static void call_piece(void *data, const char *text)
@@ -386,47 +421,29 @@ static void call_done(void *data, const struct img_tool_result *r)
 	c->done = true;
 }
 
-static void on_signal(uv_signal_t *handle, int signum)
+static void call_cancel(void *data)
 {
-	struct call *c = handle->data;
+	struct call *c = data;
 
-	UNUSED(signum);
 	if (c->tool && !c->done)
 		img_tool_cancel(c->tool);
-}
-
-static void on_signal_closed(uv_handle_t *handle)
-{
-	struct call *c = handle->data;
-
-	c->open--;
 }
 
 int img_tool_call(uv_loop_t *loop, const struct img_tool_options *o, char **ret_output, int *ret_status,
 		  struct qmp_error *err)
 {
-	static const int signals[N_SIGNALS] = {SIGINT, SIGTERM, SIGHUP};
 	struct img_tool_options mine = *o;
 	struct call c = {.piece = o->piece, .data = o->data};
-	uv_signal_t handles[N_SIGNALS];
+	struct img_wait wait;
 	int r;
 
 	mine.piece = o->piece ? call_piece : NULL;
 	mine.done = call_done;
 	mine.data = &c;
-	for (size_t i = 0; i < N_SIGNALS; i++) {
-		uv_signal_init(loop, &handles[i]);
-		c.open++;
-		handles[i].data = &c;
-		uv_signal_start(&handles[i], on_signal, signals[i]);
-	}
+	img_wait_begin(&wait, loop, call_cancel, &c);
 	r = img_tool_run(loop, &mine, &c.tool, err);
-	while (r == 0 && !c.done)
-		uv_run(loop, UV_RUN_ONCE);
-	for (size_t i = 0; i < N_SIGNALS; i++)
-		uv_close((uv_handle_t *)&handles[i], on_signal_closed);
-	while (c.open > 0)
-		uv_run(loop, UV_RUN_ONCE);
+	c.done |= r < 0;
+	img_wait_end(&wait, &c.done);
 	if (r < 0)
 		return r;
 	if (ret_status)

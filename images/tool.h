@@ -43,6 +43,19 @@ int img_tool_run(uv_loop_t *loop, const struct img_tool_options *o, struct img_t
 /* SIGTERM, and SIGKILL 5 s later. Done is called when it has ended, with QMP_ERR_CANCELLED unless it ended well. */
 void img_tool_cancel(struct img_tool *t);
 /*
+ * For verbs, never in a keeper: from begin to end, SIGINT, SIGTERM and SIGHUP call CANCEL (in LOOP) in place of ending the
+ * program. The end runs LOOP until *DONE.
+ */
+struct img_wait {
+	uv_loop_t *loop;
+	void (*cancel)(void *data);
+	void *data;
+	uv_signal_t signals[3];
+	int open;
+};
+void img_wait_begin(struct img_wait *w, uv_loop_t *loop, void (*cancel)(void *data), void *data);
+void img_wait_end(struct img_wait *w, const bool *done);
+/*
  * Runs LOOP until it has ended: for verbs, never in a keeper. SIGINT, SIGTERM and SIGHUP take it back. RET_OUTPUT (may be
  * NULL) is new; RET_STATUS may be NULL. DONE of O is not used.
  */
