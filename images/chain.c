@@ -1,5 +1,6 @@
 #include "images/chain.h"
 #include "images/header.h"
+#include "launcher/location.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -41,8 +42,9 @@ static int check_image(const json_t *image, struct qmp_error *err)
 int img_chain_check(const json_t *disk, struct qmp_error *err)
 {
 	for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
-		const char *format = text_of(image, "format");
-		int r = text_of(image, "path") && format && !streq(format, "raw") ? check_image(image, err) : 0;
+		const char *path = text_of(image, "path"), *format = text_of(image, "format");
+		bool is_looked_into = path && vm_location_is_file(path) && format && !streq(format, "raw");
+		int r = is_looked_into ? check_image(image, err) : 0;
 		if (r < 0)
 			return r;
 	}

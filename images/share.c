@@ -1,4 +1,5 @@
 #include "images/share.h"
+#include "launcher/location.h"
 #include "launcher/spec.h"
 #include "launcher/vm.h"
 #include "proto/base.h"
@@ -7,10 +8,11 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-/* One file that a disk opens. */
+/* One image that a disk opens. */
 struct use {
 	const char *vm, *disk, *path; /* borrowed; vm NULL: the one that is asked for */
-	dev_t dev;
+	char *name;                   /* of what is no file: what it is known by; else NULL */
+	dev_t dev;                    /* of the file, or of the one that the name belongs to; 0, 0: of none */
 	ino_t ino;
 	bool writes;
 };
@@ -22,6 +24,8 @@ struct uses {
 
 static void uses_deinit(struct uses *u)
 {
+	for (size_t i = 0; i < u->n; i++)
+		free(u->list[i].name);
 	free(u->list);
 }
 
@@ -39,6 +43,35 @@ static int add_use(struct uses *u, const struct use *use)
 	return 0;
 }
 
+/* Where USE's path leads: 1, or 0 where nothing is there. */
+static int find_image(struct use *use)
+{
+	struct vm_location l;
+	const char *anchor = NULL;
+	struct stat st;
+	bool is_url = !vm_location_is_file(use->path);
+
+	if (is_url && vm_location_parse(use->path, &l, NULL) < 0)
+		return 0;
+	if (is_url) {
+		use->name = vm_location_identity(&l, &anchor);
+		if (!use->name)
+			anchor = NULL;
+	}
+	if ((is_url && !anchor) || stat(is_url ? anchor : use->path, &st) < 0)
+		st = (struct stat){0};
+	if (is_url)
+		vm_location_deinit(&l);
+	use->dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+	use->ino = S_ISBLK(st.st_mode) ? 0 : st.st_ino; /* a block device has many nodes */
+	return use->name || st.st_mode != 0;
+}
+
+static bool is_same(const struct use *a, const struct use *b)
+{
+	return a->dev == b->dev && a->ino == b->ino && !a->name == !b->name && (!a->name || streq(a->name, b->name));
+}
+
 /* DISK and all that it is backed by. What is not there is nobody's. */
 static int add_chain(struct uses *u, const char *vm, const json_t *disk)
 {
@@ -48,14 +81,13 @@ static int add_chain(struct uses *u, const char *vm, const json_t *disk)
 	writes &= !type || !streq(type, "cdrom");
 	for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
 		struct use use = {.vm = vm, .disk = text_of(disk, "id"), .path = text_of(image, "path"), .writes = writes};
-		struct stat st;
 		writes = false;
-		if (!use.path || stat(use.path, &st) < 0)
+		if (!use.path || !find_image(&use))
 			continue;
-		use.dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
-		use.ino = S_ISBLK(st.st_mode) ? 0 : st.st_ino; /* a block device has many nodes */
-		if (add_use(u, &use) < 0)
+		if (add_use(u, &use) < 0) {
+			free(use.name);
 			return -ENOMEM;
+		}
 	}
 	return 0;
 }
@@ -90,7 +122,7 @@ static int compare(const struct uses *mine, const struct uses *others, bool same
 	for (size_t i = 0; i < mine->n; i++)
 		for (size_t k = same ? i + 1 : 0; k < others->n; k++) {
 			const struct use *a = &mine->list[i], *b = &others->list[k];
-			if (a->dev == b->dev && a->ino == b->ino && (a->writes || b->writes) &&
+			if (is_same(a, b) && (a->writes || b->writes) &&
 			    !(same && streq(a->disk, b->disk)))
 				return same ? refuse(b, a, err) : refuse(a, b, err); /* of two of ours, the later */
 		}

@@ -1,4 +1,5 @@
 #include "launcher/fragment.h"
+#include "launcher/location.h"
 #include "launcher/peril.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
@@ -144,16 +145,31 @@ static json_t *cache_options(const char *cache)
 			 streq(cache, "unsafe"));
 }
 
-static json_t *file_node(const json_t *disk, const char *path, const char *node, bool read_only)
+/* The protocol node of the image at LOCATION; ROLE: what of the disk's raw members is merged into it, or NULL. */
+static int add_file(struct vm_fragment *f, const json_t *disk, const char *location, const char *node, bool read_only,
+		    const char *role, struct qmp_error *err)
 {
-	json_t *args = json_pack("{s:s, s:s, s:s, s:o, s:s, s:b, s:s}", "driver",
-				 strncmp(path, "/dev/", 5) == 0 ? "host_device" : "file", "node-name", node, "filename",
-				 path, "cache", cache_options(text_of(disk, "cache")), "aio", text_of(disk, "aio"),
-				 "read-only", read_only, "discard", text_of(disk, "discard"));
+	struct vm_location l;
+	json_t *args;
+	int r = vm_location_parse(location, &l, err);
 
-	if (args)
+	if (r < 0)
+		return r;
+	if (l.kind == VM_VOLUME)
+		r = qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP, "%s: %s is a volume of a pool that was not looked up", f->item,
+				  location);
+	args = vm_location_node(&l);
+	if (args) {
+		json_object_set_new(args, "node-name", json_string(node));
+		json_object_set_new(args, "cache", cache_options(text_of(disk, "cache")));
+		json_object_set_new(args, "read-only", json_boolean(read_only));
+		json_object_set_new(args, "discard", json_string(text_of(disk, "discard")));
 		json_object_set_new(args, "auto-read-only", json_false());
-	return args;
+		if (l.kind == VM_FILE)
+			json_object_set_new(args, "aio", json_string(text_of(disk, "aio")));
+	}
+	vm_location_deinit(&l);
+	return r < 0 ? r : add_consume(f, VM_BLOCKDEV, role ? with_raw_consume(args, disk, role) : args, NULL);
 }
 
 static json_t *format_node(const json_t *disk, const char *format, const char *node, const char *file, bool read_only,
@@ -173,21 +189,19 @@ static json_t *format_node(const json_t *disk, const char *format, const char *n
 }
 
 /* The chain below the image, deepest first: "ID-b2-file", "ID-b2", "ID-b1-file", "ID-b1". */
-static int add_backing(struct vm_fragment *f, const json_t *disk, const json_t *backing, int depth)
+static int add_backing(struct vm_fragment *f, const json_t *disk, const json_t *backing, int depth, struct qmp_error *err)
 {
 	const json_t *below = json_object_get(backing, "backing");
 	char node[32], file[32], next[32];
+	int r = backing ? add_backing(f, disk, below, depth + 1, err) : 0;
 
-	if (!backing)
-		return 0;
-	if (add_backing(f, disk, below, depth + 1) < 0)
-		return -ENOMEM;
+	if (!backing || r < 0)
+		return r;
 	snprintf(node, sizeof node, "%.16s-b%d", text_of(disk, "id"), depth);
 	snprintf(next, sizeof next, "%.16s-b%d", text_of(disk, "id"), depth + 1);
 	snprintf(file, sizeof file, "%.16s-b%d-file", text_of(disk, "id"), depth);
-	if (add_consume(f, VM_BLOCKDEV, file_node(disk, text_of(backing, "path"), file, true), NULL) < 0)
-		return -ENOMEM;
-	return add_consume(f, VM_BLOCKDEV,
+	r = add_file(f, disk, text_of(backing, "path"), file, true, NULL, err);
+	return r < 0 ? r : add_consume(f, VM_BLOCKDEV,
 			   format_node(disk, text_of(backing, "format"), node, file, true, below ? next : NULL), NULL);
 }
 
@@ -309,10 +323,9 @@ int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_hos
 	if (r == 0 && json_is_true(json_object_get(item, "iothread")))
 		r = add_consume(&f, VM_OBJECT, json_pack("{s:s, s:s}", "qom-type", "iothread", "id", iothread), NULL);
 	if (r == 0 && path) {
-		r = add_backing(&f, item, backing, 1);
+		r = add_backing(&f, item, backing, 1, err);
 		if (r == 0)
-			r = add_consume(&f, VM_BLOCKDEV,
-					with_raw_consume(file_node(item, path, file, read_only), item, "file"), NULL);
+			r = add_file(&f, item, path, file, read_only, "file", err);
 		if (r == 0)
 			r = add_consume(&f, VM_BLOCKDEV,
 					with_raw_consume(format_node(item, text_of(item, "format"), format, file,
@@ -325,8 +338,10 @@ int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_hos
 		r = add_throttle(&f, item, format);
 		top = throttle;
 	}
-	if (r < 0)
-		return out_of_memory(&f, err);
+	if (r < 0) {
+		vm_fragment_deinit(&f);
+		return qmp_error_errno(err, r, "making QEMU's objects");
+	}
 	r = disk_device(spec, item, top, &device, err);
 	if (r < 0) {
 		vm_fragment_deinit(&f);

@@ -134,15 +134,23 @@ static int add_socket(struct vm_needs *needs, const char *item, const json_t *ad
 	return made ? vm_needs_add(needs, item, folder, W_OK | X_OK) : vm_needs_add(needs, item, path, W_OK);
 }
 
+/* A file; or what reaches another host's: a UNIX socket, the cluster's configuration. */
+static int add_node(struct vm_needs *needs, const char *item, const json_t *args)
+{
+	const char *file = text_of(args, "filename"), *conf = text_of(args, "conf");
+	int r = add_socket(needs, item, json_object_get(args, "server"), false);
+
+	if (r == 0 && file && *file == '/')
+		r = vm_needs_add(needs, item, file, json_is_true(json_object_get(args, "read-only")) ? R_OK : R_OK | W_OK);
+	return r == 0 && conf ? vm_needs_add(needs, item, conf, R_OK) : r;
+}
+
 int vm_needs_add_object(struct vm_needs *needs, const char *item, const char *command, const json_t *args)
 {
-	const char *file = text_of(args, "filename");
 	int r;
 
 	if (streq(command, "blockdev-add"))
-		return file && *file == '/' ? vm_needs_add(needs, item, file,
-							   json_is_true(json_object_get(args, "read-only")) ? R_OK : R_OK | W_OK)
-					    : 0;
+		return add_node(needs, item, args);
 	if (!streq(command, "netdev_add"))
 		return 0;
 	r = add_socket(needs, item, json_object_get(args, "addr"), json_is_true(json_object_get(args, "server")));

@@ -343,13 +343,20 @@ bool vm_inventory_has(const struct vm_inventory *i, enum vm_object_kind kind, co
 	return id && json_object_get(maps[kind], id);
 }
 
-/* A node for a file of the host whose file is another one: NULL, or what QEMU has. */
-static const char *other_file(const struct vm_inventory *inv, const struct vm_object *o)
+/*
+ * A node whose file is another one: NULL, or what QEMU has. How QEMU writes what is no file of the host depends on its options;
+ * of that the driver alone is compared.
+ */
+static const char *other_file(const struct vm_inventory *inv, const struct vm_object *o, const char **ret_wants)
 {
 	const json_t *node = o->kind == VM_BLOCKDEV ? json_object_get(inv->nodes, vm_object_id(o)) : NULL;
 	const char *wants = text_of(o->args, "filename"), *has = text_of(node, "file");
+	const char *driver = text_of(o->args, "driver"), *its = text_of(node, "drv");
 
-	return wants && has && !streq(wants, has) ? has : NULL;
+	*ret_wants = wants ? wants : driver;
+	if (wants)
+		return has && !streq(wants, has) ? has : NULL;
+	return driver && its && !streq(driver, its) ? its : NULL;
 }
 
 static json_t *difference(const struct vm_inventory *inv, const struct vm_fragment *f)
@@ -358,10 +365,9 @@ static json_t *difference(const struct vm_inventory *inv, const struct vm_fragme
 
 	for (size_t i = 0; i < f->n_objects; i++) {
 		const struct vm_object *o = &f->objects[i];
-		const char *other = other_file(inv, o);
+		const char *wants, *other = other_file(inv, o, &wants);
 		if (other)
-			return json_pack("{s:s, s:s, s:O, s:s}", "item", f->item, "state", "changed", "wants",
-					 json_object_get(o->args, "filename"), "has", other);
+			return json_pack("{s:s, s:s, s:s, s:s}", "item", f->item, "state", "changed", "wants", wants, "has", other);
 		if (!vm_inventory_has(inv, o->kind, vm_object_id(o)))
 			json_array_append_new(missing, json_string(vm_object_id(o)));
 	}

@@ -45,6 +45,8 @@ static json_t *field_type(const struct vm_field *f)
 		return choice(f->choices);
 	case VM_T_PATH:
 		return pattern("^/");
+	case VM_T_LOCATION:
+		return pattern("^(/|(nbd|nbd\\+unix|iscsi|ssh|https?|rbd)://|[A-Za-z0-9][A-Za-z0-9._-]{1,63}:[^/])");
 	case VM_T_NAME:
 		return pattern("^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$");
 	case VM_T_ID:

@@ -57,7 +57,7 @@ static const struct vm_field throttle_fields[] = {
 #define FORMATS CHOICES("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")
 
 static const struct vm_field backing_fields[] = {
-	{"path", VM_T_PATH, "the backing file", .required = 1},
+	{"path", VM_T_LOCATION, "the backing image", .required = 1},
 	{"format", VM_T_CHOICE, "its format", .choices = FORMATS, .required = 1},
 	{"backing", VM_T_OBJECT, "what it is backed by itself", .recursive = 1},
 	{0},
@@ -74,14 +74,14 @@ static const struct vm_field disk_qemu_fields[] = {
 static const struct vm_field disk_fields[] = {
 	{"id", VM_T_ID, "its name in QEMU and in the verbs: vda, ..."},
 	{"type", VM_T_CHOICE, "what the guest sees", .default_json = "\"disk\"", .choices = CHOICES("disk", "cdrom")},
-	{"path", VM_T_PATH, "the image or block device; a CD-ROM without it is an empty drive"},
+	{"path", VM_T_LOCATION, "the image or block device; a CD-ROM without it is an empty drive"},
 	{"format", VM_T_CHOICE, "the image's format: never guessed by QEMU", .choices = FORMATS},
 	{"backing", VM_T_OBJECT, "the backing chain, named in full", .fields = backing_fields},
 	{"bus", VM_T_CHOICE, "how the guest reaches it", .default_json = "\"virtio\"",
 	 .choices = CHOICES("virtio", "scsi", "sata", "ide", "nvme")},
 	{"cache", VM_T_CHOICE, "host cache mode", .default_json = "\"writeback\"",
 	 .choices = CHOICES("none", "writeback", "writethrough", "directsync", "unsafe")},
-	{"aio", VM_T_CHOICE, "host I/O interface", .default_json = "\"threads\"",
+	{"aio", VM_T_CHOICE, "host I/O interface, for files", .default_json = "\"threads\"",
 	 .choices = CHOICES("threads", "native", "io_uring")},
 	{"discard", VM_T_CHOICE, "what a guest's discard does", .default_json = "\"unmap\"",
 	 .choices = CHOICES("unmap", "ignore")},

@@ -13,6 +13,7 @@ enum vm_field_type {
 	VM_T_SIZE, /* "512M" or bytes */
 	VM_T_CHOICE,
 	VM_T_PATH, /* absolute */
+	VM_T_LOCATION, /* of an image: an absolute path, POOL:VOLUME or a URL (location.h) */
 	VM_T_NAME,
 	VM_T_ID,
 	VM_T_MAC,

@@ -2,6 +2,7 @@
  * Checking a spec: by the table in spec-table.c, and the rules that no table can say. Its defaults.
  */
 #include "launcher/spec.h"
+#include "launcher/location.h"
 #include "launcher/table.h"
 #include "proto/base.h"
 
@@ -138,6 +139,27 @@ static int check_bus(const struct vm_check *c, const char *path, const json_t *d
 	return 0;
 }
 
+/* What the place of the image rules out. */
+static int check_place(const struct vm_check *c, const char *path, const json_t *disk)
+{
+	const char *location = text_of(disk, "path"), *type = text_of(disk, "type"), *aio = text_of(disk, "aio");
+	bool read_only = json_is_true(json_object_get(disk, "read-only")) || (type && streq(type, "cdrom")), must_be;
+	struct vm_location l;
+
+	if (!location || vm_location_is_file(location) || vm_location_parse(location, &l, NULL) < 0)
+		return 0;
+	must_be = vm_location_read_only(&l);
+	vm_location_deinit(&l);
+	if (must_be && !read_only)
+		return vm_refuse(c, path,
+				 "%s can only be read; give the disk \"read-only\": true, or a file of its own that is "
+				 "backed by it",
+				 location);
+	if (vm_location_looks(location) != VM_VOLUME && aio && !streq(aio, "threads"))
+		return vm_refuse(c, path, "aio \"%s\" is for files of this host, and %s is none", aio, location);
+	return 0;
+}
+
 static int check_disk(const struct vm_check *c, const char *path, const json_t *disk)
 {
 	const char *type = text_of(disk, "type"), *cache = text_of(disk, "cache"), *aio = text_of(disk, "aio");
@@ -153,7 +175,7 @@ static int check_disk(const struct vm_check *c, const char *path, const json_t *
 	if (zeroes && streq(zeroes, "unmap") && discard && streq(discard, "ignore"))
 		return vm_refuse(c, path, "detect-zeroes \"unmap\" needs discard \"unmap\"");
 	if ((r = check_bus(c, path, disk)) < 0 || (r = check_backing(c, path, disk)) < 0 ||
-	    (r = check_raw(c, path, disk)) < 0)
+	    (r = check_place(c, path, disk)) < 0 || (r = check_raw(c, path, disk)) < 0)
 		return r;
 	return check_throttle(c, path, json_object_get(disk, "throttle"));
 }

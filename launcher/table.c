@@ -2,6 +2,7 @@
  * Checking a document by a table of fields, with the line of what is wrong; its defaults.
  */
 #include "launcher/table.h"
+#include "launcher/location.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -169,6 +170,19 @@ static int check_size(const struct vm_check *c, const char *path, const struct v
 	return 0;
 }
 
+static int check_location(const struct vm_check *c, const char *path, const char *text)
+{
+	struct vm_location l;
+	struct qmp_error why = {0};
+
+	if (vm_location_parse(text, &l, &why) < 0)
+		return vm_refuse(c, path, "%s", why.message);
+	vm_location_deinit(&l);
+	if (vm_location_is_file(text) && *text != '/')
+		return vm_refuse(c, path, "\"%s\" must be an absolute path, POOL:VOLUME or a URL", text);
+	return 0;
+}
+
 static int check_string(const struct vm_check *c, const char *path, const struct vm_field *f, const json_t *value)
 {
 	const char *text = json_string_value(value);
@@ -182,6 +196,8 @@ static int check_string(const struct vm_check *c, const char *path, const struct
 		return check_choice(c, path, text, f->choices);
 	case VM_T_PATH:
 		return *text == '/' ? 0 : vm_refuse(c, path, "\"%s\" must be an absolute path", text);
+	case VM_T_LOCATION:
+		return check_location(c, path, text);
 	case VM_T_NAME:
 		return vm_name_valid(text) ? 0
 					   : vm_refuse(c, path,

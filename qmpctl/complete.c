@@ -143,7 +143,7 @@ static void offer_field_values(struct completion *c, const struct vm_field *f)
 		offer(c, "false", "", NULL);
 	} else if (f->type == VM_T_MACHINE) {
 		offer_machines(c);
-	} else if (f->type == VM_T_PATH) {
+	} else if (f->type == VM_T_PATH || f->type == VM_T_LOCATION) {
 		puts(":path");
 	}
 }

@@ -9,6 +9,7 @@
 #include "qmpctl/restart.h"
 #include "images/chain.h"
 #include "images/header.h"
+#include "launcher/location.h"
 #include "launcher/security.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
@@ -154,6 +155,11 @@ int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err)
 
 	if (!path || text_of(disk, "format"))
 		return 0;
+	if (!vm_location_is_file(path))
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "the format of %s is not looked up, as it is no file of this host; add it: format=raw, "
+				     "format=qcow2, ...",
+				     path);
 	if (img_header_read(path, &h, err) < 0) {
 		if (err->code != -ENOENT)
 			return err->code;

@@ -5,6 +5,7 @@
 #include "qmpctl/keeper.h"
 #include "qmpctl/words.h"
 #include "images/chain.h"
+#include "launcher/location.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -49,10 +50,10 @@ static int add_devices(struct cli *cli, json_t *spec, const char *name)
 		if (append(spec, "nics", parse_nic_words(cli, text)) < 0)
 			return -EINVAL;
 	for (int i = 0; (text = cli_option_at(cli, "cdrom", i)); i++) {
-		_cleanup_free_ char *path = path_absolute(cli, text);
+		_cleanup_free_ char *path = location_absolute(cli, text);
 		if (!path)
 			return cli->error.code;
-		if (access(path, R_OK) < 0)
+		if (vm_location_is_file(path) && access(path, R_OK) < 0)
 			return qmp_error_errno(&cli->error, -errno, "--cdrom %s", text);
 		append(spec, "disks", json_pack("{s:s, s:s, s:s}", "type", "cdrom", "path", path, "format", "raw"));
 	}

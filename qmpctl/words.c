@@ -2,6 +2,7 @@
  * Words that describe a disk or a NIC, and the images that they ask for.
  */
 #include "qmpctl/words.h"
+#include "launcher/location.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -87,6 +88,22 @@ char *path_absolute(struct cli *cli, const char *path)
 	return whole;
 }
 
+char *location_absolute(struct cli *cli, const char *text)
+{
+	struct vm_location l;
+	char *copy = NULL;
+
+	if (*text && vm_location_is_file(text))
+		return path_absolute(cli, text);
+	if (vm_location_parse(text, &l, &cli->error) < 0)
+		return NULL;
+	vm_location_deinit(&l);
+	copy = strdup(text);
+	if (!copy)
+		qmp_error_errno(&cli->error, -ENOMEM, "reading \"%s\"", text);
+	return copy;
+}
+
 /* STATEDIR/images/NAME-N.FORMAT, the first that is free; another run may be quicker, then image_create refuses. */
 static char *new_image_path(struct cli *cli, const char *vm, const char *format)
 {
@@ -110,6 +127,30 @@ static char *new_image_path(struct cli *cli, const char *vm, const char *format)
 static json_t *scratch(const char *kind)
 {
 	return json_pack("{s:s, s:[{}]}", "name", "x", kind);
+}
+
+/* Cuts the next word off *TEXT; NULL: there is none. ",," is a comma of the word, as QEMU has it. */
+static char *next_word(char **text)
+{
+	char *word = *text, *end = word, *p = word;
+
+	for (; *p && (*p != ',' || p[1] == ','); p++) {
+		p += *p == ',';
+		*end++ = *p;
+	}
+	*text = *p ? p + 1 : p;
+	if (end == word && !*p)
+		return NULL;
+	*end = '\0';
+	return word;
+}
+
+/* The "=" of WORD where it is KEY=VALUE, and no location that has one. */
+static char *equals_of(char *word)
+{
+	size_t n = strspn(word, "abcdefghijklmnopqrstuvwxyz0123456789-._[]");
+
+	return n > 0 && *word != '.' && word[n] == '=' ? word + n : NULL;
 }
 
 static int set_word(struct cli *cli, json_t *spec, const char *kind, const char *key, const char *value)
@@ -138,6 +179,7 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 	_cleanup_free_ char *copy = strdup(text), *path = NULL;
 	json_auto_t *spec = scratch("disks"), *item = NULL;
 	const char *format, *size = NULL;
+	char *rest = copy;
 
 	if (*text == '{')
 		return parse_json_item(cli, text);
@@ -145,16 +187,15 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 		qmp_error_errno(&cli->error, -ENOMEM, "reading \"%s\"", text);
 		return NULL;
 	}
-	for (char *save = NULL, *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
-		char *equals = strchr(word, '=');
+	for (char *word; (word = next_word(&rest));) {
+		char *equals = equals_of(word);
 		if (equals)
 			*equals = '\0';
-		bool is_path = !equals || *word == '/' || *word == '.';
-		if (is_path && equals)
-			*equals = '=';
-		if (is_path || streq(word, "path")) {
+		if (!*word)
+			continue;
+		if (!equals || streq(word, "path")) {
 			free(path);
-			path = path_absolute(cli, is_path ? word : equals + 1);
+			path = location_absolute(cli, equals ? equals + 1 : word);
 			if (!path)
 				return NULL;
 		} else if (streq(word, "size")) {
@@ -168,6 +209,12 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 	if (size && !format) {
 		format = "qcow2";
 		json_object_set_new(item, "format", json_string(format));
+	}
+	if (size && path && !vm_location_is_file(path)) {
+		qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP,
+			      "size=%s: %s is no file of this host, and is not made here; make it where it is, and leave size= out", size,
+			      path);
+		return NULL;
 	}
 	if (size) {
 		/* Refused before anything is made. */
@@ -208,6 +255,7 @@ json_t *parse_nic_words(struct cli *cli, const char *text)
 {
 	_cleanup_free_ char *copy = strdup(text);
 	json_auto_t *spec = scratch("nics"), *item = NULL;
+	char *rest = copy;
 
 	if (*text == '{')
 		return parse_json_item(cli, text);
@@ -216,9 +264,11 @@ json_t *parse_nic_words(struct cli *cli, const char *text)
 		return NULL;
 	}
 	item = item_of(spec, "nics");
-	for (char *save = NULL, *word = strtok_r(copy, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+	for (char *word; (word = next_word(&rest));) {
 		char *equals = strchr(word, '=');
 		int r;
+		if (!*word)
+			continue;
 		if (equals)
 			*equals = '\0';
 		if (!equals)

@@ -1,6 +1,7 @@
 /*
  * The words of the command line that describe a disk or a NIC: "PATH,format=qcow2,cache=none", "size=10G",
- * "user,forward=2222:22", or the JSON object itself, as it stands in the spec.
+ * "nbd://host/export,format=raw", "user,forward=2222:22", or the JSON object itself, as it stands in the spec. Between
+ * words stands a comma; a comma of a word's own is written twice.
  */
 #pragma once
 
@@ -19,3 +20,5 @@ void images_keep(struct cli *cli);
 void images_undo(struct cli *cli);
 /* PATH from the root on; new. NULL, with the error in CLI, where that cannot be found out. */
 char *path_absolute(struct cli *cli, const char *path);
+/* The same of a location (launcher/location.h): what is no path stays as it is, once it is known to be right. */
+char *location_absolute(struct cli *cli, const char *text);

@@ -59,6 +59,12 @@ def ident(number):
     return b"\x11" + bytes([ord("A") + number])
 
 
+def seeds_location():
+    text = read(f"{UNIT}/test_location.c").decode()
+    for found in re.findall(r'\{"((?:[^"\\]|\\.)+)", (?:"|VM_)', text):
+        yield found.encode().decode("unicode_escape").encode("latin-1")
+
+
 def seeds_session():
     # The recorded ids count from 1, the harness from 0.
     lines = [(who, re.sub(rb"id-(\d+)", lambda m: ident(int(m[1]) - 1), line)) for who, line in session()]

@@ -20,6 +20,10 @@ BEYOND_SCHEMA = {
     "limits-memory": "compares fields",
     "forward-injection": "the schema takes any string for an address",
     "nul": "the schema takes any string",
+    "url-aio": "compares fields",
+    "url-nul": "the schema looks at a URL's beginning",
+    "url-password": "the schema looks at a URL's beginning",
+    "url-writable": "compares fields",
 }
 
 

@@ -33,6 +33,7 @@ static void put_type(FILE *out, const struct vm_field *f)
 	static const char *const names[] = {
 		[VM_T_STRING] = "string",	 [VM_T_INT] = "integer",	  [VM_T_BOOL] = "boolean",
 		[VM_T_SIZE] = "size",		 [VM_T_CHOICE] = "",		  [VM_T_PATH] = "absolute path",
+		[VM_T_LOCATION] = "location",
 		[VM_T_NAME] = "name",		 [VM_T_ID] = "id",		  [VM_T_MAC] = "MAC address",
 		[VM_T_UUID] = "UUID",		 [VM_T_MACHINE] = "machine",	  [VM_T_OBJECT] = "object",
 		[VM_T_LIST] = "list of objects", [VM_T_STRINGS] = "list of strings", [VM_T_RAW] = "object, as QEMU takes it"};
