@@ -430,10 +430,12 @@ static void on_tick(struct qmp_link *l)
 
 	if (p->ready)
 		return;
-	if (qmp_now_ms() >= p->deadline)
-		fail(p, QMP_ERR_TIMEOUT, -ETIMEDOUT, "the client did not negotiate in time");
-	else
+	if (qmp_now_ms() < p->deadline) {
 		qmp_link_wake_at(l, p->deadline);
+		return;
+	}
+	qmp_peer_error(p, NULL, "GenericError", "no qmp_capabilities came in time; connect again");
+	fail(p, QMP_ERR_TIMEOUT, -ETIMEDOUT, "the client did not negotiate in time");
 }
 
 static void on_settle(struct qmp_link *l)

@@ -71,6 +71,7 @@ struct qmp_session {
 	uint64_t greeting_deadline;
 	struct qmp_events events;
 	json_t *greeting;
+	char *refusal; /* an error without an id that came before we were taken; NULL: none */
 	struct qmp_session_stats stats;
 };
 
@@ -85,7 +86,10 @@ static void fail_errno(struct qmp_session *s, int code, const char *what)
 {
 	struct qmp_error err = {0};
 
-	if (code == -EPIPE || code == -ECONNRESET)
+	if ((code == -EPIPE || code == -ECONNRESET) && s->refusal && s->state != READY)
+		qmp_error_set(&err, QMP_ERR_CLOSED, -ECONNRESET, "QMP: the other side took no command of ours; it said: %s",
+			      s->refusal);
+	else if (code == -EPIPE || code == -ECONNRESET)
 		qmp_error_set(&err, QMP_ERR_CLOSED, -ECONNRESET, "%s: the other side closed the connection%s", what,
 			      qmp_framer_is_inside(s->framer) ? " in the middle of a message" : "");
 	else
@@ -277,6 +281,18 @@ static void take_negotiation(struct qmp_session *s, const struct qmp_span *m)
 		s->opts.on_ready(s->opts.data, s->greeting);
 }
 
+/* Said to us, if the connection ends now; else to an earlier client, and nothing to us. */
+static void keep_refusal(struct qmp_session *s, const struct qmp_span *error)
+{
+	json_auto_t *value = qmp_json_decode(error->text, error->len, NULL);
+	const char *desc = json_string_value(json_object_get(value, "desc"));
+	char excerpt[4 * EXCERPT + 1];
+
+	qmp_excerpt(excerpt, sizeof excerpt, desc ? desc : error->text, desc ? strlen(desc) : error->len);
+	free(s->refusal);
+	s->refusal = strdup(excerpt);
+}
+
 static void take_reply(struct qmp_session *s, const struct qmp_span *m, const char *text, size_t len)
 {
 	uint64_t serial = own_serial(s, &m[M_ID]);
@@ -292,6 +308,8 @@ static void take_reply(struct qmp_session *s, const struct qmp_span *m, const ch
 		fail_protocol(s, "an error without an id, the stream is suspect", m[M_ERROR].text, m[M_ERROR].len);
 		return;
 	}
+	if (!m[M_ID].text && m[M_ERROR].text)
+		keep_refusal(s, &m[M_ERROR]);
 	for (int i = 0; i < LANES && serial && !slot; i++)
 		slot = find_slot(&s->lanes[i], serial);
 	if (!slot) {
@@ -508,6 +526,7 @@ static void session_free(struct qmp_session *s)
 	qmp_events_deinit(&s->events);
 	qmp_framer_free(s->framer);
 	json_decref(s->greeting);
+	free(s->refusal);
 	free(s);
 }
 

@@ -129,9 +129,9 @@ static int call_over(struct cli *cli, int fd, const char *operation, json_t *arg
 		*ret = r.result;
 		return 0;
 	}
+	cli->error = r.error;
 	if (r.hung_up && (!r.sent || only_looks(operation)))
 		return -EAGAIN;
-	cli->error = r.error;
 	return r.error.code ? r.error.code : -EIO;
 }
 
@@ -199,6 +199,7 @@ static int start_keeper(struct cli *cli, const char *name, const char *how);
 static int call_with(struct cli *cli, const char *name, const char *operation, json_t *args, json_t **ret)
 {
 	struct timespec nap = {0, 20 * 1000 * 1000};
+	struct qmp_error last = {0};
 	bool connected = false;
 
 	for (int i = 0, failed = 0; i < BUSY_TRIES; i++) {
@@ -219,12 +220,14 @@ static int call_with(struct cli *cli, const char *name, const char *operation, j
 			return cli->error.code;
 		if (r <= 0 && r != -EAGAIN)
 			return r;
+		last = cli->error;
 		cli->error = (struct qmp_error){0};
 		nanosleep(&nap, NULL);
 	}
 	if (connected)
 		return qmp_error_set(&cli->error, QMP_ERR_CLOSED, -ECONNRESET,
-				     "whoever listens on the control.sock of the VM %s hangs up each time", name);
+				     "whoever listens on the control.sock of the VM %s hangs up each time; at last: %s", name,
+				     last.message);
 	return qmp_error_set(&cli->error, QMP_ERR_BUSY, -EBUSY,
 			     "the VM %s is held by a process that does not listen on its control.sock", name);
 }

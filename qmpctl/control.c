@@ -1,5 +1,5 @@
 /*
- * control.sock and observe.sock: many clients, each with a QMP session of its own, over the one that QEMU gives.
+ * Clients: many, each with a QMP session of its own, over the one that QEMU gives.
  *
  * A client's commands keep QEMU's order: those for QEMU are passed on at once (8 in flight, then it is held back); one
  * of our operations starts when those before it are answered, and what follows waits for it.
@@ -8,18 +8,15 @@
 #include "launcher/peril.h"
 #include "proto/base.h"
 
-#include <sys/socket.h>
-
-#define CLIENTS_MAX 256
+#define CLIENTS_MAX 256 /* of control.sock, and as many of observe.sock */
+/*
+ * A client that does not negotiate has a place as long as nobody else wants it: time enough for somebody who types. One that
+ * was served this long and said nothing gives its place to who comes.
+ */
+#define NEGOTIATE_MS 60000
+#define GIVES_WAY_MS 2000
 /* Waits for a client that does not read; small messages take almost twice their size. */
 #define OUTPUT_MAX ((size_t)8 << 20)
-
-struct listener {
-	uv_poll_t poll;
-	struct guest *guest;
-	int fd;
-	bool read_only;
-};
 
 /* A command that is on its way, for whom. */
 struct relay {
@@ -33,6 +30,7 @@ struct client {
 	struct guest *guest;
 	struct qmp_peer *peer; /* NULL: gone, but replies are still on their way */
 	bool read_only;
+	uint64_t since; /* uv_now() */
 	size_t in_flight;
 	bool op_runs;
 	const struct op *held; /* waits for what is in flight */
@@ -251,7 +249,7 @@ static void on_command(void *data, struct qmp_peer *p, const struct qmp_peer_com
 	}
 }
 
-/* ---- Listening ---- */
+/* ---- Who is served ---- */
 
 /* What a client hears before QEMU has said anything itself. */
 static json_t *greeting_of(const struct guest *g)
@@ -264,69 +262,62 @@ static json_t *greeting_of(const struct guest *g)
 			 "capabilities");
 }
 
-static void on_connection(uv_poll_t *handle, int status, int events)
+/* The one that has said nothing for longest, and for long enough; of the same kind, so that no observer makes one go. */
+static struct client *oldest_silent(const struct guest *g, bool read_only)
 {
-	struct listener *l = handle->data;
-	json_auto_t *greeting = greeting_of(l->guest);
-	int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	struct client *c = fd >= 0 ? calloc(1, sizeof *c) : NULL;
-	struct qmp_peer_options o = {
-		.greeting = greeting, .max_output = OUTPUT_MAX, .on_command = on_command, .on_close = on_client_close, .data = c};
-	size_t n = 0;
+	struct client *oldest = NULL;
+	uint64_t now = uv_now(g->keeper->loop);
 
-	UNUSED(status);
-	UNUSED(events);
-	for (const struct client *other = l->guest->clients; other; other = other->next)
-		n++;
-	if (!c || n >= CLIENTS_MAX || qmp_peer_new(l->guest->keeper->loop, fd, &o, &c->peer, NULL) < 0) {
-		free(c);
-		if (fd >= 0)
-			(void)close(fd);
-		return;
-	}
-	c->guest = l->guest;
-	c->read_only = l->read_only;
-	c->next = l->guest->clients;
-	l->guest->clients = c;
+	for (struct client *c = g->clients; c; c = c->next)
+		if (c->peer && c->read_only == read_only && !qmp_peer_is_ready(c->peer) && now - c->since >= GIVES_WAY_MS &&
+		    (!oldest || c->since <= oldest->since))
+			oldest = c;
+	return oldest;
 }
 
-int listener_new(struct guest *g, const char *file, bool read_only, struct listener **ret, struct qmp_error *err)
+bool client_gives_way(struct guest *g, bool read_only)
 {
-	struct listener *l = calloc(1, sizeof *l);
+	struct client *c = oldest_silent(g, read_only);
+
+	if (!c)
+		return false;
+	qmp_peer_error(c->peer, NULL, "GenericError",
+		       "others wait for a place and this connection has not sent qmp_capabilities; connect again");
+	qmp_peer_free(take_ptr(c->peer));
+	client_unref(c);
+	return true;
+}
+
+int client_new(struct guest *g, int fd_consume, bool read_only, struct qmp_error *err)
+{
+	json_auto_t *greeting = greeting_of(g);
+	struct qmp_peer_options o = {.greeting = greeting, .max_output = OUTPUT_MAX, .negotiation_timeout_ms = NEGOTIATE_MS,
+				     .on_command = on_command, .on_close = on_client_close};
+	struct client *c;
+	size_t n = 0;
 	int r;
 
-	if (!l)
-		return qmp_error_errno(err, -ENOMEM, "listening on %s", file);
-	l->fd = -1;
-	r = vm_socket_listen(g->vm->run_dir, file, &l->fd, err);
-	if (r == 0)
-		r = uv_poll_init(g->keeper->loop, &l->poll, l->fd);
+	for (const struct client *other = g->clients; other; other = other->next)
+		n += other->read_only == read_only;
+	if (n >= CLIENTS_MAX && !client_gives_way(g, read_only))
+		return qmp_error_set(err, QMP_ERR_LIMIT, -EUSERS,
+				     "%d clients of %s are served already, which is the most; close one, or try again",
+				     CLIENTS_MAX, g->vm->name);
+	c = calloc(1, sizeof *c);
+	if (!c)
+		return qmp_error_errno(err, -ENOMEM, "serving one more client of %s", g->vm->name);
+	o.data = c;
+	r = qmp_peer_new(g->keeper->loop, fd_consume, &o, &c->peer, err);
 	if (r < 0) {
-		if (l->fd >= 0)
-			(void)close(l->fd);
-		free(l);
-		return qmp_error_errno(err, r, "listening on %s", file);
+		free(c);
+		return r;
 	}
-	l->guest = g;
-	l->read_only = read_only;
-	l->poll.data = l;
-	uv_poll_start(&l->poll, UV_READABLE, on_connection);
-	*ret = l;
+	c->guest = g;
+	c->read_only = read_only;
+	c->since = uv_now(g->keeper->loop);
+	c->next = g->clients;
+	g->clients = c;
 	return 0;
-}
-
-static void on_closed(uv_handle_t *h)
-{
-	free(h->data);
-}
-
-void listener_free(struct listener *l)
-{
-	if (!l)
-		return;
-	uv_poll_stop(&l->poll);
-	uv_close((uv_handle_t *)&l->poll, on_closed);
-	(void)close(l->fd);
 }
 
 /* At the very end: QEMU's session and the operations are gone already. */

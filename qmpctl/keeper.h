@@ -152,7 +152,12 @@ void guest_send_event(struct guest *g, const char *name, json_t *data_consume);
 /* stop.c: what CALL, if it is a stop or a reboot, does now to have the guest stopped; else NULL. */
 const char *stop_stage(const struct op_call *call);
 
-/* control.c */
+/* listener.c: control.sock, or READ_ONLY observe.sock. Clients that find no fd wait, and cost nothing meanwhile. */
 int listener_new(struct guest *g, const char *file, bool read_only, struct listener **ret, struct qmp_error *err);
 void listener_free(struct listener *l);
+
+/* control.c. Takes over FD on success. -EUSERS: so many are served already, and each of them speaks. */
+int client_new(struct guest *g, int fd_consume, bool read_only, struct qmp_error *err);
+/* Ends the one that has connected and said nothing for longest; false: there is none. */
+bool client_gives_way(struct guest *g, bool read_only);
 void clients_free(struct guest *g);

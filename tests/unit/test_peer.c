@@ -56,11 +56,11 @@ static void on_close(void *data, struct qmp_peer *p, const struct qmp_error *why
 	w->kind = why->kind;
 }
 
-static void open_world(struct world *w, size_t max_output)
+static void open_world_for(struct world *w, size_t max_output, uint64_t negotiation_ms)
 {
 	json_auto_t *greeting = json_pack("{s:{}, s:[]}", "version", "capabilities");
-	struct qmp_peer_options o = {
-		.greeting = greeting, .on_command = on_command, .on_close = on_close, .data = w, .max_output = max_output};
+	struct qmp_peer_options o = {.greeting = greeting, .on_command = on_command, .on_close = on_close, .data = w,
+				     .max_output = max_output, .negotiation_timeout_ms = negotiation_ms};
 	int pair[2];
 
 	memset(w, 0, sizeof *w);
@@ -70,6 +70,11 @@ static void open_world(struct world *w, size_t max_output)
 	CHECK_INT(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
 	w->client = pair[1];
 	CHECK_INT(qmp_peer_new(&w->loop, pair[0], &o, &w->p, NULL), 0);
+}
+
+static void open_world(struct world *w, size_t max_output)
+{
+	open_world_for(w, max_output, 0);
 }
 
 static void close_world(struct world *w)
@@ -107,6 +112,27 @@ static void test_negotiation(void)
 		  "{\"return\": {}}\r\n{\"return\": {\"a\":18446744073709551615}}\r\n");
 	CHECK_CONTAINS(talk(&w, "{\"execute\":\"qmp_capabilities\"}"), "already complete, command ignored");
 	CHECK_INT(w.commands, 1);
+	close_world(&w);
+}
+
+/* It is told why, and one that has negotiated in time stays. */
+static void test_negotiation_in_time(void)
+{
+	struct world w;
+	ssize_t n;
+
+	open_world_for(&w, 0, 20);
+	while (!w.closed)
+		uv_run(&w.loop, UV_RUN_ONCE);
+	CHECK_INT(w.kind, QMP_ERR_TIMEOUT);
+	n = recv(w.client, w.heard, sizeof w.heard - 1, 0);
+	w.heard[n < 0 ? 0 : n] = '\0';
+	CHECK_CONTAINS(w.heard, "no qmp_capabilities came in time");
+	close_world(&w);
+
+	open_world_for(&w, 0, 5000);
+	CHECK_CONTAINS(talk(&w, "{\"execute\":\"qmp_capabilities\"}"), "{\"return\": {}}");
+	CHECK(qmp_peer_is_ready(w.p));
 	close_world(&w);
 }
 
@@ -360,6 +386,7 @@ static void test_free_from_a_command(void)
 int main(void)
 {
 	RUN(test_negotiation);
+	RUN(test_negotiation_in_time);
 	RUN(test_bad_input);
 	RUN(test_pause_holds_back);
 	RUN(test_who_does_not_read_is_cut_off);

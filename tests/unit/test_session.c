@@ -200,6 +200,33 @@ static void test_crossing(void)
 	close_world(&w);
 }
 
+/* What a server says that has no place for us. From QEMU it may be an earlier client's, and then nothing follows from it. */
+static void test_refused_before_the_greeting(void)
+{
+	struct world w;
+
+	open_world(&w, 5000);
+	CHECK_INT(qmp_session_execute(w.s, &(struct qmp_command){.name = "x"}, on_reply, &w, NULL, NULL), 0);
+	say(&w, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no place\"}}\r\n");
+	CHECK_INT(shutdown(w.qemu, SHUT_RDWR), 0);
+	until(&w, &w.closed, 1);
+	CHECK_INT(w.close_kind, QMP_ERR_CLOSED);
+	CHECK_INT(w.status[0], -ECONNRESET);
+	CHECK_CONTAINS(w.desc[0], "it said: no place");
+	close_world(&w);
+
+	open_world(&w, 5000);
+	say(&w, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"of somebody else\"}}\r\n");
+	say(&w, "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n");
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}\r\n", id_in(heard(&w), 0));
+	until(&w, &w.ready, 1);
+	execute(&w, "x");
+	CHECK_INT(shutdown(w.qemu, SHUT_RDWR), 0);
+	until(&w, &w.closed, 1);
+	CHECK(!strstr(w.desc[0], "somebody else"));
+	close_world(&w);
+}
+
 static void test_eight_in_flight(void)
 {
 	struct world w;
@@ -731,6 +758,7 @@ int main(void)
 {
 	RUN(test_reply_and_error);
 	RUN(test_crossing);
+	RUN(test_refused_before_the_greeting);
 	RUN(test_eight_in_flight);
 	RUN(test_timeout_keeps_the_slot);
 	RUN(test_cancel);
