@@ -1,5 +1,6 @@
 #include "images/share.h"
 #include "launcher/location.h"
+#include "launcher/pool.h"
 #include "launcher/spec.h"
 #include "launcher/vm.h"
 #include "proto/base.h"
@@ -134,11 +135,15 @@ static int compare_with(const struct vm_dirs *dirs, const char *other, const str
 {
 	_cleanup_fd_ int run = vm_dir_open(dirs->run, other, false, NULL);
 	json_auto_t *record = run >= 0 && vm_qemu_lives_in(run) ? vm_file_read_json(run, VM_RUNNING_FILE) : NULL;
+	json_auto_t *spec = NULL;
 	struct uses theirs = {0};
 	int r = 0;
 
 	if (record)
-		r = add_disks(&theirs, other, json_object_get(record, "spec"));
+		r = vm_pools_locate_disks(json_object_get(json_object_get(record, "host"), "pools"), json_object_get(record, "spec"),
+					  true, &spec, NULL);
+	if (record && r == 0)
+		r = add_disks(&theirs, other, spec);
 	if (r == 0)
 		r = compare(mine, &theirs, false, err);
 	else

@@ -1,6 +1,7 @@
 #include "launcher/files.h"
 #include "proto/base.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/file.h>
@@ -430,4 +431,73 @@ int vm_socket_connect(int dir, const char *name, int *ret_fd, struct qmp_error *
 		return qmp_error_errno(err, -errno, "connecting to %s", name);
 	*ret_fd = take_fd(&fd);
 	return 0;
+}
+
+/* ---- Names in the configuration ---- */
+
+static int compare_names(const void *a, const void *b)
+{
+	return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The name that the file FILE is of, appended to the N of *NAMES: 1; 0: it is none; -ENOMEM. */
+static int add_name(char ***names, size_t n, const char *file)
+{
+	size_t len = strlen(file);
+	char **more, *name;
+
+	if (len < 6 || !streq(file + len - 5, ".json") || file[0] == '.')
+		return 0;
+	more = realloc(*names, (n + 1) * sizeof **names);
+	if (!more)
+		return -ENOMEM;
+	*names = more;
+	name = strndup(file, len - 5);
+	if (!name)
+		return -ENOMEM;
+	more[n] = name;
+	return 1;
+}
+
+int vm_conf_names(const char *conf, const char *folder, json_t **ret, struct qmp_error *err)
+{
+	struct qmp_error why = {0};
+	int fd = vm_dir_open(conf, folder, false, &why), r = 0;
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	json_auto_t *list = json_array();
+	struct dirent *entry;
+	char **names = NULL;
+	size_t n = 0;
+
+	if (fd < 0 && fd != -ENOENT)
+		return qmp_error_set(err, why.kind, fd, "%s", why.message);
+	while (r >= 0 && dir && (entry = readdir(dir))) {
+		r = add_name(&names, n, entry->d_name);
+		n += r > 0;
+	}
+	if (dir)
+		closedir(dir);
+	if (n > 0)
+		qsort(names, n, sizeof *names, compare_names);
+	for (size_t i = 0; i < n; i++) {
+		json_array_append_new(list, json_string(names[i]));
+		free(names[i]);
+	}
+	free(names);
+	if (r < 0)
+		return qmp_error_errno(err, r, "listing %s/%s", conf, folder);
+	*ret = take_ptr(list);
+	return 0;
+}
+
+const char *vm_nearest_of(const json_t *names, const char *name)
+{
+	size_t n = json_array_size(names);
+	const char **known = calloc(n + 1, sizeof *known), *near;
+
+	for (size_t i = 0; known && i < n; i++)
+		known[i] = json_string_value(json_array_get(names, i));
+	near = known ? qmp_nearest(name, known) : NULL;
+	free(known);
+	return near;
 }

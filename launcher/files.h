@@ -16,6 +16,11 @@ struct vm_dirs {
 int vm_dirs_init(const char *root, struct vm_dirs *ret, struct qmp_error *err);
 void vm_dirs_deinit(struct vm_dirs *d);
 
+/* The names of CONF/FOLDER/NAME.json, sorted; a new array, empty where there is no such folder. */
+int vm_conf_names(const char *conf, const char *folder, json_t **ret, struct qmp_error *err);
+/* The entry of the array NAMES that NAME may have been meant to be; borrowed; NULL: none is near. */
+const char *vm_nearest_of(const json_t *names, const char *name);
+
 /* An fd of the directory PATH[/NAME]; with CREATE it and its parents are made. -ENOENT without. */
 int vm_dir_open(const char *path, const char *name, bool create, struct qmp_error *err);
 /* The whole file; malloc'ed, ends with NUL. At most 16 MiB. */

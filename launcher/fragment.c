@@ -1,6 +1,7 @@
 #include "launcher/fragment.h"
 #include "launcher/location.h"
 #include "launcher/peril.h"
+#include "launcher/pool.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -146,19 +147,19 @@ static json_t *cache_options(const char *cache)
 }
 
 /* The protocol node of the image at LOCATION; ROLE: what of the disk's raw members is merged into it, or NULL. */
-static int add_file(struct vm_fragment *f, const json_t *disk, const char *location, const char *node, bool read_only,
-		    const char *role, struct qmp_error *err)
+static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_host *host, const char *location,
+		    const char *node, bool read_only, const char *role, struct qmp_error *err)
 {
+	_cleanup_free_ char *place = NULL;
 	struct vm_location l;
 	json_t *args;
-	int r = vm_location_parse(location, &l, err);
+	int r = vm_pools_locate(host->pools, location, &place, err);
 
+	if (r == 0)
+		r = vm_location_parse(place, &l, err);
 	if (r < 0)
-		return r;
-	if (l.kind == VM_VOLUME)
-		r = qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP, "%s: %s is a volume of a pool that was not looked up", f->item,
-				  location);
-	args = vm_location_node(&l);
+		return qmp_error_wrap(err, "%s", f->item);
+	args = l.kind == VM_VOLUME ? json_pack("{s:s, s:s}", "driver", "file", "filename", place) : vm_location_node(&l);
 	if (args) {
 		json_object_set_new(args, "node-name", json_string(node));
 		json_object_set_new(args, "cache", cache_options(text_of(disk, "cache")));
@@ -189,18 +190,19 @@ static json_t *format_node(const json_t *disk, const char *format, const char *n
 }
 
 /* The chain below the image, deepest first: "ID-b2-file", "ID-b2", "ID-b1-file", "ID-b1". */
-static int add_backing(struct vm_fragment *f, const json_t *disk, const json_t *backing, int depth, struct qmp_error *err)
+static int add_backing(struct vm_fragment *f, const json_t *disk, const struct vm_host *host, const json_t *backing, int depth,
+		       struct qmp_error *err)
 {
 	const json_t *below = json_object_get(backing, "backing");
 	char node[32], file[32], next[32];
-	int r = backing ? add_backing(f, disk, below, depth + 1, err) : 0;
+	int r = backing ? add_backing(f, disk, host, below, depth + 1, err) : 0;
 
 	if (!backing || r < 0)
 		return r;
 	snprintf(node, sizeof node, "%.16s-b%d", text_of(disk, "id"), depth);
 	snprintf(next, sizeof next, "%.16s-b%d", text_of(disk, "id"), depth + 1);
 	snprintf(file, sizeof file, "%.16s-b%d-file", text_of(disk, "id"), depth);
-	r = add_file(f, disk, text_of(backing, "path"), file, true, NULL, err);
+	r = add_file(f, disk, host, text_of(backing, "path"), file, true, NULL, err);
 	return r < 0 ? r : add_consume(f, VM_BLOCKDEV,
 			   format_node(disk, text_of(backing, "format"), node, file, true, below ? next : NULL), NULL);
 }
@@ -314,7 +316,6 @@ int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_hos
 	json_t *device = NULL;
 	int r = f.item ? 0 : -ENOMEM;
 
-	UNUSED(host);
 	snprintf(file, sizeof file, "%.16s-file", id);
 	snprintf(format, sizeof format, "%.16s-fmt", id);
 	snprintf(first, sizeof first, "%.16s-b1", id);
@@ -323,9 +324,9 @@ int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_hos
 	if (r == 0 && json_is_true(json_object_get(item, "iothread")))
 		r = add_consume(&f, VM_OBJECT, json_pack("{s:s, s:s}", "qom-type", "iothread", "id", iothread), NULL);
 	if (r == 0 && path) {
-		r = add_backing(&f, item, backing, 1, err);
+		r = add_backing(&f, item, host, backing, 1, err);
 		if (r == 0)
-			r = add_file(&f, item, path, file, read_only, "file", err);
+			r = add_file(&f, item, host, path, file, read_only, "file", err);
 		if (r == 0)
 			r = add_consume(&f, VM_BLOCKDEV,
 					with_raw_consume(format_node(item, text_of(item, "format"), format, file,

@@ -14,6 +14,7 @@ struct vm_host {
 	bool vhost_net;        /* /dev/vhost-net can be opened */
 	int qemu_major;        /* 7, 10, ...; 0: not known */
 	bool sandbox;          /* QEMU has its seccomp filter: it ends at making a process */
+	const json_t *pools;   /* definitions of those that the spec names (pool.h); NULL: their volumes stay words */
 };
 
 enum vm_object_kind { VM_OBJECT, VM_BLOCKDEV, VM_NETDEV, VM_DEVICE };

@@ -107,6 +107,7 @@ static int line_of(const struct vm_check *c, const char *path)
 
 int vm_refuse(const struct vm_check *c, const char *path, const char *fmt, ...)
 {
+	const char *whole = c->whole ? c->whole : "the spec";
 	char what[1024];
 	va_list ap;
 
@@ -115,8 +116,8 @@ int vm_refuse(const struct vm_check *c, const char *path, const char *fmt, ...)
 	va_end(ap);
 	if (c->text)
 		return qmp_error_set(c->err, QMP_ERR_USAGE, -EINVAL, "%s:%d: %s: %s", c->source, line_of(c, path),
-				     *path ? path : "the spec", what);
-	return qmp_error_set(c->err, QMP_ERR_USAGE, -EINVAL, "%s: %s", *path ? path : "the spec", what);
+				     *path ? path : whole, what);
+	return qmp_error_set(c->err, QMP_ERR_USAGE, -EINVAL, "%s: %s", *path ? path : whole, what);
 }
 
 /* ---- Single values ---- */

@@ -13,6 +13,7 @@ struct vm_check {
 	size_t len;
 	const char *source; /* its name */
 	struct qmp_error *err;
+	const char *whole; /* what the document is, where no field is to blame; NULL: "the spec" */
 };
 
 /* -EINVAL (usage): "SOURCE:LINE: PATH: ..."; PATH as in "disks[1].cache", "": the whole. */

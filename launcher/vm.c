@@ -5,6 +5,7 @@
  * leaves nothing behind and tells QEMU's own words.
  */
 #include "launcher/vm.h"
+#include "launcher/pool.h"
 #include "launcher/argv.h"
 #include "launcher/cgroup.h"
 #include "launcher/console.h"
@@ -268,7 +269,23 @@ struct vm_host vm_host_of(const struct vm *vm)
 		.qemu_major = (int)json_integer_value(
 			json_object_get(json_object_get(vm->host_facts, "qemu-version"), "major")),
 		.sandbox = json_is_true(json_object_get(vm->host_facts, "sandbox")),
+		.pools = vm_known_pools(vm),
 	};
+}
+
+const json_t *vm_known_pools(const struct vm *vm)
+{
+	return json_object_get(vm->host_facts, "pools");
+}
+
+int vm_know_pools(struct vm *vm, const json_t *spec, struct qmp_error *err)
+{
+	json_t *pools = NULL;
+	int r = vm_pools_read(vm->dirs, spec, vm->running, vm_known_pools(vm), &pools, err);
+
+	if (r == 0 && json_object_set_new(vm->host_facts, "pools", pools) < 0)
+		r = qmp_error_errno(err, -ENOMEM, "reading the pools");
+	return r;
 }
 
 /* ---- The end of a QEMU ---- */
@@ -754,7 +771,7 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 	if (id)
 		json_object_set_new(facts, "vhost-net", json_boolean(vm_identity_opens(id, "/dev/vhost-net")));
 	replace(&vm->host_facts, facts);
-	return 0;
+	return vm_know_pools(vm, spec, err);
 }
 
 /* ---- What another user's QEMU may open ---- */

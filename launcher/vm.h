@@ -49,7 +49,8 @@ struct vm {
 	enum vm_state state;
 	json_t *spec;       /* as it stands on disk */
 	json_t *running;    /* effective, what QEMU has; NULL when stopped */
-	/* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "sandbox", "sandbox-note"?, "vhost-net"?, "cgroup"?} of the
+	/* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "sandbox", "sandbox-note"?, "vhost-net"?, "cgroup"?,
+	 * "pools": definitions (pool.h)} of the
 	 * running QEMU */
 	json_t *host_facts;
 	json_t *last_end;   /* {"reason", "exit-code"?, "signal"?, "time"}; NULL: never ran */
@@ -110,6 +111,10 @@ int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err);
 /* Whether QEMU, where it runs as another user, may open what the steps of PLAN name. */
 int vm_may_open(const struct vm *vm, const json_t *plan, struct qmp_error *err);
 struct vm_host vm_host_of(const struct vm *vm);
+/* Before anything of SPEC is made for QEMU: the pools that it names are read, but for those that QEMU has images of. */
+int vm_know_pools(struct vm *vm, const json_t *spec, struct qmp_error *err);
+/* What is known of them; borrowed. */
+const json_t *vm_known_pools(const struct vm *vm);
 /* Ends QEMU now (SIGKILL by pidfd). */
 int vm_kill(struct vm *vm, int signal);
 /* The console of that id (NULL: the first), of the VM that runs or ran last; NULL: there is none. */

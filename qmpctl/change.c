@@ -13,6 +13,7 @@
 #include "launcher/hostnet.h"
 #include "launcher/inventory.h"
 #include "launcher/plan.h"
+#include "launcher/pool.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -66,6 +67,8 @@ int change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, c
 	if (!vm->running || (done && json_array_size(done) == 0))
 		return 0;
 	running = done ? vm_plan_result(vm->running, want, done) : NULL;
+	if (running)
+		(void)vm_know_pools(vm, running, NULL); /* of a change that was cut short they may not be known yet */
 	return running ? vm_save_running(vm, running, err) : qmp_error_errno(err, -ENOMEM, "%s", vm->name);
 }
 
@@ -288,6 +291,21 @@ json_t *change_taken_ports(const struct op_call *call)
 	return taken;
 }
 
+/* The images of WANT that are not in HAVE just the same; LIVE: QEMU is to open them now. */
+static int check_images(const struct vm *vm, const json_t *want, const json_t *have, bool live, struct qmp_error *err)
+{
+	json_auto_t *pools = NULL, *located = NULL, *before = NULL;
+	int r = vm_pools_read(vm->dirs, want, vm->running, vm_known_pools(vm), &pools, err);
+
+	if (r == 0)
+		r = vm_pools_locate_disks(pools, want, false, &located, err);
+	if (r == 0)
+		r = vm_pools_locate_disks(pools, have, true, &before, err);
+	if (r == 0)
+		r = img_chains_check(located, before, !live, err);
+	return r == 0 && live ? img_share_check(vm->dirs, vm->name, located, before, err) : r;
+}
+
 static int edit_config(struct change *c, spec_edit edit, const json_t *item, struct qmp_error *err)
 {
 	int r;
@@ -297,14 +315,14 @@ static int edit_config(struct change *c, spec_edit edit, const json_t *item, str
 	if (r == 0)
 		r = vm_spec_check(c->config, err);
 	if (r == 0)
-		r = img_chains_check(c->config, c->call->guest->vm->spec, true, err);
+		r = check_images(c->call->guest->vm, c->config, c->call->guest->vm->spec, false, err);
 	return r < 0 ? r : vm_spec_complete_beside(c->config, c->taken, err);
 }
 
 static int edit_running(struct change *c, spec_edit edit, const json_t *item, struct qmp_error *err)
 {
 	struct vm *vm = c->call->guest->vm;
-	struct vm_host host = vm_host_of(vm);
+	struct vm_host host;
 	json_auto_t *spec = json_deep_copy(vm->running);
 	int r = spec ? edit(spec, item, err) : -ENOMEM;
 
@@ -315,9 +333,9 @@ static int edit_running(struct change *c, spec_edit edit, const json_t *item, st
 	if (r < 0)
 		return r;
 	c->want = vm_spec_effective(spec);
-	if (c->want && (img_chains_check(c->want, vm->running, false, err) < 0 ||
-			img_share_check(vm->dirs, vm->name, c->want, vm->running, err) < 0))
+	if (c->want && (vm_know_pools(vm, c->want, err) < 0 || check_images(vm, c->want, vm->running, true, err) < 0))
 		return err->code;
+	host = vm_host_of(vm);
 	r = c->want ? vm_diff(vm->running, c->want, &host, (uint64_t)op_int(c->call, "timeout", 30) * 1000, c->plan,
 			      c->next_start, err)
 		    : -ENOMEM;

@@ -5,6 +5,7 @@
 #include "qmpctl/restart.h"
 #include "images/chain.h"
 #include "images/share.h"
+#include "launcher/pool.h"
 #include "proto/base.h"
 
 #include <sys/time.h>
@@ -125,10 +126,13 @@ static void on_console(void *data, struct vm *vm, const char *console, const cha
 /* QEMU opens what the spec names, not what an image names, and nothing that somebody else has. */
 static int may_start(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err)
 {
-	int r = img_chains_check(spec, NULL, false, err);
+	json_auto_t *located = NULL;
+	int r = vm_pools_locate_disks(vm_known_pools(vm), spec, false, &located, err);
 
 	UNUSED(data);
-	return r < 0 ? r : img_share_check(vm->dirs, vm->name, spec, NULL, err);
+	if (r == 0)
+		r = img_chains_check(located, NULL, false, err);
+	return r < 0 ? r : img_share_check(vm->dirs, vm->name, located, NULL, err);
 }
 
 /* ---- Guests ---- */

@@ -115,7 +115,7 @@ struct guest {
 typedef int (*spec_edit)(json_t *spec, const json_t *item, struct qmp_error *err);
 void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json_t *result_consume);
 /* Gives a disk without a format the one that its image's header says; says so in RESULT (may be NULL). */
-int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err);
+int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, json_t *result, struct qmp_error *err);
 /* The PCI ports that are taken by what the spec of CALL's VM does not name, or no longer (vm_spec_complete_beside). New. */
 json_t *change_taken_ports(const struct op_call *call);
 /* The fd of that name ("net0-tap") for an item of SPEC; or a negative errno. */

@@ -10,6 +10,7 @@
 #include "images/chain.h"
 #include "images/header.h"
 #include "launcher/location.h"
+#include "launcher/pool.h"
 #include "launcher/security.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
@@ -148,13 +149,17 @@ static json_t *complete_item(const struct op_call *call, const char *kind, json_
 }
 
 /* The format is decided by us, once, and then stands in the spec. */
-int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err)
+int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, json_t *result, struct qmp_error *err)
 {
-	const char *path = text_of(disk, "path");
+	json_auto_t *one = json_pack("{s:[O]}", "disks", disk), *pools = NULL, *located = NULL;
+	const char *path;
 	struct img_header h;
 
-	if (!path || text_of(disk, "format"))
+	if (!text_of(disk, "path") || text_of(disk, "format"))
 		return 0;
+	if (vm_pools_read(dirs, one, NULL, NULL, &pools, err) < 0 || vm_pools_locate_disks(pools, one, false, &located, err) < 0)
+		return err->code;
+	path = text_of(json_array_get(json_object_get(located, "disks"), 0), "path");
 	if (!vm_location_is_file(path))
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 				     "the format of %s is not looked up, as it is no file of this host; add it: format=raw, "
@@ -168,7 +173,8 @@ int disk_decide_format(json_t *disk, json_t *result, struct qmp_error *err)
 				     "as in size=10G", path);
 	}
 	json_object_set_new(disk, "format", json_string(h.format));
-	if (img_chain_check(disk, err) < 0)
+	json_object_set(json_array_get(json_object_get(located, "disks"), 0), "format", json_object_get(disk, "format"));
+	if (img_chain_check(json_array_get(json_object_get(located, "disks"), 0), err) < 0)
 		return err->code;
 	if (result)
 		json_object_set_new(result, "format-note",
@@ -194,7 +200,7 @@ static void add_item(struct op_call *call, const char *kind, const char *key, sp
 			return;
 		}
 	}
-	if (streq(kind, "disks") && disk_decide_format(given, result, &err) < 0) {
+	if (streq(kind, "disks") && disk_decide_format(call->guest->vm->dirs, given, result, &err) < 0) {
 		json_decref(result);
 		op_fail(call, &err);
 		return;

@@ -6,6 +6,7 @@
 #include "qmpctl/words.h"
 #include "images/chain.h"
 #include "launcher/location.h"
+#include "launcher/pool.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -156,13 +157,17 @@ static int build_spec(struct cli *cli, json_t *spec, const char *name)
 
 static int decide_formats(struct cli *cli, json_t *spec)
 {
+	json_auto_t *pools = NULL, *located = NULL;
 	json_t *disk;
 	size_t i;
 
 	json_array_foreach(json_object_get(spec, "disks"), i, disk)
-		if (disk_decide_format(disk, NULL, &cli->error) < 0)
+		if (disk_decide_format(&cli->dirs, disk, NULL, &cli->error) < 0)
 			return -EINVAL;
-	return img_chains_check(spec, NULL, true, &cli->error);
+	if (vm_pools_read(&cli->dirs, spec, NULL, NULL, &pools, &cli->error) < 0 ||
+	    vm_pools_locate_disks(pools, spec, false, &located, &cli->error) < 0)
+		return -EINVAL;
+	return img_chains_check(located, NULL, true, &cli->error);
 }
 
 /* From nothing to the file, or no trace. DIR is locked: of two runs one is the first. */

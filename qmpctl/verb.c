@@ -52,70 +52,18 @@ int verb_print_outcome(struct cli *cli, const json_t *result, const char *what)
 
 /* ---- Names ---- */
 
-static int compare_names(const void *a, const void *b)
-{
-	return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* The name that the file FILE of vms/ is of, appended to the N of *NAMES: 1; 0: it is no spec; -ENOMEM. */
-static int add_name(char ***names, size_t n, const char *file)
-{
-	size_t len = strlen(file);
-	char **more, *name;
-
-	if (len < 6 || !streq(file + len - 5, ".json") || file[0] == '.')
-		return 0;
-	more = realloc(*names, (n + 1) * sizeof **names);
-	if (!more)
-		return -ENOMEM;
-	*names = more;
-	name = strndup(file, len - 5);
-	if (!name)
-		return -ENOMEM;
-	more[n] = name;
-	return 1;
-}
-
 json_t *vm_names(struct cli *cli)
 {
-	struct qmp_error err = {0};
-	int fd = vm_dir_open(cli->dirs.conf, "vms", false, &err), r = 0;
-	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-	json_auto_t *list = json_array();
-	struct dirent *entry;
-	char **names = NULL;
-	size_t n = 0;
+	json_t *names = NULL;
 
-	if (fd < 0 && fd != -ENOENT) {
-		cli->error = err;
-		return NULL;
-	}
-	while (r >= 0 && dir && (entry = readdir(dir))) {
-		r = add_name(&names, n, entry->d_name);
-		n += r > 0;
-	}
-	if (dir)
-		closedir(dir);
-	if (n > 0)
-		qsort(names, n, sizeof *names, compare_names);
-	for (size_t i = 0; i < n; i++) {
-		json_array_append_new(list, json_string(names[i]));
-		free(names[i]);
-	}
-	free(names);
-	if (r < 0) {
-		qmp_error_errno(&cli->error, r, "listing the VMs");
-		return NULL;
-	}
-	return take_ptr(list);
+	return vm_conf_names(cli->dirs.conf, "vms", &names, &cli->error) == 0 ? names : NULL;
 }
 
 int vm_check_name(struct cli *cli, const char *name)
 {
 	_cleanup_free_ char *path = qmp_asprintf("%s/vms/%s.json", cli->dirs.conf, name);
 	json_auto_t *names = NULL;
-	const char **known, *near;
-	size_t n;
+	const char *near;
 
 	if (!vm_name_valid(name))
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
@@ -125,12 +73,7 @@ int vm_check_name(struct cli *cli, const char *name)
 	if (errno != ENOENT)
 		return qmp_error_errno(&cli->error, -errno, "the VM %s: %s", name, path);
 	names = vm_names(cli);
-	n = json_array_size(names);
-	known = calloc(n + 1, sizeof *known);
-	for (size_t i = 0; known && i < n; i++)
-		known[i] = json_string_value(json_array_get(names, i));
-	near = known ? qmp_nearest(name, known) : NULL;
-	free(known);
+	near = vm_nearest_of(names, name);
 	cli->error = (struct qmp_error){0};
 	return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "there is no VM named \"%s\"%s%s%s (no %s)", name,
 			     near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "", path);

@@ -34,6 +34,7 @@ share/doc/qmpctl/examples/qmpctl.openrc
 share/doc/qmpctl/exit-status.md
 share/doc/qmpctl/reliability.md
 share/doc/qmpctl/spec.md
+share/doc/qmpctl/storage.md
 share/doc/qmpctl/testing.md
 share/fish/vendor_completions.d/qmpctl.fish
 share/man/man1/qmpctl.1
