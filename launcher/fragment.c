@@ -146,19 +146,42 @@ static json_t *cache_options(const char *cache)
 			 streq(cache, "unsafe"));
 }
 
-/* The protocol node of the image at LOCATION; ROLE: what of the disk's raw members is merged into it, or NULL. */
-static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_host *host, const char *location,
-		    const char *node, bool read_only, const char *role, struct qmp_error *err)
+/* The credentials of an NBD client, and that NODE uses them. IMAGE: a disk or a backing image; ID is theirs. */
+static int add_tls(struct vm_fragment *f, const json_t *image, const char *id, json_t *node)
+{
+	const json_t *tls = json_object_get(image, "tls");
+	bool is_psk = tls && streq(text_of(tls, "type"), "psk");
+	json_t *credentials;
+
+	if (!tls)
+		return 0;
+	credentials = json_pack("{s:s, s:s, s:s, s:O}", "qom-type", is_psk ? "tls-creds-psk" : "tls-creds-x509", "id", id,
+				"endpoint", "client", "dir", json_object_get(tls, "dir"));
+	copy_member(credentials, "username", tls, "username");
+	json_object_set_new(node, "tls-creds", json_string(id));
+	copy_member(node, "tls-hostname", tls, "hostname");
+	return add_consume(f, VM_OBJECT, credentials, NULL);
+}
+
+/*
+ * The protocol node of IMAGE, which is DISK itself or an image that it is backed by: "PREFIX-file", with what it needs before
+ * it. ROLE: what of the disk's raw members is merged into it, or NULL.
+ */
+static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_host *host, const json_t *image,
+		    const char *prefix, bool read_only, const char *role, struct qmp_error *err)
 {
 	_cleanup_free_ char *place = NULL;
+	char node[32], tls[32];
 	struct vm_location l;
 	json_t *args;
-	int r = vm_pools_locate(host->pools, location, &place, err);
+	int r = vm_pools_locate(host->pools, text_of(image, "path"), &place, err);
 
 	if (r == 0)
 		r = vm_location_parse(place, &l, err);
 	if (r < 0)
 		return qmp_error_wrap(err, "%s", f->item);
+	snprintf(node, sizeof node, "%s-file", prefix);
+	snprintf(tls, sizeof tls, "%s-tls", prefix);
 	args = l.kind == VM_VOLUME ? json_pack("{s:s, s:s}", "driver", "file", "filename", place) : vm_location_node(&l);
 	if (args) {
 		json_object_set_new(args, "node-name", json_string(node));
@@ -168,9 +191,14 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 		json_object_set_new(args, "auto-read-only", json_false());
 		if (l.kind == VM_FILE)
 			json_object_set_new(args, "aio", json_string(text_of(disk, "aio")));
+		r = add_tls(f, image, tls, args);
 	}
 	vm_location_deinit(&l);
-	return r < 0 ? r : add_consume(f, VM_BLOCKDEV, role ? with_raw_consume(args, disk, role) : args, NULL);
+	if (r < 0) {
+		json_decref(args);
+		return r;
+	}
+	return add_consume(f, VM_BLOCKDEV, role ? with_raw_consume(args, disk, role) : args, NULL);
 }
 
 static json_t *format_node(const json_t *disk, const char *format, const char *node, const char *file, bool read_only,
@@ -189,7 +217,7 @@ static json_t *format_node(const json_t *disk, const char *format, const char *n
 	return args;
 }
 
-/* The chain below the image, deepest first: "ID-b2-file", "ID-b2", "ID-b1-file", "ID-b1". */
+/* The chain below the image, deepest first: "ID-b2-file", "ID-b2", "ID-b1-tls", "ID-b1-file", "ID-b1". */
 static int add_backing(struct vm_fragment *f, const json_t *disk, const struct vm_host *host, const json_t *backing, int depth,
 		       struct qmp_error *err)
 {
@@ -202,8 +230,10 @@ static int add_backing(struct vm_fragment *f, const json_t *disk, const struct v
 	snprintf(node, sizeof node, "%.16s-b%d", text_of(disk, "id"), depth);
 	snprintf(next, sizeof next, "%.16s-b%d", text_of(disk, "id"), depth + 1);
 	snprintf(file, sizeof file, "%.16s-b%d-file", text_of(disk, "id"), depth);
-	r = add_file(f, disk, host, text_of(backing, "path"), file, true, NULL, err);
-	return r < 0 ? r : add_consume(f, VM_BLOCKDEV,
+	r = add_file(f, disk, host, backing, node, true, NULL, err);
+	if (r < 0)
+		return r;
+	return add_consume(f, VM_BLOCKDEV,
 			   format_node(disk, text_of(backing, "format"), node, file, true, below ? next : NULL), NULL);
 }
 
@@ -326,7 +356,7 @@ int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_hos
 	if (r == 0 && path) {
 		r = add_backing(&f, item, host, backing, 1, err);
 		if (r == 0)
-			r = add_file(&f, item, host, path, file, read_only, "file", err);
+			r = add_file(&f, item, host, item, id, read_only, "file", err);
 		if (r == 0)
 			r = add_consume(&f, VM_BLOCKDEV,
 					with_raw_consume(format_node(item, text_of(item, "format"), format, file,

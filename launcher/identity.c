@@ -145,12 +145,30 @@ static int add_node(struct vm_needs *needs, const char *item, const json_t *args
 	return r == 0 && conf ? vm_needs_add(needs, item, conf, R_OK) : r;
 }
 
+/* The files that are not there are not asked for. */
+static int add_credentials(struct vm_needs *needs, const char *item, const json_t *args)
+{
+	static const char *const files[] = {"ca-cert.pem", "client-cert.pem", "client-key.pem", "keys.psk"};
+	const char *type = text_of(args, "qom-type"), *dir = text_of(args, "dir");
+	int r = 0;
+
+	if (!dir || !type || strncmp(type, "tls-creds-", 10) != 0)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(files) && r == 0; i++) {
+		_cleanup_free_ char *path = qmp_asprintf("%s/%s", dir, files[i]);
+		r = path ? vm_needs_add(needs, item, path, R_OK) : -ENOMEM;
+	}
+	return r;
+}
+
 int vm_needs_add_object(struct vm_needs *needs, const char *item, const char *command, const json_t *args)
 {
 	int r;
 
 	if (streq(command, "blockdev-add"))
 		return add_node(needs, item, args);
+	if (streq(command, "object-add"))
+		return add_credentials(needs, item, args);
 	if (!streq(command, "netdev_add"))
 		return 0;
 	r = add_socket(needs, item, json_object_get(args, "addr"), json_is_true(json_object_get(args, "server")));

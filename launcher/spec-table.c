@@ -56,9 +56,22 @@ static const struct vm_field throttle_fields[] = {
 
 #define FORMATS CHOICES("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")
 
+static const struct vm_field tls_fields[] = {
+	{"dir", VM_T_PATH,
+	 "the directory with ca-cert.pem and, where the server wants to know who comes, client-cert.pem and client-key.pem; or with "
+	 "keys.psk",
+	 .required = 1},
+	{"type", VM_T_CHOICE, "certificates, or a key that both sides have", .default_json = "\"x509\"",
+	 .choices = CHOICES("x509", "psk")},
+	{"hostname", VM_T_STRING, "x509: the name that the server's certificate is for, where it is not the URL's host"},
+	{"username", VM_T_STRING, "psk: which key of keys.psk; QEMU's own default is qemu"},
+	{0},
+};
+
 static const struct vm_field backing_fields[] = {
 	{"path", VM_T_LOCATION, "the backing image", .required = 1},
 	{"format", VM_T_CHOICE, "its format", .choices = FORMATS, .required = 1},
+	{"tls", VM_T_OBJECT, "NBD: the connection is encrypted, and the server has to show who it is", .fields = tls_fields},
 	{"backing", VM_T_OBJECT, "what it is backed by itself", .recursive = 1},
 	{0},
 };
@@ -76,6 +89,7 @@ static const struct vm_field disk_fields[] = {
 	{"type", VM_T_CHOICE, "what the guest sees", .default_json = "\"disk\"", .choices = CHOICES("disk", "cdrom")},
 	{"path", VM_T_LOCATION, "the image or block device; a CD-ROM without it is an empty drive"},
 	{"format", VM_T_CHOICE, "the image's format: never guessed by QEMU", .choices = FORMATS},
+	{"tls", VM_T_OBJECT, "NBD: the connection is encrypted, and the server has to show who it is", .fields = tls_fields},
 	{"backing", VM_T_OBJECT, "the backing chain, named in full", .fields = backing_fields},
 	{"bus", VM_T_CHOICE, "how the guest reaches it", .default_json = "\"virtio\"",
 	 .choices = CHOICES("virtio", "scsi", "sata", "ide", "nvme")},

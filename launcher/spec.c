@@ -139,6 +139,29 @@ static int check_bus(const struct vm_check *c, const char *path, const json_t *d
 	return 0;
 }
 
+/* ITEM, and each image below it: what belongs to a server beside the image. */
+static int check_server(const struct vm_check *c, const char *path, const json_t *item)
+{
+	char at[256], field[300];
+
+	snprintf(at, sizeof at, "%s", path);
+	for (; item; item = json_object_get(item, "backing")) {
+		const json_t *tls = json_object_get(item, "tls");
+		const char *location = text_of(item, "path"), *type = tls ? text_of(tls, "type") : NULL;
+		bool is_psk = type && streq(type, "psk");
+		size_t n = strlen(at);
+		snprintf(field, sizeof field, "%s.tls", at);
+		if (tls && !(location && (strncmp(location, "nbd://", 6) == 0 || strncmp(location, "nbd+unix://", 11) == 0)))
+			return vm_refuse(c, field, "belongs to an image at nbd:// or nbd+unix://");
+		if (is_psk && text_of(tls, "hostname"))
+			return vm_refuse(c, field, "a hostname is that of a certificate, and the type \"psk\" has none");
+		if (text_of(tls, "username") && !is_psk)
+			return vm_refuse(c, field, "a username belongs to the type \"psk\"");
+		snprintf(at + n, sizeof at - n, ".backing");
+	}
+	return 0;
+}
+
 /* What the place of the image rules out. */
 static int check_place(const struct vm_check *c, const char *path, const json_t *disk)
 {
@@ -175,7 +198,7 @@ static int check_disk(const struct vm_check *c, const char *path, const json_t *
 	if (zeroes && streq(zeroes, "unmap") && discard && streq(discard, "ignore"))
 		return vm_refuse(c, path, "detect-zeroes \"unmap\" needs discard \"unmap\"");
 	if ((r = check_bus(c, path, disk)) < 0 || (r = check_backing(c, path, disk)) < 0 ||
-	    (r = check_place(c, path, disk)) < 0 || (r = check_raw(c, path, disk)) < 0)
+	    (r = check_place(c, path, disk)) < 0 || (r = check_server(c, path, disk)) < 0 || (r = check_raw(c, path, disk)) < 0)
 		return r;
 	return check_throttle(c, path, json_object_get(disk, "throttle"));
 }

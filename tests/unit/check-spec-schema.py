@@ -20,6 +20,8 @@ BEYOND_SCHEMA = {
     "limits-memory": "compares fields",
     "forward-injection": "the schema takes any string for an address",
     "nul": "the schema takes any string",
+    "tls-file": "compares fields",
+    "tls-username": "compares fields",
     "url-aio": "compares fields",
     "url-nul": "the schema looks at a URL's beginning",
     "url-password": "the schema looks at a URL's beginning",

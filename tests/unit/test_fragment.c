@@ -59,6 +59,29 @@ static void test_no_backing_is_said(void)
 	vm_fragment_deinit(&f);
 }
 
+/* Credentials come before the node that uses them, and go after it; an image below has its own. */
+static void test_servers(void)
+{
+	static const char *const ids[] = {"vda-b1-tls", "vda-b1-file", "vda-b1", "vda-tls", "vda-file", "vda-fmt", "vda"};
+	json_auto_t *spec = effective("{\"name\": \"t\", \"disks\": [{\"path\": \"nbd://h/a\", \"format\": \"qcow2\", \"tls\": {\"dir\": "
+				      "\"/x\", \"hostname\": \"n\"}, \"backing\": {\"path\": \"nbd+unix:///b?socket=/s\", \"format\": "
+				      "\"raw\", \"tls\": {\"dir\": \"/p\", \"type\": \"psk\", \"username\": \"u\"}}}]}");
+	struct vm_fragment f = disk_of(spec);
+
+	CHECK_INT(f.n_objects, ARRAY_SIZE(ids));
+	for (size_t i = 0; i < f.n_objects; i++)
+		CHECK_STR(vm_object_id(&f.objects[i]), ids[i]);
+	CHECK_STR(text_of(f.objects[0].args, "qom-type"), "tls-creds-psk");
+	CHECK_STR(text_of(f.objects[0].args, "username"), "u");
+	CHECK_STR(text_of(f.objects[1].args, "tls-creds"), "vda-b1-tls");
+	CHECK(json_is_true(json_object_get(f.objects[1].args, "read-only")));
+	CHECK_STR(text_of(f.objects[3].args, "qom-type"), "tls-creds-x509");
+	CHECK_STR(text_of(f.objects[4].args, "tls-creds"), "vda-tls");
+	CHECK_STR(text_of(f.objects[4].args, "tls-hostname"), "n");
+	CHECK(!json_object_get(f.objects[4].args, "aio"));
+	vm_fragment_deinit(&f);
+}
+
 static void test_cache_modes(void)
 {
 	static const struct {
@@ -173,6 +196,7 @@ int main(void)
 	RUN(test_order_of_a_disk);
 	RUN(test_no_backing_is_said);
 	RUN(test_cache_modes);
+	RUN(test_servers);
 	RUN(test_hostile_strings_arrive);
 	RUN(test_places);
 	RUN(test_nics);

@@ -30,6 +30,10 @@ static void test_what_is_opened(void)
 	check_need("blockdev-add", "{\"driver\": \"host_device\", \"filename\": \"/dev/x\", \"read-only\": true}", "/dev/x", R_OK);
 	check_need("blockdev-add", "{\"driver\": \"qcow2\", \"file\": \"x\"}", NULL, 0);
 	check_need("blockdev-add", "{\"driver\": \"rbd\", \"filename\": \"pool\"}", NULL, 0);
+	check_need("blockdev-add", "{\"driver\": \"nbd\", \"server\": {\"type\": \"unix\", \"path\": \"/a/s\"}}", "/a/s", W_OK);
+	check_need("blockdev-add", "{\"driver\": \"nbd\", \"server\": {\"type\": \"inet\", \"host\": \"h\"}}", NULL, 0);
+	check_need("blockdev-add", "{\"driver\": \"rbd\", \"pool\": \"p\", \"conf\": \"/c\"}", "/c", R_OK);
+	check_need("object-add", "{\"qom-type\": \"iothread\", \"id\": \"x\"}", NULL, 0);
 	check_need("device_add", "{\"filename\": \"/a\"}", NULL, 0);
 	check_need("netdev_add", "{\"type\": \"stream\", \"server\": true, \"addr\": {\"type\": \"unix\", \"path\": \"/a/b/s\"}}", "/a/b",
 		   W_OK | X_OK);
@@ -38,6 +42,19 @@ static void test_what_is_opened(void)
 	check_need("netdev_add", "{\"type\": \"dgram\", \"local\": {\"path\": \"/a/l\"}}", "/a", W_OK | X_OK);
 	check_need("netdev_add", "{\"type\": \"dgram\", \"remote\": {\"path\": \"/a/r\"}}", "/a/r", W_OK);
 	check_need("netdev_add", "{\"type\": \"user\"}", NULL, 0);
+}
+
+static void test_credentials(void)
+{
+	json_auto_t *object = json_loads("{\"qom-type\": \"tls-creds-x509\", \"dir\": \"/d\"}", 0, NULL);
+	struct vm_needs needs = {0};
+	bool key = false;
+
+	CHECK_INT(vm_needs_add_object(&needs, "it", "object-add", object), 0);
+	for (size_t i = 0; i < needs.n; i++)
+		key |= strcmp(needs.list[i].path, "/d/client-key.pem") == 0 && needs.list[i].mode == R_OK;
+	CHECK(key);
+	vm_needs_deinit(&needs);
 }
 
 static void test_nobody_is_named(void)
@@ -110,6 +127,7 @@ static void test_what_nobody_may(void)
 int main(void)
 {
 	RUN(test_what_is_opened);
+	RUN(test_credentials);
 	RUN(test_nobody_is_named);
 	RUN(test_what_nobody_may);
 	return 0;
