@@ -138,6 +138,12 @@ int img_draft_keep(struct img_draft *d, struct qmp_error *err)
 	return r;
 }
 
+void img_draft_release(struct img_draft *d)
+{
+	free(take_ptr(d->path));
+	img_draft_discard(d);
+}
+
 void img_draft_discard(struct img_draft *d)
 {
 	if (d->path)

@@ -20,6 +20,8 @@ struct img_draft {
 int img_draft_begin(const char *final, bool replace, struct img_draft *ret, struct qmp_error *err);
 /* On disk, under its name, over an old one only where it was begun so. Ends the draft, also when it fails. */
 int img_draft_keep(struct img_draft *d, struct qmp_error *err);
+/* It was given another name by its maker. Ends the draft. */
+void img_draft_release(struct img_draft *d);
 /* Removes it. Of one that has ended: nothing. */
 void img_draft_discard(struct img_draft *d);
 #define _cleanup_draft_ __attribute__((cleanup(img_draft_discard)))

@@ -1,0 +1,187 @@
+#include "images/digest.h"
+#include "proto/base.h"
+
+#include <ctype.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+
+struct img_digest {
+	EVP_MD_CTX *sha256, *sha512; /* sha512 may be NULL */
+};
+
+struct img_digest *img_digest_new(bool with_sha512)
+{
+	struct img_digest *d = calloc(1, sizeof *d);
+
+	if (!d)
+		return NULL;
+	d->sha256 = EVP_MD_CTX_new();
+	d->sha512 = with_sha512 ? EVP_MD_CTX_new() : NULL;
+	if (!d->sha256 || (with_sha512 && !d->sha512) || img_digest_reset(d) < 0) {
+		img_digest_free(d);
+		return NULL;
+	}
+	return d;
+}
+
+void img_digest_free(struct img_digest *d)
+{
+	if (!d)
+		return;
+	EVP_MD_CTX_free(d->sha256);
+	EVP_MD_CTX_free(d->sha512);
+	free(d);
+}
+
+int img_digest_reset(struct img_digest *d)
+{
+	bool good = EVP_DigestInit_ex(d->sha256, EVP_sha256(), NULL) == 1;
+
+	if (good && d->sha512)
+		good = EVP_DigestInit_ex(d->sha512, EVP_sha512(), NULL) == 1;
+	return good ? 0 : -ENOMEM;
+}
+
+int img_digest_update(struct img_digest *d, const void *bytes, size_t n)
+{
+	bool good = EVP_DigestUpdate(d->sha256, bytes, n) == 1;
+
+	if (good && d->sha512)
+		good = EVP_DigestUpdate(d->sha512, bytes, n) == 1;
+	return good ? 0 : -EIO;
+}
+
+static int finish_one(EVP_MD_CTX *context, char *ret)
+{
+	unsigned char bytes[EVP_MAX_MD_SIZE];
+	unsigned n;
+
+	if (EVP_DigestFinal_ex(context, bytes, &n) != 1)
+		return -EIO;
+	for (unsigned i = 0; i < n; i++)
+		snprintf(ret + 2 * i, 3, "%02x", bytes[i]);
+	return 0;
+}
+
+int img_digest_finish(struct img_digest *d, char ret_sha256[IMG_SHA256_LEN + 1], char ret_sha512[IMG_SHA512_LEN + 1])
+{
+	int r = finish_one(d->sha256, ret_sha256);
+
+	ret_sha512[0] = '\0';
+	if (r == 0 && d->sha512)
+		r = finish_one(d->sha512, ret_sha512);
+	return r;
+}
+
+int img_digest_take(const char *text, size_t len, char *ret)
+{
+	if (strnlen(text, len + 1) != len)
+		return -EINVAL;
+	for (size_t i = 0; i < len; i++)
+		if (!isxdigit((unsigned char)text[i]))
+			return -EINVAL;
+	for (size_t i = 0; i < len; i++)
+		ret[i] = (char)tolower((unsigned char)text[i]);
+	ret[len] = '\0';
+	return 0;
+}
+
+/* ---- Lists ---- */
+
+/* A piece of a line. */
+struct piece {
+	const char *text;
+	size_t n;
+};
+
+static struct piece without_folders(struct piece p)
+{
+	const char *slash = p.n > 0 ? memrchr(p.text, '/', p.n) : NULL;
+
+	return slash ? (struct piece){slash + 1, p.n - (size_t)(slash + 1 - p.text)} : p;
+}
+
+static size_t digits_at(struct piece p)
+{
+	size_t n = 0;
+
+	while (n < p.n && isxdigit((unsigned char)p.text[n]))
+		n++;
+	return n;
+}
+
+/* "DIGITS  NAME" or "DIGITS *NAME"; a "\" before it: names with signs that no image's has. */
+static bool parse_gnu(struct piece line, struct piece *ret_name, struct piece *ret_digits)
+{
+	size_t n = digits_at(line);
+
+	if (n + 2 >= line.n || line.text[n] != ' ' || (line.text[n + 1] != ' ' && line.text[n + 1] != '*'))
+		return false;
+	*ret_digits = (struct piece){line.text, n};
+	*ret_name = (struct piece){line.text + n + 2, line.n - n - 2};
+	return true;
+}
+
+/* "SHA256 (NAME) = DIGITS" */
+static bool parse_bsd(struct piece line, struct piece *ret_name, struct piece *ret_digits)
+{
+	static const char between[] = ") = ";
+	const char *open, *close = NULL;
+
+	if (line.n < 8 || (strncmp(line.text, "SHA256 (", 8) != 0 && strncmp(line.text, "SHA512 (", 8) != 0))
+		return false;
+	open = line.text + 8;
+	for (const char *at = open; at + 4 <= line.text + line.n; at++)
+		if (memcmp(at, between, 4) == 0)
+			close = at;
+	if (!close)
+		return false;
+	*ret_name = (struct piece){open, (size_t)(close - open)};
+	*ret_digits = (struct piece){close + 4, line.n - (size_t)(close + 4 - line.text)};
+	return digits_at(*ret_digits) == ret_digits->n;
+}
+
+/* Into RET, which is "" or says the same already. */
+static int note(struct piece digits, char *ret)
+{
+	char text[IMG_SHA512_LEN + 1];
+
+	for (size_t i = 0; i < digits.n; i++)
+		text[i] = (char)tolower((unsigned char)digits.text[i]);
+	text[digits.n] = '\0';
+	if (*ret && !streq(ret, text))
+		return -EBADMSG;
+	memcpy(ret, text, digits.n + 1);
+	return 0;
+}
+
+int img_sums_find(const char *text, size_t len, const char *name, char ret_sha256[IMG_SHA256_LEN + 1],
+		  char ret_sha512[IMG_SHA512_LEN + 1])
+{
+	char sha256[IMG_SHA256_LEN + 1] = "", sha512[IMG_SHA512_LEN + 1] = "";
+	int r = 0;
+
+	for (const char *at = text, *end = text + len; at < end && r == 0;) {
+		const char *stop = memchr(at, '\n', (size_t)(end - at));
+		struct piece line = {at, (size_t)((stop ? stop : end) - at)}, file, digits;
+		at = stop ? stop + 1 : end;
+		if (line.n > 0 && line.text[line.n - 1] == '\r')
+			line.n--;
+		if (!parse_gnu(line, &file, &digits) && !parse_bsd(line, &file, &digits))
+			continue;
+		file = without_folders(file);
+		if (file.n != strlen(name) || memcmp(file.text, name, file.n) != 0)
+			continue;
+		if (digits.n == IMG_SHA256_LEN)
+			r = note(digits, sha256);
+		else if (digits.n == IMG_SHA512_LEN)
+			r = note(digits, sha512);
+	}
+	if (r == 0 && !*sha256 && !*sha512)
+		r = -ENOENT;
+	if (r < 0)
+		return r;
+	memcpy(ret_sha256, sha256, sizeof sha256);
+	memcpy(ret_sha512, sha512, sizeof sha512);
+	return 0;
+}

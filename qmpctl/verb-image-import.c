@@ -1,0 +1,134 @@
+/*
+ * image import: from a file or an address.
+ */
+#include "qmpctl/progress.h"
+#include "qmpctl/verb.h"
+#include "qmpctl/words.h"
+#include "images/fetch.h"
+#include "images/import.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+
+struct shown {
+	const struct cli *cli;
+	struct progress bar;
+	int phase; /* -1: none yet */
+};
+
+static void on_progress(void *data, enum img_import_phase phase, uint64_t done, uint64_t total)
+{
+	static const char *const doing[] = {"waiting for another import", "fetching", "reading", "copying"};
+	struct shown *s = data;
+
+	if (s->phase != (int)phase) {
+		progress_end(&s->bar);
+		progress_begin(&s->bar, s->cli, doing[phase], "B");
+		s->phase = (int)phase;
+	}
+	progress_update(&s->bar, done, total);
+}
+
+static void on_note(void *data, const char *text)
+{
+	struct shown *s = data;
+
+	progress_note(&s->bar, text);
+}
+
+static int take_size(struct cli *cli, uint64_t *ret)
+{
+	const char *text = cli_option(cli, "max-size");
+	json_auto_t *value = text ? json_string(text) : NULL;
+
+	if (!text || (value && vm_size_parse(value, ret) == 0 && *ret > 0))
+		return 0;
+	return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--max-size %s: a size is wanted, as in 20G", text);
+}
+
+static int take_number(struct cli *cli, const char *name, int fallback, int *ret)
+{
+	int64_t value;
+	int r = cli_count(cli, name, fallback, &value);
+
+	*ret = value > 1000000 ? 1000000 : (int)value;
+	return r;
+}
+
+/* A path from the root on, or the address as it is. */
+static int take_place(struct cli *cli, const char *given, char **ret)
+{
+	*ret = !given ? NULL : img_is_http(given) ? strdup(given) : path_absolute(cli, given);
+	return *ret || !given ? 0 : qmp_error_errno(&cli->error, -ENOMEM, "reading the command line");
+}
+
+static int import(struct cli *cli, char *const place[3], struct img_import_result *ret)
+{
+	struct shown shown = {.cli = cli, .phase = -1};
+	struct img_import_options o = {
+		.dirs = &cli->dirs, .source = place[0], .destination = place[1], .sums = place[2],
+		.sha256 = cli_option(cli, "sha256"), .sha512 = cli_option(cli, "sha512"), .ca_file = cli_option(cli, "ca"),
+		.netrc_file = cli_option(cli, "netrc"), .no_cache = cli_option(cli, "no-cache") != NULL,
+		.progress = on_progress, .note = on_note, .data = &shown,
+	};
+	int r;
+
+	if (o.no_cache && !o.destination)
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--no-cache: without a DESTINATION there is only the cache");
+	if (take_size(cli, &o.max_size) < 0 || take_number(cli, "stall", 0, &o.stall_s) < 0 ||
+	    take_number(cli, "retries", -1, &o.retries) < 0)
+		return cli->error.code;
+	progress_begin(&shown.bar, cli, "", "B");
+	r = img_import_call(cli->loop, &o, ret, &cli->error);
+	progress_end(&shown.bar);
+	return r;
+}
+
+static int run_image_import(struct cli *cli)
+{
+	_cleanup_free_ char *source = NULL, *destination = NULL, *sums = NULL, *path = NULL;
+	struct img_import_result result;
+
+	if (take_place(cli, cli->args[0], &source) < 0 || take_place(cli, cli_option(cli, "sums"), &sums) < 0)
+		return cli_fail(cli);
+	if (cli->n_args > 1 && !(destination = path_absolute(cli, cli->args[1])))
+		return cli_fail(cli);
+	if (import(cli, (char *[]){source, destination, sums}, &result) < 0)
+		return cli_fail(cli);
+	path = (char *)result.path;
+	if (cli->json) {
+		json_auto_t *answer = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:b}", "path", path, "format", result.format,
+						"sha256", result.sha256, "packing", img_packing_name(result.packing), "size",
+						(json_int_t)result.size, "virtual-size", (json_int_t)result.virtual_size, "cached",
+						result.cached, "verified", result.verified);
+		cli_print_json(answer);
+	} else {
+		printf("%s\n", path);
+		if (!result.verified)
+			fprintf(stderr, "held against no digest; what came has the SHA-256 %s\n", result.sha256);
+	}
+	return 0;
+}
+
+const struct verb verb_image_import = {
+	.name = "image import",
+	.group = GROUP_DEVICE,
+	.args = {{"SOURCE", .kind = ARG_PATH}, {"DESTINATION", .kind = ARG_PATH, .optional = true}},
+	.summary = "Take an image from a file or an address",
+	.notes = "SOURCE is a file, or an address of http or https. What is packed by gzip, bzip2, xz or zstd is unpacked. Without "
+		 "DESTINATION the image is kept in the cache, read-only, as a base for overlays; image cache lists those. What was cut "
+		 "off goes on where it stopped. An image that would have QEMU open other files is refused.",
+	.options = (const struct cli_option[]){
+		{"sha256", "DIGITS", "the SHA-256 that SOURCE, as it comes, must have"},
+		{"sha512", "DIGITS", "likewise the SHA-512"},
+		{"sums", "FILE", "a list of digests in which SOURCE's file name stands, as SHA256SUMS; a file or an address",
+		 .kind = ARG_PATH},
+		{"max-size", "SIZE", "refuse what is larger, unpacked; default 256G"},
+		{"no-cache", NULL, "nothing stays in the cache; with DESTINATION"},
+		{"stall", "SECONDS", "leave a server that sends nothing for so long; default 30"},
+		{"retries", "N", "try again so many times without a byte in between; default 5"},
+		{"ca", "FILE", "certificates of the authorities to trust, instead of the system's", .kind = ARG_PATH},
+		{"netrc", "FILE", "names and passwords for servers, as netrc(5) describes it", .kind = ARG_PATH},
+		{0},
+	},
+	.run = run_image_import,
+};

@@ -1,0 +1,86 @@
+#include "images/digest.h"
+#include "proto/base.h"
+#include "tests/unit/check.h"
+
+#define ABC256 "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+#define ABC512                                                                                                               \
+	"ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac9" \
+	"4fa54ca49f"
+
+/* FIPS 180-2, appendix B.1 and C.1. */
+static void test_digests(void)
+{
+	char sha256[IMG_SHA256_LEN + 1], sha512[IMG_SHA512_LEN + 1];
+	struct img_digest *d = img_digest_new(true);
+
+	CHECK(d);
+	CHECK_INT(img_digest_update(d, "wrong", 5), 0);
+	CHECK_INT(img_digest_reset(d), 0);
+	CHECK_INT(img_digest_update(d, "a", 1), 0);
+	CHECK_INT(img_digest_update(d, "bc", 2), 0);
+	CHECK_INT(img_digest_finish(d, sha256, sha512), 0);
+	CHECK_STR(sha256, ABC256);
+	CHECK_STR(sha512, ABC512);
+	img_digest_free(d);
+	d = img_digest_new(false);
+	CHECK_INT(img_digest_update(d, "abc", 3), 0);
+	CHECK_INT(img_digest_finish(d, sha256, sha512), 0);
+	CHECK_STR(sha256, ABC256);
+	CHECK_STR(sha512, "");
+	img_digest_free(d);
+}
+
+static void test_take(void)
+{
+	char ret[IMG_SHA256_LEN + 1];
+
+	CHECK_INT(img_digest_take("BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD", 64, ret), 0);
+	CHECK_STR(ret, ABC256);
+	CHECK_INT(img_digest_take(ABC256 "0", 64, ret), -EINVAL);
+	CHECK_INT(img_digest_take("ba", 64, ret), -EINVAL);
+	CHECK_INT(img_digest_take("zz7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", 64, ret), -EINVAL);
+}
+
+static int find(const char *text, const char *name, char *ret_sha256, char *ret_sha512)
+{
+	return img_sums_find(text, strlen(text), name, ret_sha256, ret_sha512);
+}
+
+static void test_sums(void)
+{
+	static const struct {
+		const char *text;
+		int r;
+		bool has_512;
+	} cases[] = {
+		{ABC256 "  a.img\n", 0, false},
+		{ABC256 " *a.img", 0, false},
+		{"junk\n\n" ABC256 "  ./x/a.img\r\n" ABC512 "  a.img\r\n", 0, true},
+		{"SHA256 (a.img) = " ABC256 "\nSHA512 (a.img) = " ABC512 "\n", 0, true},
+		{"SHA256 (a) = b (a.img) = " ABC256 "\n", -ENOENT, false},
+		{ABC256 "  a.img.sig\n" ABC256 "  b-a.img\n", -ENOENT, false},
+		{ABC256 " a.img\n", -ENOENT, false},
+		{"d41d8cd98f00b204e9800998ecf8427e  a.img\n", -ENOENT, false},
+		{"0" ABC256 "  a.img\n", -ENOENT, false},
+		{"SHA256 (a.img) = " ABC256 "x\n", -ENOENT, false},
+		{ABC256 "  a.img\n0" "a7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  a.img\n", -EBADMSG, false},
+		{ABC256 "  a.img\n" ABC256 "  other/a.img\n", 0, false},
+		{"", -ENOENT, false},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		char sha256[IMG_SHA256_LEN + 1] = "", sha512[IMG_SHA512_LEN + 1] = "";
+		fprintf(stderr, "   %s\n", cases[i].text);
+		CHECK_INT(find(cases[i].text, "a.img", sha256, sha512), cases[i].r);
+		CHECK_STR(sha256, cases[i].r == 0 ? ABC256 : "");
+		CHECK_STR(sha512, cases[i].has_512 ? ABC512 : "");
+	}
+}
+
+int main(void)
+{
+	RUN(test_digests);
+	RUN(test_take);
+	RUN(test_sums);
+	return 0;
+}
