@@ -5,6 +5,8 @@
 #define DRAIN_MS 1000
 #define GONE_MS  200 /* the socket of a QEMU that ends closes before its exit is known */
 #define PULSE_MS 2000 /* a QEMU that hangs is noticed within two turns */
+/* That wait for an answer; the other half of its places is for others. */
+#define ASKED_MAX (QMP_IN_FLIGHT / 2)
 
 struct vm_qemu {
 	uv_loop_t *loop;
@@ -14,7 +16,9 @@ struct vm_qemu {
 	uv_timer_t drain; /* the process is gone, its last words may not be read yet; or the socket, and not yet the process */
 	uv_timer_t pulse;
 	bool exited, up;
-	bool asked, silent; /* a query-status is on its way; for longer than a turn */
+	bool heard; /* it has said how it is, over this session */
+	unsigned asked; /* query-status that are on their way */
+	bool silent; /* none was answered for longer than a turn */
 	struct vm_exit how;
 	struct qmp_error lost;
 };
@@ -88,46 +92,13 @@ static bool is_status(const json_t *value)
 	return json_is_string(json_object_get(value, "status")) && json_is_boolean(json_object_get(value, "running"));
 }
 
-/* ---- The pulse: without a deadline of its own, because a slot of QEMU's stays taken until it answers ---- */
-
-static void on_pulse_reply(void *data, const struct qmp_reply *reply)
-{
-	struct vm_qemu *q = data;
-	bool was_silent = q->silent;
-
-	if (reply->status < 0 && !goes_on(q))
-		return;
-	q->asked = false;
-	if (reply->status < 0 || !is_status(reply->value))
-		return; /* that says nothing: it is asked again at the next turn */
-	q->silent = false;
-	if (was_silent)
-		q->opts.on_answers(q->opts.data, reply->value);
-}
-
-static void on_pulse(uv_timer_t *t)
-{
-	struct vm_qemu *q = t->data;
-	struct qmp_command c = {.name = "query-status", .timeout_ms = UINT64_MAX};
-
-	if (q->opts.on_turn)
-		q->opts.on_turn(q->opts.data);
-	if (!q->session || q->exited)
-		return;
-	if (!q->asked) {
-		q->asked = qmp_session_execute(q->session, &c, on_pulse_reply, q, NULL, NULL) == 0;
-	} else if (!q->silent) {
-		q->silent = true;
-		q->opts.on_silent(q->opts.data);
-	}
-}
-
-static void start_pulse(struct vm_qemu *q)
-{
-	q->asked = q->silent = false;
-	if (q->opts.on_silent)
-		uv_timer_start(&q->pulse, on_pulse, PULSE_MS, PULSE_MS);
-}
+/*
+ * ---- The pulse ----
+ *
+ * Without a deadline of its own, because a slot of QEMU's stays taken until it answers. An answer may be lost for good, so
+ * one that is silent is asked again: the session ends what a later answer has overtaken. An event is no answer: QEMU's
+ * threads tell some while its main loop hangs.
+ */
 
 /* It negotiates, and does not say how it is: another connection may find it better. */
 static void lose(struct vm_qemu *q, const struct qmp_reply *reply)
@@ -135,38 +106,89 @@ static void lose(struct vm_qemu *q, const struct qmp_reply *reply)
 	q->lost = reply->error;
 	if (reply->status == 0)
 		qmp_error_set(&q->lost, QMP_ERR_PROTOCOL, -EPROTO, "query-status returned no status");
+	uv_timer_stop(&q->pulse);
 	qmp_session_free(take_ptr(q->session));
 	q->opts.on_lost(q->opts.data, &q->lost);
+}
+
+static void start_pulse(struct vm_qemu *q);
+
+static void take_status(struct vm_qemu *q, json_t *status)
+{
+	bool was_heard = q->heard, was_silent = q->silent;
+
+	q->up = q->heard = true;
+	q->silent = false;
+	if (was_heard && was_silent) {
+		q->opts.on_answers(q->opts.data, status);
+	} else if (!was_heard) {
+		start_pulse(q);
+		q->opts.on_up(q->opts.data, status);
+	}
 }
 
 static void on_status(void *data, const struct qmp_reply *reply)
 {
 	struct vm_qemu *q = data;
 
-	if (reply->status == 0 && is_status(reply->value)) {
-		q->up = true;
-		start_pulse(q);
-		q->opts.on_up(q->opts.data, reply->value);
-	} else if (goes_on(q)) {
-		lose(q, reply);
+	if (reply->status < 0 && !goes_on(q))
+		return;
+	q->asked--;
+	if (reply->status == 0 && is_status(reply->value))
+		take_status(q, reply->value);
+	else if (!q->heard && q->asked == 0)
+		lose(q, reply); /* later, it says nothing: it is asked again at the next turn */
+}
+
+static void ask(struct vm_qemu *q, uint64_t timeout_ms)
+{
+	struct qmp_command c = {.name = "query-status", .timeout_ms = timeout_ms};
+
+	if (qmp_session_execute(q->session, &c, on_status, q, NULL, NULL) == 0)
+		q->asked++;
+}
+
+static void on_pulse(uv_timer_t *t)
+{
+	struct vm_qemu *q = t->data;
+
+	if (q->opts.on_turn)
+		q->opts.on_turn(q->opts.data);
+	if (!q->session || q->exited)
+		return;
+	if (q->asked > 0 && !q->silent) {
+		q->silent = true;
+		q->opts.on_silent(q->opts.data);
+	} else if (q->asked < ASKED_MAX) {
+		ask(q, UINT64_MAX);
 	}
+}
+
+static void start_pulse(struct vm_qemu *q)
+{
+	if (q->opts.on_silent)
+		uv_timer_start(&q->pulse, on_pulse, PULSE_MS, PULSE_MS);
 }
 
 static void on_ready(void *data, json_t *greeting)
 {
 	struct vm_qemu *q = data;
 	bool starts = q->opts.child.argv && !q->up;
-	/* One that was up before, or was taken over, may be in the middle of a long command. */
-	struct qmp_command c = {.name = "query-status", .timeout_ms = starts ? 0 : UINT64_MAX};
 
 	UNUSED(greeting);
-	(void)qmp_session_execute(q->session, &c, on_status, q, NULL, NULL);
+	q->asked = 0;
+	q->heard = q->silent = false;
+	/* One that was up before, or was taken over, may be in the middle of a long command. */
+	ask(q, starts ? 0 : UINT64_MAX);
+	if (!starts)
+		start_pulse(q);
 }
 
 int vm_qemu_reconnect(struct vm_qemu *q, int qmp_fd, struct qmp_error *err)
 {
 	struct qmp_session_options so = {
 		.greeting_timeout_ms = q->opts.up_timeout_ms ? q->opts.up_timeout_ms : UP_MS,
+		.in_order = true,
 		.on_ready = on_ready,
 		.on_close = on_session_close,
 		.data = q,

@@ -184,6 +184,11 @@ struct qmp_session_options {
 	uint64_t command_timeout_ms;  /* 0: 30,000 */
 	uint64_t greeting_timeout_ms; /* until negotiated; 0: 10,000 */
 	size_t max_queued;            /* commands that wait; 0: 4,096; more: -EBUSY */
+	/*
+	 * The other side answers in-band commands in their order, as QEMU does (see "crossing"): one that it has passed over
+	 * gets no answer any more, and ends with -ETIMEDOUT when a later one is answered.
+	 */
+	bool in_order;
 	/* Negotiated; GREETING is the object behind "QMP"; borrowed. Never called from inside _new. */
 	void (*on_ready)(void *data, json_t *greeting);
 	/*

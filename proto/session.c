@@ -293,6 +293,23 @@ static void keep_refusal(struct qmp_session *s, const struct qmp_span *error)
 	s->refusal = strdup(excerpt);
 }
 
+/* Their replies are lost, and their slots would be. */
+static void end_overtaken(struct qmp_session *s, struct lane *lane, uint64_t serial)
+{
+	for (size_t i = 0; i < QMP_IN_FLIGHT; i++) {
+		struct slot *slot = &lane->slots[i];
+		struct qmp_call *c;
+		if (slot->serial == 0 || slot->serial >= serial)
+			continue;
+		c = slot->call;
+		*slot = (struct slot){0};
+		if (c)
+			qmp_calls_append_ended(&s->ended, c, -ETIMEDOUT, QMP_ERR_TIMEOUT,
+					       "QEMU has answered a later command and not this one; whether it was done is "
+					       "unknown until QEMU is asked");
+	}
+}
+
 static void take_reply(struct qmp_session *s, const struct qmp_span *m, const char *text, size_t len)
 {
 	uint64_t serial = own_serial(s, &m[M_ID]);
@@ -318,6 +335,8 @@ static void take_reply(struct qmp_session *s, const struct qmp_span *m, const ch
 	}
 	c = slot->call;
 	*slot = (struct slot){0};
+	if (s->opts.in_order && slot < s->lanes[IN_BAND].slots + QMP_IN_FLIGHT)
+		end_overtaken(s, &s->lanes[IN_BAND], serial);
 	s->stats.replies++;
 	if (!c)
 		s->stats.late_replies++;

@@ -7,6 +7,7 @@ QMPCTL_EVERY=1: instead of them each member of each reply with each wrong type, 
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -352,11 +353,13 @@ class HostileQemu(WorldTest):
         again = {"error": '{"error": {"class": "GenericError", "desc": "x"}, "id": $ID}\r\n',
                  "type": '{"return": 5, "id": $ID}\r\n',
                  "empty": '{"return": {}, "id": $ID}\r\n'}
-        lost = {"garbage": "}{\r\n", "close": {"say": "", "then": "close"}}
-        never = {"missing": ""}
+        lost = {"garbage": ["}{\r\n"], "close": [{"say": "", "then": "close"}], "missing": [""], "missing-thrice": [""] * 3}
+        never = {"missing-always": ""}
         self.w.create_fakes([*again, *lost, *never])
-        for name, answer in {**again, **lost, **never}.items():
-            self.w.script(name, answers={"query-status": [None, answer, None]})
+        for name, answer in {**again, **never}.items():
+            self.w.script(name, answers={"query-status": [None, answer] + [None] * (name in again)})
+        for name, answers in lost.items():
+            self.w.script(name, answers={"query-status": [None, *answers, None]})
         keeper = self.w.spawn("run", *again, *lost, *never)
         clients = {name: self.w.ok("wait", name, "--for", "running") and self.w.control(name) for name in (*lost, *never, *again)}
         for qmp in clients.values():
@@ -374,6 +377,33 @@ class HostileQemu(WorldTest):
             self.assertEqual((status["pid"], status["state"]), (pid, "unresponsive" if name in never else "running"))
             self.w.ok("kill", name)
         self.assertEqual(keeper.wait(10), world.KILLED)
+
+    def test_an_answer_that_is_lost(self):
+        """Whatever is answered later says that it is: nobody waits for it for ever, and no place of QEMU's 8 is lost."""
+        self.w.create_fakes(["a"])
+        self.w.script("a", answers={"query-name": [""] * 20 + [None]})
+        self.w.ok("start", "a")
+        with self.w.control("a") as one, self.w.control("a") as other:
+            for _ in range(20):
+                ident = one.send("query-name")
+                with self.assertRaises(QmpTimeout):
+                    one.reply(ident, timeout=0.01)
+                self.assertEqual(other.execute("query-status")["status"], "running")
+                with self.assertRaises(QmpError) as lost:
+                    one.reply(ident)
+                self.assertIn("answered a later command", lost.exception.desc)
+            self.assertEqual(one.execute("query-name"), {"name": "a"})
+            self.assertEqual(one.execute("qmpctl-status")["state"], "running")
+
+    def test_an_answer_that_is_lost_while_it_is_taken_over(self):
+        self.w.create_fakes(["a"])
+        self.w.script("a", answers={"query-status": [None, "", "", None]})
+        self.w.ok("start", "a")
+        qemu, keeper = self.w.fakes(), self.w.keepers()
+        os.kill(keeper[0], signal.SIGKILL)
+        self.w.wait_gone(keeper)
+        self.w.ok("wait", "a", "--for", "running", "--timeout", "30")
+        self.assertEqual(self.w.fakes(), qemu)
 
     def test_what_a_probe_hears(self):
         """While it is asked what it can: the start fails, or goes on, in time and in words."""

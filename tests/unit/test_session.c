@@ -138,16 +138,21 @@ static void close_world(struct world *w)
 	close(w->qemu);
 }
 
-static void negotiate(struct world *w)
+static void negotiate_open(struct world *w)
 {
 	const char *text;
 
-	open_world(w, 5000);
 	say(w, "{\"QMP\": {\"version\": {}, \"capabilities\": [\"oob\"]}}\r\n");
 	text = heard(w);
 	CHECK_CONTAINS(text, "\"enable\":[\"oob\"]");
 	say(w, "{\"return\": {}, \"id\": \"%s\"}\r\n", id_in(text, 0));
 	until(w, &w->ready, 1);
+}
+
+static void negotiate(struct world *w)
+{
+	open_world(w, 5000);
+	negotiate_open(w);
 }
 
 static void execute(struct world *w, const char *name)
@@ -270,6 +275,48 @@ static void test_timeout_keeps_the_slot(void)
 	CHECK_INT(stats.late_replies, 1);
 	CHECK_INT(stats.in_flight, 0);
 	close_world(&w);
+}
+
+/* Where the other side answers in order, what it has passed over has ended, and its place is free. */
+static void test_overtaken(bool in_order)
+{
+	struct qmp_session_options o = {.on_ready = on_ready, .data = NULL, .in_order = in_order};
+	struct qmp_session_stats stats;
+	struct world w;
+	const char *text;
+	char ids[3][80];
+
+	o.data = &w;
+	open_world_with(&w, &o);
+	negotiate_open(&w);
+	for (int i = 0; i < 3; i++)
+		execute(&w, "x");
+	text = heard(&w);
+	for (int i = 0; i < 3; i++)
+		strcpy(ids[i], id_in(text, i));
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", ids[1]);
+	until(&w, &w.replies, in_order ? 2 : 1);
+	CHECK_INT(w.status[0], 0);
+	qmp_session_stats(w.s, &stats);
+	CHECK_INT(stats.in_flight, in_order ? 1 : 2);
+	if (in_order) {
+		CHECK_INT(w.status[1], -ETIMEDOUT);
+		CHECK_CONTAINS(w.desc[1], "answered a later command");
+	}
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", ids[0]); /* then it is nobody's */
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", ids[2]);
+	until(&w, &w.replies, 3);
+	CHECK_INT(w.status[2], 0);
+	qmp_session_stats(w.s, &stats);
+	CHECK_INT(stats.stray_replies, in_order);
+	CHECK_INT(stats.in_flight, 0);
+	close_world(&w);
+}
+
+static void test_overtaken_commands(void)
+{
+	test_overtaken(true);
+	test_overtaken(false);
 }
 
 static void test_cancel(void)
@@ -761,6 +808,7 @@ int main(void)
 	RUN(test_refused_before_the_greeting);
 	RUN(test_eight_in_flight);
 	RUN(test_timeout_keeps_the_slot);
+	RUN(test_overtaken_commands);
 	RUN(test_cancel);
 	RUN(test_end_of_file);
 	RUN(test_free_from_a_reply);
