@@ -139,15 +139,34 @@ int img_chain_read(const char *path, const char *format, json_t **ret, struct qm
 	return r;
 }
 
+static json_t *file_node(const char *path)
+{
+	struct stat st;
+	bool device = stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+
+	return json_pack("{s:s, s:s}", "driver", device ? "host_device" : "file", "filename", path);
+}
+
+static json_t *protocol_node(const char *location)
+{
+	struct vm_location l;
+	json_t *node;
+
+	if (vm_location_is_file(location))
+		return file_node(location);
+	if (vm_location_parse(location, &l, NULL) < 0)
+		return NULL;
+	node = vm_location_node(&l);
+	vm_location_deinit(&l);
+	return node;
+}
+
 json_t *img_node(const json_t *image)
 {
 	const char *format = text_of(image, "format"), *path = text_of(image, "path");
-	json_t *below = json_object_get(image, "backing"), *node;
-	struct stat st;
-	bool device = path && stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+	json_t *file = path ? protocol_node(path) : NULL, *below = json_object_get(image, "backing"), *node;
 
-	node = json_pack("{s:s, s:{s:s, s:s}}", "driver", format, "file", "driver", device ? "host_device" : "file", "filename",
-			 path);
+	node = file ? json_pack("{s:s, s:o}", "driver", format, "file", file) : NULL;
 	if (node && vm_format_has_backing(format))
 		json_object_set_new(node, "backing", below ? img_node(below) : json_null());
 	return node;

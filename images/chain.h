@@ -28,5 +28,5 @@ int img_chains_check(const json_t *spec, const json_t *have, bool missing_ok, st
 int img_chain_read(const char *path, const char *format, json_t **ret, struct qmp_error *err);
 /* The path of NAME, as the header of the image PATH has it: new. NULL: it is no file (a URL, json:...), or no memory. */
 char *img_backing_path(const char *path, const char *name);
-/* The image as QEMU's JSON for a block node, with its chain; what it is not backed by is not looked for. New. */
+/* The image, at any location but a volume, as QEMU's JSON for a block node with its chain; nothing else is looked for. New. */
 json_t *img_node(const json_t *image);

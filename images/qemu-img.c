@@ -15,7 +15,14 @@
 
 #define DRAFT_WORD  "DRAFT"
 #define SECRETS_MAX 4
+#define IMAGES_MAX  2
 #define FIRST_FD    3
+
+/* What people know of the word AT. */
+struct shown {
+	size_t at;
+	char *path;
+};
 
 struct img_task {
 	char *doing;
@@ -23,6 +30,8 @@ struct img_task {
 	size_t n_words;
 	bool lacks_memory;
 	size_t draft_at; /* in WORDS; 0: there is none */
+	struct shown images[IMAGES_MAX];
+	size_t n_images;
 	char *path, *format;
 	bool replace;
 	struct img_draft draft;
@@ -82,6 +91,8 @@ static void add_image(struct img_task *t, const json_t *image)
 	json_auto_t *node = img_node(image);
 	_cleanup_free_ char *text = node ? json_dumps(node, JSON_COMPACT) : NULL;
 
+	if (t->n_images < IMAGES_MAX)
+		t->images[t->n_images++] = (struct shown){t->n_words, strdup(text_of(image, "path"))};
 	add_consume(t, text ? qmp_asprintf("json:%s", text) : NULL);
 }
 
@@ -129,6 +140,8 @@ void img_task_free(struct img_task *t)
 		free(t->words[i]);
 	for (size_t i = 0; i < t->n_secrets; i++)
 		(void)close(t->secrets[i]);
+	for (size_t i = 0; i < t->n_images; i++)
+		free(t->images[i].path);
 	free(t->words);
 	free(t->doing);
 	free(t->path);
@@ -157,6 +170,8 @@ int img_task_add_secret(struct img_task *t, const char *id, int fd, struct qmp_e
 	t->words[2] = moved[0];
 	t->words[3] = moved[1];
 	t->draft_at += t->draft_at ? 2 : 0;
+	for (size_t i = 0; i < t->n_images; i++)
+		t->images[i].at += 2;
 	return 0;
 }
 
@@ -323,9 +338,11 @@ static struct img_task *looking(const char *verb, const char *doing, const json_
 int img_info(const json_t *image, bool in_use, struct img_task **ret, struct qmp_error *err)
 {
 	struct img_task *t = looking("info", "reading the image", image, in_use);
+	json_auto_t *alone = json_copy((json_t *)image);
 
+	json_object_del(alone, "backing"); /* qemu-img would not have it */
 	if (t)
-		add_image(t, image);
+		add_image(t, alone);
 	return task_give(t, ret, err);
 }
 
@@ -565,6 +582,27 @@ static void on_kept(uv_work_t *work, int status)
 	finish(t);
 }
 
+/* Puts TO where FROM stands in TEXT. */
+static void put_for(char text[QMP_ERROR_MAX], const char *from, const char *to)
+{
+	char *at = from && *from && to ? strstr(text, from) : NULL;
+	_cleanup_free_ char *whole = NULL;
+
+	if (!at)
+		return;
+	whole = qmp_asprintf("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+	if (whole)
+		snprintf(text, QMP_ERROR_MAX, "%s", whole);
+}
+
+/* It speaks of the names that it was given: people know others. */
+static void translate(const struct img_task *t, char text[QMP_ERROR_MAX])
+{
+	for (size_t i = 0; i < t->n_images; i++)
+		put_for(text, t->words[t->images[i].at], t->images[i].path);
+	put_for(text, t->draft.path, t->path);
+}
+
 static json_t *result_of(const struct img_task *t, int status)
 {
 	if (t->result)
@@ -578,6 +616,7 @@ static void on_end(void *data, const struct img_tool_result *r)
 
 	t->tool = NULL;
 	t->error = r->error;
+	translate(t, t->error.message);
 	if (t->error.kind == QMP_ERR_NONE) {
 		t->value = result_of(t, r->status);
 		if (!t->value)

@@ -3,7 +3,7 @@
  */
 #pragma once
 
-#include "launcher/files.h"
+#include "images/made.h"
 
 #include <stdio.h>
 
@@ -46,7 +46,7 @@ struct cli_option {
 #define ALL_VERBS_MAX 200
 
 /* Where it stands in the help. */
-enum verb_group { GROUP_SPEC, GROUP_LIFE, GROUP_DEVICE, GROUP_LOOK, GROUP_QEMU, GROUP_PROGRAM };
+enum verb_group { GROUP_SPEC, GROUP_LIFE, GROUP_DEVICE, GROUP_IMAGE, GROUP_LOOK, GROUP_QEMU, GROUP_PROGRAM };
 
 struct verb {
 	const char *name;    /* "disk add" */
@@ -78,8 +78,7 @@ struct cli {
 		const char *name, *value;
 	} given[64];
 	int n_given;
-	char *made[64]; /* images that this run has made; words.h */
-	size_t n_made;
+	struct img_made made; /* images that this run has made; words.h */
 	struct qmp_error error;
 };
 

@@ -9,7 +9,8 @@
 static const char *const groups[] = {
 	[GROUP_SPEC] = "What a VM is",
 	[GROUP_LIFE] = "Life of a VM",
-	[GROUP_DEVICE] = "Disks, NICs, images",
+	[GROUP_DEVICE] = "Disks and NICs",
+	[GROUP_IMAGE] = "Images",
 	[GROUP_LOOK] = "Looking and talking",
 	[GROUP_QEMU] = "QEMU itself",
 	[GROUP_PROGRAM] = "This program",

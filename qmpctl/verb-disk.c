@@ -21,8 +21,10 @@ static int run_disk_add(struct cli *cli)
 
 	if (!disk || cli_option(cli, "dry-run") || was_refused(cli))
 		images_undo(cli);
-	for (size_t i = 0; i < cli->n_made && cli->error.kind; i++)
-		fprintf(stderr, "kept, as it may be in use: %s\n", cli->made[i]);
+	for (size_t i = 0; img_made_path(&cli->made, i) && cli->error.kind; i++)
+		fprintf(stderr, "kept, as it may be in use: %s\n", img_made_path(&cli->made, i));
+	if (cli->error.kind)
+		img_made_leave(&cli->made);
 	images_keep(cli);
 	return status;
 }

@@ -72,7 +72,7 @@ static int run_image_cache(struct cli *cli)
 
 const struct verb verb_image_cache = {
 	.name = "image cache",
-	.group = GROUP_DEVICE,
+	.group = GROUP_IMAGE,
 	.summary = "List the images that were imported, and what is half fetched",
 	.options = (const struct cli_option[]){
 		{"delete", "NAME", "delete that one, or \"all\"; repeatable"},

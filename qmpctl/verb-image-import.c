@@ -111,7 +111,7 @@ static int run_image_import(struct cli *cli)
 
 const struct verb verb_image_import = {
 	.name = "image import",
-	.group = GROUP_DEVICE,
+	.group = GROUP_IMAGE,
 	.args = {{"SOURCE", .kind = ARG_PATH}, {"DESTINATION", .kind = ARG_PATH, .optional = true}},
 	.summary = "Take an image from a file or an address",
 	.notes = "SOURCE is a file, or an address of http or https. What is packed by gzip, bzip2, xz or zstd is unpacked. Without "

@@ -1,42 +1,311 @@
 /*
- * image create.
+ * image create, info, list, delete.
  */
-#include "qmpctl/verb.h"
+#include "qmpctl/image.h"
+#include "qmpctl/progress.h"
 #include "qmpctl/words.h"
 #include "proto/base.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+
+/* ---- create ---- */
+
+/* A VM that writes to what others are backed by destroys them. */
+static int find_backing(struct cli *cli, struct found *f)
+{
+	json_auto_t *writers = json_array();
+	json_t *user;
+	size_t i;
+	int r = image_find(cli, cli_option(cli, "backing"), cli_option(cli, "backing-format"), false, f);
+
+	if (r == 0)
+		r = image_refuse_running(cli, f, true, "an overlay on it");
+	json_array_foreach(f->users, i, user)
+		if (json_is_true(json_object_get(user, "writes")))
+			json_array_append(writers, user);
+	if (r == 0)
+		r = image_refuse_hurt(cli, f, writers, NULL, "whoever writes to it destroys what is backed by it");
+	return r;
+}
+
+static int make(struct cli *cli, const char *path, const char *format, json_t **ret)
+{
+	_cleanup_found_ struct found backing = {0};
+	_cleanup_free_ const char **options = image_options(cli, "option");
+	struct img_target target = {.path = path, .format = format, .options = options, .replace = cli_option(cli, "replace")};
+	struct img_task *task;
+	uint64_t size = 0;
+	int r = 0;
+
+	if (cli->n_args > 1)
+		r = parse_size(cli, "", cli->args[1], &size);
+	if (r == 0 && cli_option(cli, "backing"))
+		r = find_backing(cli, &backing);
+	if (r == 0 && !size && !backing.image)
+		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted, or --backing");
+	target.backing = backing.image;
+	if (r == 0)
+		r = img_create(&target, size, &task, &cli->error);
+	return r < 0 ? r : image_run(cli, task, "making it", 0, ret);
+}
+
 static int run_image_create(struct cli *cli)
 {
-	const char *format = cli_option(cli, "format") ? cli_option(cli, "format") : "qcow2";
-	_cleanup_free_ char *path = path_absolute(cli, cli->args[0]);
+	_cleanup_free_ char *path = image_new_path(cli, cli->args[0]);
+	json_auto_t *result = NULL;
 
-	if (!*cli->args[0]) {
-		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: the path is empty");
+	if (!path || make(cli, path, image_new_format(cli, path), &result) < 0)
 		return cli_fail(cli);
-	}
-	if (!path || image_create(cli, path, format, cli->args[1]) < 0) {
-		images_undo(cli);
-		return cli_fail(cli);
-	}
-	images_keep(cli);
-	if (cli->json) {
-		json_auto_t *result = json_pack("{s:s, s:s}", "path", path, "format", format);
+	if (cli->json)
 		cli_print_json(result);
-	} else {
+	else
 		printf("%s\n", path);
-	}
 	return 0;
 }
 
 const struct verb verb_image_create = {
 	.name = "image create",
-	.group = GROUP_DEVICE,
-	.args = {{"PATH", .kind = ARG_PATH}, {"SIZE"}},
-	.summary = "Make an empty image",
+	.group = GROUP_IMAGE,
+	.args = {{"PATH", .kind = ARG_PATH}, {"SIZE", .optional = true}},
+	.summary = "Make an empty image, or an overlay",
+	.notes = "With --backing the image has what BASE has, takes no room for it, and keeps what is changed: a linked clone. The "
+		 "format is that of the name's extension, else qcow2.",
 	.options = (const struct cli_option[]){
-		{"format", "FORMAT", "qcow2 (default), raw, or another that QEMU has", .kind = ARG_CHOICE,
-		 .choices = "raw|qcow2|qcow|qed|vmdk|vdi|vhdx|vpc|parallels"},
+		{"format", "FORMAT", "another format than the name says", .kind = ARG_CHOICE, .choices = IMAGE_FORMATS},
+		{"backing", "BASE", "an overlay on the image BASE, which nobody may write to any more", .kind = ARG_PATH},
+		{"backing-format", "FORMAT", "BASE's format (default: as its header looks)", .kind = ARG_CHOICE,
+		 .choices = IMAGE_FORMATS},
+		{"option", "KEY=VALUE", "an option of the format, as qemu-img -o has it; repeatable"},
+		{"replace", NULL, "also where there is an image of that name"},
+		{"force", NULL, "also where a VM or an overlay is hurt"},
 		{0},
 	},
 	.run = run_image_create,
+};
+
+/* ---- info ---- */
+
+/* What qemu-img says of each image of the chain, top first; then who has the first. */
+static int ask_info(struct cli *cli, const struct found *f, json_t **ret)
+{
+	bool in_use = json_array_size(f->users) > 0;
+	json_auto_t *first = NULL, *chain = json_array();
+
+	for (const json_t *image = f->image; image; image = json_object_get(image, "backing")) {
+		json_t *info = NULL;
+		struct img_task *task;
+		if (img_info(image, in_use, &task, &cli->error) < 0 || image_run(cli, task, "reading", 0, &info) < 0)
+			return cli->error.code;
+		/* What came through a json: name is told as that. */
+		json_object_set(info, "filename", json_object_get(image, "path"));
+		json_array_append_new(chain, info);
+		if (!cli_option(cli, "chain"))
+			break;
+	}
+	first = json_copy(json_array_get(chain, 0));
+	json_object_set(first, "users", f->users);
+	json_object_set(first, "overlays", f->overlays);
+	if (cli_option(cli, "chain"))
+		json_object_set(first, "chain", chain);
+	*ret = take_ptr(first);
+	return 0;
+}
+
+static void print_bytes(const char *label, const json_t *info, const char *key)
+{
+	char text[32];
+
+	progress_bytes((uint64_t)int_of(info, key), text);
+	if (json_object_get(info, key))
+		printf("%-14s %s (%lld bytes)\n", label, text, (long long)int_of(info, key));
+}
+
+static void print_names(const char *label, const json_t *list, const char *key)
+{
+	json_t *item;
+	size_t i;
+
+	json_array_foreach(list, i, item)
+		printf("%-14s %s\n", i == 0 ? label : "", text_of(item, key));
+}
+
+static void print_info(const json_t *info)
+{
+	const json_t *data = json_object_get(json_object_get(info, "format-specific"), "data");
+	json_t *item;
+	size_t i;
+
+	printf("%-14s %s\n%-14s %s\n", "path", text_of(info, "filename"), "format", text_of(info, "format"));
+	print_bytes("virtual size", info, "virtual-size");
+	print_bytes("allocated", info, "actual-size");
+	if (text_of(info, "backing-filename"))
+		printf("%-14s %s (%s)\n", "backing", text_of(info, "backing-filename"),
+		       text_of(info, "backing-filename-format") ? text_of(info, "backing-filename-format") : "its format is not said");
+	if (json_is_true(json_object_get(info, "encrypted")))
+		printf("%-14s yes\n", "encrypted");
+	if (json_is_true(json_object_get(data, "corrupt")))
+		printf("%-14s yes: \"image check --repair all\"\n", "corrupt");
+	print_names("snapshots", json_object_get(info, "snapshots"), "name");
+	print_names("bitmaps", json_object_get(data, "bitmaps"), "name");
+	json_array_foreach(json_object_get(info, "users"), i, item)
+		printf("%-14s %s (%s, disks.%s%s)\n", i == 0 ? "VMs" : "", text_of(item, "vm"), text_of(item, "state"),
+		       text_of(item, "disk"), int_of(item, "depth") > 0 ? ", backed by it" : "");
+	print_names("overlays", json_object_get(info, "overlays"), "path");
+}
+
+static int run_image_info(struct cli *cli)
+{
+	_cleanup_found_ struct found f = {0};
+	json_auto_t *info = NULL;
+	json_t *image;
+	size_t i;
+
+	if (image_find(cli, cli->args[0], cli_option(cli, "from"), !cli_option(cli, "chain"), &f) < 0 || ask_info(cli, &f, &info) < 0)
+		return cli_fail(cli);
+	if (cli->json) {
+		cli_print_json(info);
+		return 0;
+	}
+	print_info(info);
+	json_array_foreach(json_object_get(info, "chain"), i, image)
+		if (i > 0) {
+			putchar('\n');
+			print_info(image);
+		}
+	return 0;
+}
+
+const struct verb verb_image_info = {
+	.name = "image info",
+	.group = GROUP_IMAGE,
+	.args = {{"IMAGE", .kind = ARG_PATH}},
+	.summary = "What an image is, and who has it",
+	.options = (const struct cli_option[]){
+		{"chain", NULL, "those that it is backed by, too"},
+		{"from", "FORMAT", "its format (default: as a VM has it, else as its header looks)", .kind = ARG_CHOICE,
+		 .choices = IMAGE_FORMATS},
+		{0},
+	},
+	.run = run_image_info,
+};
+
+/* ---- list ---- */
+
+/* "a, b (running)": those that have the image itself or are backed by it. */
+static char *vm_words(const json_t *users)
+{
+	char *text = strdup("");
+	json_t *user;
+	size_t i;
+
+	json_array_foreach(users, i, user)
+	{
+		_cleanup_free_ char *before = take_ptr(text);
+		text = qmp_asprintf("%s%s%s%s", before ? before : "", i ? ", " : "", text_of(user, "vm"),
+				    streq(text_of(user, "state"), "running") ? " (running)" : "");
+	}
+	return text;
+}
+
+static void print_images(const json_t *images)
+{
+	json_auto_t *rows = json_array();
+	json_t *image;
+	size_t i;
+
+	json_array_foreach(images, i, image)
+	{
+		_cleanup_free_ char *vms = vm_words(json_object_get(image, "users"));
+		char size[32] = "-", allocated[32];
+		if (int_of(image, "virtual-size") > 0)
+			progress_bytes((uint64_t)int_of(image, "virtual-size"), size);
+		progress_bytes((uint64_t)int_of(image, "allocated"), allocated);
+		json_array_append_new(rows, json_pack("[s, s, s, s, s, s]", text_of(image, "path"), text_of(image, "format"), size, allocated,
+						      text_of(image, "backing") ? text_of(image, "backing") : "-", vms && *vms ? vms : "-"));
+	}
+	cli_print_table((const char *const[]){"PATH", "FORMAT", "SIZE", "ALLOCATED", "BACKING", "VMS", NULL}, rows);
+}
+
+static int run_image_list(struct cli *cli)
+{
+	_cleanup_catalogue_ struct img_catalogue *c = NULL;
+	json_auto_t *images = NULL;
+	int r = img_catalogue_read(&cli->dirs, &c, &cli->error);
+
+	for (int i = 0; r == 0 && i < cli->n_args; i++) {
+		_cleanup_free_ char *folder = path_absolute(cli, cli->args[i]);
+		if (folder && access(folder, R_OK | X_OK) < 0)
+			qmp_error_errno(&cli->error, -errno, "looking through %s", folder);
+		r = cli->error.code ? cli->error.code : img_catalogue_add_folder(c, folder, true, &cli->error);
+	}
+	images = r == 0 ? img_catalogue_images(c) : NULL;
+	if (!images)
+		return cli_fail(cli);
+	if (cli->json)
+		cli_print_json(images);
+	else
+		print_images(images);
+	return 0;
+}
+
+const struct verb verb_image_list = {
+	.name = "image list",
+	.group = GROUP_IMAGE,
+	.args = {{"FOLDER", .kind = ARG_FOLDER, .optional = true, .repeated = true}},
+	.summary = "List images, and who has them",
+	.notes = "Those in the state directory, those beside the images of VMs, and those in FOLDERs.",
+	.run = run_image_list,
+};
+
+/* ---- delete ---- */
+
+static int delete_one(struct cli *cli, const char *word)
+{
+	_cleanup_found_ struct found f = {0};
+	struct stat st;
+	int r = image_find(cli, word, NULL, true, &f);
+
+	if (r == 0 && (lstat(f.path, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))))
+		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is no file, and is not deleted", f.path);
+	if (r == 0)
+		r = image_refuse_running(cli, &f, false, "deleting it");
+	if (r == 0)
+		r = image_refuse_hurt(cli, &f, f.users, f.overlays, "others need it");
+	if (r == 0 && unlink(f.path) < 0)
+		r = qmp_error_errno(&cli->error, -errno, "deleting %s", f.path);
+	if (r == 0 && !cli->json)
+		printf("%s is deleted\n", f.path);
+	return r;
+}
+
+static int run_image_delete(struct cli *cli)
+{
+	json_auto_t *deleted = json_array();
+	int status = 0;
+
+	for (int i = 0; i < cli->n_args; i++) {
+		cli->error = (struct qmp_error){0};
+		if (delete_one(cli, cli->args[i]) < 0)
+			status = cli_fail(cli);
+		else
+			json_array_append_new(deleted, json_string(cli->args[i]));
+	}
+	if (cli->json) {
+		json_auto_t *result = json_pack("{s:O}", "deleted", deleted);
+		cli_print_json(result);
+	}
+	return status;
+}
+
+const struct verb verb_image_delete = {
+	.name = "image delete",
+	.group = GROUP_IMAGE,
+	.args = {{"IMAGE", .kind = ARG_PATH, .repeated = true}},
+	.summary = "Delete images that nobody needs",
+	.options = (const struct cli_option[]){
+		{"force", NULL, "also where a stopped VM or an overlay needs it"},
+		{0},
+	},
+	.run = run_image_delete,
 };

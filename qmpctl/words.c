@@ -4,85 +4,79 @@
 #include "qmpctl/words.h"
 #include "launcher/location.h"
 #include "launcher/spec.h"
+#include "images/made.h"
+#include "images/qemu-img.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
-#include <sys/wait.h>
 
 /* ---- Images ---- */
 
-static int run_qemu_img(struct cli *cli, char *const *argv)
+/* Whether nothing is under way that a client which is gone has asked for VM's keeper. */
+static bool is_quiet(void *data, const char *vm)
 {
-	int status;
-	pid_t pid = fork();
+	struct cli *cli = data;
+	struct qmp_error kept = cli->error;
+	json_auto_t *status = NULL;
+	bool quiet = client_is_up(cli, vm) == 0 || (client_call(cli, vm, "qmpctl-status", NULL, &status) == 0 &&
+						    !json_object_get(status, "operation"));
 
-	if (pid == 0) {
-		execvp(argv[0], argv);
-		_exit(127);
-	}
-	if (pid < 0 || waitpid(pid, &status, 0) < 0)
-		return qmp_error_errno(&cli->error, -errno, "running qemu-img");
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
-		return qmp_error_set(&cli->error, QMP_ERR_HOST, -ENOENT,
-				     "there is no qemu-img; install it (Debian: qemu-utils)");
-	if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-		return qmp_error_set(&cli->error, QMP_ERR_HOST, -EIO, "qemu-img could not make the image; it said why above");
-	return 0;
+	cli->error = kept;
+	return quiet;
 }
 
-/* The place, so that nobody else takes it. */
-static int reserve(struct cli *cli, const char *path)
+static int begin_making(struct cli *cli, const char *vm)
 {
-	_cleanup_fd_ int fd = -1;
-
-	if (cli->n_made >= ARRAY_SIZE(cli->made))
-		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -E2BIG, "more than %zu new images at once", cli->n_made);
-	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	if (fd < 0 && errno == EEXIST)
-		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", path);
-	if (fd < 0)
-		return qmp_error_errno(&cli->error, -errno, "making the image %s", path);
-	cli->made[cli->n_made] = strdup(path);
-	cli->n_made += cli->made[cli->n_made] != NULL;
-	return 0;
+	if (cli->made.fd > 0)
+		return 0;
+	img_made_settle(&cli->dirs, is_quiet, cli);
+	return img_made_begin(&cli->dirs, vm, &cli->made, &cli->error);
 }
 
-int image_create(struct cli *cli, const char *path, const char *format, const char *size)
+int parse_size(struct cli *cli, const char *what, const char *text, uint64_t *ret)
 {
-	json_auto_t *value = json_string(size);
-	_cleanup_free_ char *bytes_text = NULL;
-	uint64_t bytes;
-	int r;
+	json_auto_t *value = json_string(text);
 
-	if (vm_size_parse(value, &bytes) < 0 || bytes == 0)
+	if (vm_size_parse(value, ret) < 0 || *ret == 0)
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
-				     "size=%s is no size; a number with K, M, G or T, as in 10G", size);
-	r = reserve(cli, path);
+				     "%s%s is no size; a number with K, M, G or T, as in 10G", what, text);
+	return 0;
+}
+
+int image_create(struct cli *cli, const char *vm, const char *path, const char *format, uint64_t size)
+{
+	struct img_target target = {.path = path, .format = format};
+	struct img_task *task;
+	int r = begin_making(cli, vm);
+
+	if (r == 0)
+		r = img_create(&target, size, &task, &cli->error);
 	if (r < 0)
 		return r;
-	bytes_text = qmp_asprintf("%llu", (unsigned long long)bytes);
-	return run_qemu_img(cli, (char *[]){"qemu-img", "create", "-q", "-f", (char *)format, (char *)path, bytes_text,
-					    NULL});
+	img_task_before_naming(task, img_made_note, &cli->made);
+	return img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
 }
 
 void images_keep(struct cli *cli)
 {
-	while (cli->n_made > 0)
-		free(cli->made[--cli->n_made]);
+	img_made_keep(&cli->made);
 }
 
 void images_undo(struct cli *cli)
 {
-	for (size_t i = 0; i < cli->n_made; i++)
-		(void)unlink(cli->made[i]);
-	images_keep(cli);
+	img_made_undo(&cli->made);
 }
 
 char *path_absolute(struct cli *cli, const char *path)
 {
 	_cleanup_free_ char *cwd = *path == '/' ? NULL : getcwd(NULL, 0);
-	char *whole = *path == '/' ? strdup(path) : cwd ? qmp_asprintf("%s/%s", cwd, path) : NULL;
+	char *whole;
 
+	while (strncmp(path, "./", 2) == 0 && path[2])
+		path += 2 + strspn(path + 2, "/");
+	if (cwd && streq(path, "."))
+		return take_ptr(cwd);
+	whole = *path == '/' ? strdup(path) : cwd ? qmp_asprintf("%s/%s", streq(cwd, "/") ? "" : cwd, path) : NULL;
 	if (!whole)
 		qmp_error_errno(&cli->error, -errno, "finding out where %s is", path);
 	return whole;
@@ -104,21 +98,23 @@ char *location_absolute(struct cli *cli, const char *text)
 	return copy;
 }
 
-/* STATEDIR/images/NAME-N.FORMAT, the first that is free; another run may be quicker, then image_create refuses. */
-static char *new_image_path(struct cli *cli, const char *vm, const char *format)
+/* As STATEDIR/images/NAME-N.FORMAT, the first that is free and that no other run is making. */
+static int create_somewhere(struct cli *cli, const char *vm, const char *format, uint64_t size, char **ret_path)
 {
 	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.state, "images", true, &cli->error);
 
 	for (int i = 1; dir >= 0; i++) {
-		_cleanup_free_ char *name = qmp_asprintf("%s-%d.%s", vm, i, format);
-		if (name && faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
-			return qmp_asprintf("%s/images/%s", cli->dirs.state, name);
-		if (!name)
-			break;
+		_cleanup_free_ char *path = qmp_asprintf("%s/images/%s-%d.%s", cli->dirs.state, vm, i, format);
+		int r = path ? -EEXIST : qmp_error_errno(&cli->error, -ENOMEM, "making an image of %s", vm);
+		if (path && faccessat(dir, strrchr(path, '/') + 1, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+			r = image_create(cli, vm, path, format, size);
+		if (r == 0)
+			*ret_path = take_ptr(path);
+		if (r != -EEXIST && r != -EBUSY)
+			return r;
+		cli->error = (struct qmp_error){0};
 	}
-	if (dir >= 0)
-		qmp_error_errno(&cli->error, -ENOMEM, "making an image of %s", vm);
-	return NULL;
+	return dir;
 }
 
 /* ---- Words: "PATH,format=qcow2,cache=none", "size=10G", or the JSON object itself ---- */
@@ -180,6 +176,7 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 	json_auto_t *spec = scratch("disks"), *item = NULL;
 	const char *format, *size = NULL;
 	char *rest = copy;
+	uint64_t bytes;
 
 	if (*text == '{')
 		return parse_json_item(cli, text);
@@ -218,12 +215,12 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 	}
 	if (size) {
 		/* Refused before anything is made. */
+		if (parse_size(cli, "size=", size, &bytes) < 0)
+			return NULL;
 		json_object_set_new(item, "path", json_string(path ? path : "/"));
 		if (vm_spec_check(spec, &cli->error) < 0)
 			return NULL;
-		if (!path)
-			path = new_image_path(cli, name, format);
-		if (!path || image_create(cli, path, format, size) < 0)
+		if (path ? image_create(cli, name, path, format, bytes) < 0 : create_somewhere(cli, name, format, bytes, &path) < 0)
 			return NULL;
 	}
 	if (path)

@@ -1,0 +1,184 @@
+#include "images/made.h"
+#include "images/catalogue.h"
+#include "proto/base.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+#define FOLDER   "made"
+#define NOTE_MAX ((size_t)1 << 20)
+
+struct img_made_image {
+	char *path;
+	dev_t dev;
+	ino_t ino;
+};
+
+/* ---- Making ---- */
+
+static int write_line(int fd, json_t *line_consume)
+{
+	json_auto_t *line = line_consume;
+	_cleanup_free_ char *text = line ? json_dumps(line, JSON_COMPACT) : NULL, *whole = text ? qmp_asprintf("%s\n", text) : NULL;
+	size_t n = whole ? strlen(whole) : 0;
+
+	if (!whole)
+		return -ENOMEM;
+	if (write(fd, whole, n) != (ssize_t)n)
+		return errno ? -errno : -EIO;
+	return fdatasync(fd) < 0 ? -errno : 0;
+}
+
+int img_made_begin(const struct vm_dirs *dirs, const char *vm, struct img_made *ret, struct qmp_error *err)
+{
+	struct img_made m = {.fd = -1};
+	uint64_t random;
+	int r;
+
+	m.dir = vm_dir_open(dirs->state, FOLDER, true, err);
+	if (m.dir < 0)
+		return m.dir;
+	if (getrandom(&random, sizeof random, 0) != sizeof random)
+		random = (uint64_t)getpid();
+	snprintf(m.name, sizeof m.name, "%016llx", (unsigned long long)random);
+	m.fd = openat(m.dir, m.name, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+	r = m.fd < 0 || flock(m.fd, LOCK_EX | LOCK_NB) < 0 ? -errno : write_line(m.fd, json_pack("{s:s}", "vm", vm));
+	if (r == 0 && fsync(m.dir) < 0)
+		r = -errno;
+	if (r < 0) {
+		img_made_keep(&m);
+		return qmp_error_errno(err, r, "noting in %s/" FOLDER " what is made for %s", dirs->state, vm);
+	}
+	*ret = m;
+	return 0;
+}
+
+int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err)
+{
+	struct img_made *m = made;
+	struct img_made_image *images = realloc(m->images, (m->n + 1) * sizeof *images), image = {.path = strdup(d->final)};
+	struct stat st;
+	int r;
+
+	if (images)
+		m->images = images;
+	r = !images || !image.path ? -ENOMEM : fstat(d->fd, &st) < 0 ? -errno : 0;
+	if (r == 0)
+		r = write_line(m->fd, json_pack("{s:s, s:I, s:I}", "path", d->final, "dev", (json_int_t)st.st_dev, "ino",
+						(json_int_t)st.st_ino));
+	if (r < 0) {
+		free(image.path);
+		return qmp_error_errno(err, r, "noting that %s is made", d->final);
+	}
+	image.dev = st.st_dev;
+	image.ino = st.st_ino;
+	m->images[m->n++] = image;
+	return 0;
+}
+
+/* ---- Ending it ---- */
+
+/* The image, unless another one is there by now. */
+static void remove_image(const struct img_made_image *image)
+{
+	struct stat st;
+
+	if (lstat(image->path, &st) == 0 && st.st_dev == image->dev && st.st_ino == image->ino)
+		(void)unlink(image->path);
+}
+
+void img_made_leave(struct img_made *m)
+{
+	for (size_t i = 0; i < m->n; i++)
+		free(m->images[i].path);
+	free(m->images);
+	if (m->fd > 0)
+		(void)close(m->fd);
+	if (m->dir > 0)
+		(void)close(m->dir);
+	*m = (struct img_made){.dir = -1, .fd = -1};
+}
+
+void img_made_keep(struct img_made *m)
+{
+	if (m->fd > 0)
+		(void)unlinkat(m->dir, m->name, 0);
+	img_made_leave(m);
+}
+
+void img_made_undo(struct img_made *m)
+{
+	for (size_t i = 0; i < m->n; i++)
+		remove_image(&m->images[i]);
+	img_made_keep(m);
+}
+
+const char *img_made_path(const struct img_made *m, size_t i)
+{
+	return i < m->n ? m->images[i].path : NULL;
+}
+
+/* ---- Settling ---- */
+
+/* Whether a VM has it, or another image stands on it. Also where that cannot be told. */
+static bool is_wanted(const struct vm_dirs *dirs, const char *path)
+{
+	_cleanup_catalogue_ struct img_catalogue *c = NULL;
+	json_auto_t *users = NULL, *overlays = NULL;
+
+	if (img_catalogue_read(dirs, &c, NULL) < 0 || img_catalogue_add(c, path, NULL) < 0 ||
+	    json_array_size(img_catalogue_unknown(c)) > 0)
+		return true;
+	users = img_catalogue_users(c, path);
+	overlays = img_catalogue_overlays(c, path, false);
+	return !users || !overlays || json_array_size(users) + json_array_size(overlays) > 0;
+}
+
+static void settle_image(const struct vm_dirs *dirs, const json_t *line)
+{
+	struct img_made_image image = {(char *)text_of(line, "path"), (dev_t)int_of(line, "dev"), (ino_t)int_of(line, "ino")};
+
+	if (image.path && *image.path == '/' && !is_wanted(dirs, image.path))
+		remove_image(&image);
+}
+
+/* The last line may be cut: then its image has got no name. */
+static void settle(const struct vm_dirs *dirs, int dir, const char *name, bool (*quiet)(void *data, const char *vm), void *data)
+{
+	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	_cleanup_free_ char *text = calloc(1, NOTE_MAX + 1);
+	struct stat st;
+	bool first = true;
+
+	if (fd < 0 || !text || flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink == 0 ||
+	    read(fd, text, NOTE_MAX) < 0)
+		return;
+	for (char *save = NULL, *at = strtok_r(text, "\n", &save); at; at = strtok_r(NULL, "\n", &save)) {
+		json_auto_t *line = json_loads(at, 0, NULL);
+		if (first && text_of(line, "vm") && !quiet(data, text_of(line, "vm")))
+			return;
+		if (!first)
+			settle_image(dirs, line);
+		first = false;
+	}
+	(void)unlinkat(dir, name, 0);
+}
+
+void img_made_settle(const struct vm_dirs *dirs, bool (*quiet)(void *data, const char *vm), void *data)
+{
+	int fd = vm_dir_open(dirs->state, FOLDER, false, NULL);
+	DIR *folder = fd >= 0 ? fdopendir(fd) : NULL;
+	const struct dirent *entry;
+
+	while (folder && (entry = readdir(folder)))
+		if (*entry->d_name != '.')
+			settle(dirs, dirfd(folder), entry->d_name, quiet, data);
+	if (folder)
+		(void)closedir(folder);
+	else if (fd >= 0)
+		(void)close(fd);
+}

@@ -1,0 +1,38 @@
+/*
+ * Images that are made for a VM whose spec does not name them yet. Whoever makes them notes each before it has its name;
+ * once the spec has them, or they are gone again, the note goes. A maker that is killed leaves the note, and the next
+ * one settles it: what a VM has stays, what nobody has is removed.
+ *
+ * The notes stand below STATEDIR/made, a file each maker, which it holds locked.
+ */
+#pragma once
+
+#include "images/draft.h"
+#include "launcher/files.h"
+
+struct img_made_image;
+
+struct img_made {
+	int dir, fd;  /* of STATEDIR/made and the note; -1: nothing was begun */
+	char name[32]; /* of the note */
+	struct img_made_image *images;
+	size_t n;
+};
+
+int img_made_begin(const struct vm_dirs *dirs, const char *vm, struct img_made *ret, struct qmp_error *err);
+/* An img_whole_cb, with the struct img_made: notes the image, durably. */
+int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err);
+/* Each ends it; of one that was not begun: nothing. The images are their VM's. */
+void img_made_keep(struct img_made *m);
+/* They are removed. */
+void img_made_undo(struct img_made *m);
+/* It is not known whose they are: left to be settled. */
+void img_made_leave(struct img_made *m);
+/* The path of the I-th; NULL: there are no more. */
+const char *img_made_path(const struct img_made *m, size_t i);
+
+/*
+ * Settles what makers that are gone have left. QUIET says whether nothing is under way for a VM that might give it an image
+ * yet; else that one's are left for another time.
+ */
+void img_made_settle(const struct vm_dirs *dirs, bool (*quiet)(void *data, const char *vm), void *data);

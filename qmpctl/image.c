@@ -1,0 +1,218 @@
+#include "qmpctl/image.h"
+#include "images/chain.h"
+#include "images/header.h"
+#include "launcher/location.h"
+#include "launcher/spec.h"
+#include "proto/base.h"
+#include "qmpctl/progress.h"
+#include "qmpctl/words.h"
+
+#include <sys/stat.h>
+
+/* ---- Finding ---- */
+
+/* As a VM has it in its spec, or NULL. */
+static const char *known_format(const json_t *users)
+{
+	return text_of(json_array_get(users, 0), "format");
+}
+
+static uint64_t size_of(const json_t *image)
+{
+	const char *path = text_of(image, "path"), *format = text_of(image, "format");
+	struct img_header h;
+	struct stat st;
+
+	if (!vm_location_is_file(path))
+		return 0;
+	if (streq(format, "raw"))
+		return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+	return img_header_read(path, &h, NULL) == 0 && streq(h.format, format) ? h.virtual_size : 0;
+}
+
+static int find_file(struct cli *cli, const char *format, bool chain_may_lack, struct found *f)
+{
+	struct qmp_error why = {0};
+	struct stat st;
+	int r;
+
+	if (stat(f->path, &st) < 0 && errno == ENOENT)
+		return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "there is no image %s", f->path);
+	if (stat(f->path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is neither a file nor a block device", f->path);
+	if (img_catalogue_add(f->catalogue, f->path, &cli->error) < 0)
+		return cli->error.code;
+	f->users = img_catalogue_users(f->catalogue, f->path);
+	f->overlays = img_catalogue_overlays(f->catalogue, f->path, false);
+	format = format ? format : known_format(f->users);
+	r = img_chain_read(f->path, format, &f->image, &why);
+	if (r < 0 && chain_may_lack) {
+		struct img_header h;
+		if (img_header_read(f->path, &h, &cli->error) < 0)
+			return cli->error.code;
+		f->image = json_pack("{s:s, s:s}", "path", f->path, "format", format ? format : h.format);
+	} else if (r < 0) {
+		cli->error = why;
+		return r;
+	}
+	return f->users && f->overlays && f->image ? 0 : qmp_error_errno(&cli->error, -ENOMEM, "looking at %s", f->path);
+}
+
+int image_find(struct cli *cli, const char *word, const char *format, bool chain_may_lack, struct found *ret)
+{
+	struct found f = {0};
+	int r;
+
+	if (!*word)
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "the name of an image is empty");
+	f.path = location_absolute(cli, word);
+	r = f.path ? img_catalogue_read(&cli->dirs, &f.catalogue, &cli->error) : cli->error.code;
+	if (r == 0 && vm_location_is_file(f.path)) {
+		r = find_file(cli, format, chain_may_lack, &f);
+	} else if (r == 0) {
+		f.users = json_array();
+		f.overlays = json_array();
+		f.image = json_pack("{s:s, s:s}", "path", f.path, "format", format ? format : "raw");
+	}
+	if (r < 0) {
+		found_deinit(&f);
+		return r;
+	}
+	f.size = size_of(f.image);
+	*ret = f;
+	return 0;
+}
+
+void found_deinit(struct found *f)
+{
+	img_catalogue_free(f->catalogue);
+	free(f->path);
+	json_decref(f->image);
+	json_decref(f->users);
+	json_decref(f->overlays);
+	*f = (struct found){0};
+}
+
+/* ---- Who would be hurt ---- */
+
+int image_refuse_running(struct cli *cli, const struct found *f, bool writes, const char *doing)
+{
+	json_auto_t *those = json_array();
+	_cleanup_free_ char *names = NULL;
+	json_t *user;
+	size_t i;
+	int many;
+
+	json_array_foreach(f->users, i, user)
+		if (streq(text_of(user, "state"), "running") && (!writes || json_is_true(json_object_get(user, "writes"))))
+			json_array_append(those, user);
+	names = img_catalogue_names(those, NULL, &many);
+	if (many == 0)
+		return 0;
+	return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "%s is in use by %s: %s now is refused; stop %s first", f->path,
+			     names ? names : "VMs", doing, many == 1 ? "it" : "them");
+}
+
+int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *users, const json_t *overlays, const char *hurts)
+{
+	const json_t *unknown = img_catalogue_unknown(f->catalogue);
+	_cleanup_free_ char *names = NULL;
+	int many;
+
+	if (cli_option(cli, "force"))
+		return 0;
+	names = img_catalogue_names(users, overlays, &many);
+	if (many != 0)
+		return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "%s: %s: %s; --force does it all the same", f->path, hurts,
+				     names ? names : "others");
+	if (json_array_size(unknown) > 0)
+		return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY,
+				     "%s: the files of the VM %s are damaged, so that it cannot be told whether it has it; --force "
+				     "does it all the same", f->path, json_string_value(json_array_get(unknown, 0)));
+	return 0;
+}
+
+/* ---- New ones ---- */
+
+static int may_replace(struct cli *cli, const char *path)
+{
+	_cleanup_found_ struct found f = {0};
+	struct stat st;
+	int r;
+
+	if (!cli_option(cli, "replace"))
+		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", path);
+	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is no file, and is not replaced", path);
+	r = image_find(cli, path, NULL, true, &f);
+	if (r == 0)
+		r = image_refuse_running(cli, &f, false, "replacing it");
+	return r < 0 ? r : image_refuse_hurt(cli, &f, f.users, f.overlays, "others have it, and would lose what they have");
+}
+
+char *image_new_path(struct cli *cli, const char *word)
+{
+	_cleanup_free_ char *path = *word ? location_absolute(cli, word) : NULL;
+	struct stat st;
+
+	if (!path) {
+		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "the name of an image is empty");
+		return NULL;
+	}
+	if (!vm_location_is_file(path)) {
+		qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP, "%s: a new image is made as a file", path);
+		return NULL;
+	}
+	if (lstat(path, &st) == 0 && may_replace(cli, path) < 0)
+		return NULL;
+	return take_ptr(path);
+}
+
+const char *image_new_format(const struct cli *cli, const char *path)
+{
+	static const char *const known[][2] = {
+		{".raw", "raw"}, {".img", "raw"}, {".iso", "raw"}, {".vmdk", "vmdk"}, {".vdi", "vdi"}, {".vhdx", "vhdx"},
+		{".vhd", "vpc"}, {".vpc", "vpc"}, {".qed", "qed"}, {".luks", "luks"},
+	};
+	const char *format = cli_option(cli, "format"), *dot = strrchr(path, '.');
+
+	for (size_t i = 0; !format && dot && i < ARRAY_SIZE(known); i++)
+		if (strcasecmp(dot, known[i][0]) == 0)
+			return known[i][1];
+	return format ? format : "qcow2";
+}
+
+/* ---- Running ---- */
+
+const char **image_options(const struct cli *cli, const char *name)
+{
+	const char **list = calloc((size_t)cli->n_given + 1, sizeof *list), *value;
+
+	for (int i = 0; list && (value = cli_option_at(cli, name, i)); i++)
+		list[i] = value;
+	return list;
+}
+
+struct running {
+	struct progress bar;
+	uint64_t bytes;
+};
+
+static void on_progress(void *data, double part)
+{
+	struct running *r = data;
+	uint64_t total = r->bytes ? r->bytes : 10000;
+
+	progress_update(&r->bar, (uint64_t)(part * (double)total), total);
+}
+
+int image_run(struct cli *cli, struct img_task *task, const char *doing, uint64_t bytes, json_t **ret)
+{
+	struct running running = {.bytes = bytes};
+	int r;
+
+	progress_begin(&running.bar, cli, doing, bytes ? "B" : NULL);
+	r = img_task_call(cli->loop, task, on_progress, &running, ret, &cli->error);
+	progress_end(&running.bar);
+	return r;
+}

@@ -1,0 +1,50 @@
+/*
+ * What the verbs on images do alike: finding the image that a word means, looking who has it, and running a task on it.
+ */
+#pragma once
+
+#include "images/catalogue.h"
+#include "images/qemu-img.h"
+#include "qmpctl/verb.h"
+
+/* An image that is there. */
+struct found {
+	struct img_catalogue *catalogue;
+	char *path;      /* the location */
+	json_t *image;   /* with its chain (chain.h) */
+	json_t *users, *overlays; /* catalogue.h; those directly above it */
+	uint64_t size;   /* virtual; 0: not known from the header */
+};
+
+/*
+ * WORD is a location. FORMAT: as an option has it; NULL: as a VM has it in its spec, else as its header looks. CHAIN_MAY_LACK:
+ * what it is backed by need not be there, and is then left out.
+ */
+int image_find(struct cli *cli, const char *word, const char *format, bool chain_may_lack, struct found *ret);
+void found_deinit(struct found *f);
+#define _cleanup_found_ __attribute__((cleanup(found_deinit)))
+
+/*
+ * Whether DOING ("resizing it") may go on: it is refused, with the names of those who would be hurt, where a VM that runs has
+ * F's image; WRITES: only where it writes it.
+ */
+int image_refuse_running(struct cli *cli, const struct found *f, bool writes, const char *doing);
+/*
+ * Likewise, unless --force is given: where USERS or OVERLAYS (NULL: none) is not empty, or it cannot be told who has what.
+ * HURTS says what would become of them.
+ */
+int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *users, const json_t *overlays, const char *hurts);
+
+/*
+ * An image that is to be made at WORD: it is not there; or --replace is given, and nobody is hurt. The location, absolute; new.
+ * NULL: cli->error.
+ */
+char *image_new_path(struct cli *cli, const char *word);
+/* The format of a new image: of --format, else of the PATH's extension, else qcow2. */
+const char *image_new_format(const struct cli *cli, const char *path);
+#define IMAGE_FORMATS "raw|qcow2|qcow|qed|vmdk|vdi|vhdx|vpc|parallels|luks"
+
+/* The values of a repeated option, ending with NULL; to be freed. */
+const char **image_options(const struct cli *cli, const char *name);
+/* To its end, with its progress where it tells one; BYTES: what it is about, 0: not known. */
+int image_run(struct cli *cli, struct img_task *task, const char *doing, uint64_t bytes, json_t **ret);
