@@ -215,9 +215,13 @@ static int add_journal(struct img_catalogue *c, const char *vm, int run)
 static int add_running(struct img_catalogue *c, const struct vm_dirs *dirs, const char *vm)
 {
 	_cleanup_fd_ int run = vm_dir_open(dirs->run, vm, false, NULL);
-	int r = 0;
+	int r;
 
-	if (run < 0 || !vm_qemu_lives_in(run))
+	if (run == -ENOENT || run == -ENOTDIR)
+		return 0;
+	if (run < 0)
+		return unknown(c, vm);
+	if (!vm_qemu_lives_in(run))
 		return 0;
 	r = add_file(c, vm, run, VM_RUNNING_FILE, "spec");
 	return r < 0 ? r : add_journal(c, vm, run);
@@ -297,7 +301,7 @@ static int scan(struct img_catalogue *c, const char *folder, bool raw)
 {
 	DIR *d = opendir(folder);
 	const struct dirent *entry;
-	int r = 0;
+	int r = d || (errno != EMFILE && errno != ENFILE && errno != ENOMEM) ? 0 : -errno;
 
 	while (d && r >= 0 && (entry = readdir(d))) {
 		_cleanup_free_ char *path = *entry->d_name == '.' ? NULL : qmp_asprintf("%s/%s", streq(folder, "/") ? "" : folder, entry->d_name);
@@ -314,9 +318,11 @@ int img_catalogue_add_folder(struct img_catalogue *c, const char *folder, bool r
 {
 	if (knows_folder(c, folder) && !raw)
 		return 0;
-	if (note_folder(c, folder) < 0 || scan(c, folder, raw) < 0)
-		return qmp_error_errno(err, -ENOMEM, "looking through %s", folder);
-	return 0;
+	int r = note_folder(c, folder);
+
+	if (r == 0)
+		r = scan(c, folder, raw);
+	return r < 0 ? qmp_error_errno(err, r, "looking through %s", folder) : 0;
 }
 
 static int add_folder_of(struct img_catalogue *c, const char *path, struct qmp_error *err)

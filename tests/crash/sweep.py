@@ -20,12 +20,14 @@ A new operation joins by a line in OPERATIONS.
 """
 import argparse
 import errno
+import glob
 import json
 import mmap
 import os
 import random
 import shutil
 import struct
+import subprocess
 import sys
 import time
 
@@ -82,6 +84,8 @@ DISK = "id=vdx,path={image},format=raw"
 OPERATIONS = [
     Operation("create", ["create", "a", "--spec", "{spec}"], runs=False, exists=False),
     Operation("create-disk", ["create", "b", "--memory", "16M", "--disk", "size=1M,format=qcow2"], runs=False),
+    Operation("disk-add-size", ["disk", "add", "a", "size=1M,id=vdx"], reverse=["disk", "remove", "a", "vdx"]),
+    Operation("image-create", ["image", "create", "{dir}/new.qcow2", "1M"], runs=False),
     Operation("start", ["start", "a"], runs=False, starts=True),
     Operation("stop", ["stop", "a", "--timeout", "10"], ends=True),
     Operation("kill", ["kill", "a"], ends=True),
@@ -112,7 +116,7 @@ class Case:
         with open(self.image, "wb") as f:
             f.truncate(1 << 20)
         self.serial = self.w.create_tiny("a")
-        self.words = {"image": self.image, "spec": os.path.join(self.w.base, "a.json"),
+        self.words = {"image": self.image, "dir": self.w.base, "spec": os.path.join(self.w.base, "a.json"),
                       "both": os.path.join(self.w.base, "both.json")}
         self.write_both()
 
@@ -225,6 +229,21 @@ class Case:
         self.require(not bad, f"left behind: {bad}")
         self.require("?" not in self.specs().values(), f"left behind: {sorted(self.specs())}")
 
+    def check_images(self):
+        """The next one that makes an image settles it: what is there is whole, has its name, and belongs to a VM."""
+        if self.op.argv[0] == "image":
+            self.again(self.op.argv)
+            subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", self.op.argv[-2].format(**self.words)
+                            if self.op.argv[1] == "create" else self.op.argv[-1].format(**self.words)], check=True)
+        self.w.ok("create", "z", "--disk", "size=1M")
+        self.w.ok("delete", "z", "--disks")
+        named = json.dumps(self.specs())
+        state = os.path.join(self.w.root, "lib")
+        images = [os.path.join(d, f) for d, _, files in os.walk(os.path.join(state, "images")) for f in files]
+        lost = [i for i in images if json.dumps(i) not in named]
+        lost += glob.glob(os.path.join(state, "made", "*")) + glob.glob(os.path.join(self.w.base, ".*.qmpctl-new"))
+        self.require(not lost, f"left behind: {lost}")
+
     def check_alive(self, killed):
         op, now = self.op, self.qemus()
         self.require(len(now) <= 1, f"{len(now)} QEMUs run")
@@ -278,7 +297,7 @@ class Case:
             self.again(self.op.reverse)
         elif not self.op.ends:
             self.again(self.op.argv)
-            self.require(self.op.argv[0] in ("delete", "rename", "start") or self.op.argv[1] in
+            self.require(self.op.argv[0] in ("delete", "rename", "start", "image") or self.op.argv[1] in
                          {n[:-5] for n in self.specs()}, f"after {self.op.name}: {sorted(self.specs())}")
         self.check_files()
 
@@ -320,6 +339,7 @@ class Case:
         # A status is all that anyone has to ask for.
         for name in [n[:-5] for n in self.specs() if not n.startswith(".")]:
             self.settled(name)
+        self.check_images()
         if self.qemus():
             self.check_running()
         else:
