@@ -135,6 +135,7 @@ static char *last_words(const struct img_tool *t)
 	start = end;
 	while (start > 0 && text[start - 1] != '\n')
 		start--;
+	start += strspn(text + start, " \t"); /* LVM's */
 	if (end - start > n + 2 && strncmp(text + start, program, n) == 0 && strncmp(text + start + n, ": ", 2) == 0)
 		start += n + 2;
 	return strndup(text + start, end - start);

@@ -125,6 +125,7 @@ static const struct vm_field block_fields[] = {
 static const struct vm_field zfs_fields[] = {
 	COMMON,
 	{"dataset", VM_T_STRING, "the dataset that the zvols are in, as in tank/vms", .required = 1},
+	{"sparse", VM_T_BOOL, "no room is set aside for new volumes", .default_json = "false"},
 	{0},
 };
 
@@ -300,7 +301,7 @@ int vm_pool_names(const struct vm_dirs *dirs, json_t **ret, struct qmp_error *er
 
 /* ---- Of a spec ---- */
 
-static bool names_pool(const json_t *spec, const char *name)
+bool vm_pool_is_named(const json_t *spec, const char *name)
 {
 	const json_t *disk;
 	size_t i;
@@ -328,7 +329,7 @@ int vm_pools_read(const struct vm_dirs *dirs, const json_t *spec, const json_t *
 			int r = 0;
 			if (!text_of(image, "path") || !vm_pool_volume(text_of(image, "path"), name) || json_object_get(pools, name))
 				continue;
-			if (json_object_get(known, name) && names_pool(have, name))
+			if (json_object_get(known, name) && vm_pool_is_named(have, name))
 				pool = json_incref(json_object_get(known, name));
 			else
 				r = vm_pool_read(dirs, name, &pool, err);

@@ -41,6 +41,8 @@ int vm_pool_read(const struct vm_dirs *dirs, const char *name, json_t **ret, str
 /* Of all pools, the default one among them; sorted; new. */
 int vm_pool_names(const struct vm_dirs *dirs, json_t **ret, struct qmp_error *err);
 
+/* Whether a disk of SPEC is in the pool NAME. */
+bool vm_pool_is_named(const json_t *spec, const char *name);
 /*
  * The definitions of the pools that SPEC names, {NAME: definition}; new. Those that stand in KNOWN and that HAVE, a spec, names
  * are taken from there (both may be NULL): a VM that runs has its images where they were when it got them.

@@ -20,6 +20,8 @@ enum arg_kind {
 	ARG_NIC,
 	ARG_CONSOLE,
 	ARG_DISK_WORDS, /* words.h */
+	ARG_POOL,
+	ARG_POOL_WORDS, /* verb-pool.c */
 	ARG_NIC_WORDS,
 	ARG_FIELD,      /* PATH=VALUE of a spec */
 	ARG_MACHINE,    /* a machine type of QEMU */

@@ -14,9 +14,12 @@
 #include "qmpctl/keeper.h"
 #include "qmpctl/schema.h"
 #include "launcher/caps.h"
+#include "launcher/pool.h"
 #include "launcher/spec.h"
 #include "launcher/spec-table.h"
 #include "proto/base.h"
+
+#include <dirent.h>
 
 /* Files may lie where reading hangs. */
 #define SECONDS_MAX 3
@@ -111,6 +114,44 @@ static void offer_vms(struct completion *c)
 	offer_strings(c, names);
 }
 
+static void offer_pools(struct completion *c, const char *suffix)
+{
+	json_auto_t *names = NULL;
+	const json_t *name;
+	size_t i;
+
+	if (vm_pool_names(&c->cli->dirs, &names, NULL) < 0)
+		return;
+	json_array_foreach(names, i, name)
+		offer(c, json_string_value(name), suffix, NULL);
+}
+
+/* "POOL:" or, behind that, what lies in the folder of its volumes. */
+static void offer_locations(struct completion *c)
+{
+	const char *typed = c->cur + c->stem, *colon = strchr(typed, ':'), *why;
+	_cleanup_free_ char *name = colon ? strndup(typed, (size_t)(colon - typed)) : NULL, *path = NULL;
+	json_auto_t *pool = NULL;
+	const struct dirent *entry;
+	DIR *dir;
+
+	puts(":path");
+	if (!colon) {
+		offer_pools(c, ":");
+		return;
+	}
+	if (!name || vm_pool_read(&c->cli->dirs, name, &pool, NULL) < 0)
+		return;
+	c->stem += (size_t)(colon + 1 - typed);
+	path = vm_pool_type_of(pool)->locate(pool, "", &why);
+	dir = path && *path == '/' ? opendir(path) : NULL;
+	while (dir && (entry = readdir(dir)))
+		if (vm_volume_name_valid(entry->d_name))
+			offer(c, entry->d_name, "", NULL);
+	if (dir)
+		(void)closedir(dir);
+}
+
 static void offer_machines(struct completion *c)
 {
 	json_auto_t *caps = vm_caps_load(&c->cli->dirs, NULL);
@@ -176,6 +217,22 @@ static void offer_fields(struct completion *c, const struct vm_field *fields)
 	}
 }
 
+/* "dir,path=": the type, then its fields. */
+static void offer_pool_words(struct completion *c)
+{
+	const char *comma = strrchr(c->cur + c->stem, ',');
+	size_t n = strcspn(c->cur + c->stem, ",");
+
+	for (const struct vm_pool_type *t = vm_pool_types; t->name; t++)
+		if (!comma)
+			offer(c, t->name, ",", t->summary);
+		else if (strlen(t->name) == n && strncmp(t->name, c->cur + c->stem, n) == 0) {
+			c->stem = (size_t)(comma + 1 - c->cur);
+			offer_fields(c, t->fields);
+			return;
+		}
+}
+
 /*
  * "size=10G,cache=none": what stands behind the last comma. FIRST are what the first word may be beside a field, or a
  * path.
@@ -189,8 +246,12 @@ static void offer_item_words(struct completion *c, const char *kind, const char 
 		c->stem = (size_t)(comma + 1 - c->cur);
 	else
 		offer_choices(c, first);
-	if (!comma && is_path && !strchr(c->cur + c->stem, '='))
-		puts(":path");
+	if (!comma && is_path && !strchr(c->cur + c->stem, '=')) {
+		bool in_pool = strchr(c->cur + c->stem, ':');
+		offer_locations(c);
+		if (in_pool)
+			return;
+	}
 	offer_fields(c, list ? list->fields : NULL);
 }
 
@@ -288,6 +349,12 @@ static void offer_kind(struct completion *c, enum arg_kind kind, const char *cho
 	switch (kind) {
 	case ARG_TEXT:
 	case ARG_CHOICE:
+		break;
+	case ARG_POOL:
+		offer_pools(c, "");
+		break;
+	case ARG_POOL_WORDS:
+		offer_pool_words(c);
 		break;
 	case ARG_VM:
 		offer_vms(c);

@@ -10,6 +10,7 @@ extern const struct verb verb_create, verb_edit, verb_set, verb_apply, verb_show
 	verb_image_import, verb_image_cache, verb_events, verb_logs, verb_console, verb_type, verb_agent,
 	verb_qmp, verb_args, verb_spec_schema, verb_version,
 	verb_completion;
+extern const struct verb verb_pool_create, verb_pool_list, verb_pool_info, verb_pool_refresh, verb_pool_delete;
 
 const struct verb *const all_verbs[] = {
 	&verb_create,
@@ -42,6 +43,11 @@ const struct verb *const all_verbs[] = {
 	&verb_image_delete,
 	&verb_image_import,
 	&verb_image_cache,
+	&verb_pool_create,
+	&verb_pool_list,
+	&verb_pool_info,
+	&verb_pool_refresh,
+	&verb_pool_delete,
 	&verb_events,
 	&verb_logs,
 	&verb_console,

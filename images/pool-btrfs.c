@@ -1,0 +1,246 @@
+/*
+ * Pools of the type btrfs: files in a folder, or each in a subvolume of its own; clones share what they have in common.
+ *
+ * A subvolume that is being made has a hidden name until it is whole; what a killed maker has left is found under the lock.
+ */
+#include "images/pool.h"
+#include "proto/base.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <linux/fs.h>
+#include <linux/magic.h>
+
+#define PACKAGE "btrfs-progs"
+#define HIDDEN	".qmpctl-new." /* before a subvolume's name */
+
+static const char *path_of(const struct img_pool *p)
+{
+	return text_of(p->definition, "path");
+}
+
+static bool has_subvolumes(const struct img_pool *p)
+{
+	return json_is_true(json_object_get(p->definition, "subvolumes"));
+}
+
+static int check_btrfs(struct img_pool *p, struct qmp_error *err)
+{
+	struct statfs fs;
+
+	if (statfs(path_of(p), &fs) < 0)
+		return qmp_error_errno(err, -errno, "%s", path_of(p));
+	return fs.f_type == BTRFS_SUPER_MAGIC ? 0 : qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s is not on Btrfs; make the pool one of "
+								    "the type dir", path_of(p));
+}
+
+static int make_subvolume(struct img_pool *p, const char *path, struct qmp_error *err)
+{
+	return img_pool_tool(p, "making a subvolume", PACKAGE, (const char *[]){"btrfs", "subvolume", "create", "--", path, NULL}, NULL,
+			     err);
+}
+
+static int delete_subvolume(struct img_pool *p, const char *path, struct qmp_error *err)
+{
+	return img_pool_tool(p, "deleting a subvolume", PACKAGE,
+			     (const char *[]){"btrfs", "subvolume", "delete", "--commit-after", "--", path, NULL}, NULL, err);
+}
+
+static int prepare_btrfs(struct img_pool *p, struct qmp_error *err)
+{
+	_cleanup_free_ char *parent = strdup(path_of(p));
+	char *slash = parent ? strrchr(parent, '/') : NULL;
+	struct statfs fs;
+
+	if (!slash)
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	slash[slash == parent] = '\0';
+	/* Snapshots of the pool as a whole are one command when it is a subvolume. */
+	if (access(path_of(p), F_OK) < 0 && errno == ENOENT && statfs(parent, &fs) == 0 && fs.f_type == BTRFS_SUPER_MAGIC) {
+		int r = make_subvolume(p, path_of(p), err);
+		if (r < 0)
+			return r;
+	}
+	return check_btrfs(p, err);
+}
+
+static int sweep(struct img_pool *p, struct qmp_error *err)
+{
+	DIR *dir = opendir(path_of(p));
+	const struct dirent *entry;
+	int r = dir ? 0 : qmp_error_errno(err, -errno, "%s", path_of(p));
+
+	while (r == 0 && dir && (entry = readdir(dir))) {
+		_cleanup_free_ char *path = qmp_asprintf("%s/%s", path_of(p), entry->d_name);
+		if (path && strncmp(entry->d_name, HIDDEN, sizeof HIDDEN - 1) == 0)
+			r = delete_subvolume(p, path, err);
+	}
+	if (dir)
+		(void)closedir(dir);
+	return r;
+}
+
+static int refresh_btrfs(struct img_pool *p, struct qmp_error *err)
+{
+	int r = check_btrfs(p, err);
+
+	if (r == 0 && !has_subvolumes(p))
+		return img_pool_dir.refresh(p, err);
+	return r < 0 ? r : sweep(p, err);
+}
+
+static int measure_btrfs(struct img_pool *p, json_t *info, struct qmp_error *err)
+{
+	int r = check_btrfs(p, err);
+
+	if (r == 0 && json_is_true(json_object_get(p->definition, "nodatacow")))
+		img_pool_note(p, "nodatacow: data of new volumes has no checksums; a clone's first write to a shared block is copied all the "
+				 "same");
+	return r < 0 ? r : img_pool_measure_folder(p, path_of(p), info, err);
+}
+
+static int list_btrfs(struct img_pool *p, json_t *volumes, struct qmp_error *err)
+{
+	return img_pool_list_folder(p, path_of(p), volumes, err);
+}
+
+const struct img_pool_type img_pool_btrfs = {
+	.name = "btrfs",
+	.prepare = prepare_btrfs,
+	.refresh = refresh_btrfs,
+	.measure = measure_btrfs,
+	.list = list_btrfs,
+};
+
+/* ---- With subvolumes ---- */
+
+/* The subvolume of VOLUME, and its name while it is made; new. */
+static int names_of(struct img_pool *p, const char *volume, char **ret_path, char **ret_hidden, struct qmp_error *err)
+{
+	*ret_path = qmp_asprintf("%s/%s", path_of(p), volume);
+	*ret_hidden = qmp_asprintf("%s/" HIDDEN "%s", path_of(p), volume);
+	if (!*ret_path || !*ret_hidden)
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	return 0;
+}
+
+static int refuse_if_there(const char *path, struct qmp_error *err)
+{
+	struct stat st;
+
+	return lstat(path, &st) == 0 ? qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", path) : 0;
+}
+
+/* The file in the subvolume HIDDEN, of SIZE bytes. */
+static int make_file(struct img_pool *p, const char *hidden, uint64_t size, struct qmp_error *err)
+{
+	_cleanup_free_ char *path = qmp_asprintf("%s/disk", hidden);
+	_cleanup_fd_ int fd = path ? open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600) : -1;
+	int flags = 0;
+
+	if (fd < 0)
+		return qmp_error_errno(err, path ? -errno : -ENOMEM, "%s/disk", hidden);
+	/* Only of an empty file. */
+	if (json_is_true(json_object_get(p->definition, "nodatacow")) &&
+	    (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0 || (flags |= FS_NOCOW_FL, ioctl(fd, FS_IOC_SETFLAGS, &flags) < 0)))
+		return qmp_error_errno(err, -errno, "%s: nodatacow", path);
+	return ftruncate(fd, (off_t)size) < 0 || fsync(fd) < 0 ? qmp_error_errno(err, -errno, "%s", path) : 0;
+}
+
+static int name_it(const char *hidden, const char *path, struct qmp_error *err)
+{
+	return renameat2(AT_FDCWD, hidden, AT_FDCWD, path, RENAME_NOREPLACE) < 0 ? qmp_error_errno(err, -errno, "keeping %s", path) : 0;
+}
+
+static int create_btrfs(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err)
+{
+	_cleanup_free_ char *path = NULL, *hidden = NULL;
+	int r = names_of(p, volume, &path, &hidden, err);
+
+	if (r == 0)
+		r = refuse_if_there(path, err);
+	if (r == 0)
+		r = sweep(p, err);
+	if (r == 0)
+		r = make_subvolume(p, hidden, err);
+	if (r < 0)
+		return r;
+	r = make_file(p, hidden, size, err);
+	if (r == 0)
+		r = name_it(hidden, path, err);
+	if (r < 0)
+		(void)delete_subvolume(p, hidden, NULL);
+	return r;
+}
+
+static int remove_btrfs(struct img_pool *p, const char *volume, struct qmp_error *err)
+{
+	_cleanup_free_ char *path = NULL, *hidden = NULL;
+	int r = names_of(p, volume, &path, &hidden, err);
+
+	/* What is left of it when this is cut short has the hidden name. */
+	if (r == 0)
+		r = sweep(p, err);
+	if (r == 0 && renameat2(AT_FDCWD, path, AT_FDCWD, hidden, RENAME_NOREPLACE) < 0)
+		r = qmp_error_errno(err, -errno, "removing %s", path);
+	return r < 0 ? r : delete_subvolume(p, hidden, err);
+}
+
+static int resize_btrfs(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err)
+{
+	_cleanup_free_ char *path = img_pool_path(p, volume);
+
+	if (!path)
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	return truncate(path, (off_t)size) < 0 ? qmp_error_errno(err, -errno, "resizing %s", path) : 0;
+}
+
+static int clone_btrfs(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
+{
+	_cleanup_free_ char *from = NULL, *unused = NULL, *path = NULL, *hidden = NULL;
+	int r = names_of(p, volume, &from, &unused, err);
+
+	if (r == 0)
+		r = names_of(p, to, &path, &hidden, err);
+	if (r == 0)
+		r = refuse_if_there(path, err);
+	if (r == 0)
+		r = sweep(p, err);
+	if (r == 0)
+		r = img_pool_tool(p, "making a snapshot", PACKAGE,
+				  (const char *[]){"btrfs", "subvolume", "snapshot", "--", from, hidden, NULL}, NULL, err);
+	if (r < 0)
+		return r;
+	r = name_it(hidden, path, err);
+	if (r < 0)
+		(void)delete_subvolume(p, hidden, NULL);
+	return r;
+}
+
+static int rename_btrfs(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
+{
+	_cleanup_free_ char *from = NULL, *path = NULL, *a = NULL, *b = NULL;
+	int r = names_of(p, volume, &from, &a, err);
+
+	if (r == 0)
+		r = names_of(p, to, &path, &b, err);
+	return r < 0 ? r : name_it(from, path, err);
+}
+
+const struct img_pool_type img_pool_btrfs_subvolumes = {
+	.name = "btrfs",
+	.prepare = prepare_btrfs,
+	.refresh = refresh_btrfs,
+	.measure = measure_btrfs,
+	.list = list_btrfs,
+	.create = create_btrfs,
+	.remove = remove_btrfs,
+	.resize = resize_btrfs,
+	.clone = clone_btrfs,
+	.rename = rename_btrfs,
+};

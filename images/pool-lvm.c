@@ -1,0 +1,289 @@
+/*
+ * Pools of the types lvm and lvm-thin: a volume is a logical volume.
+ *
+ * Everything is asked of and told LVM's own commands (lvm(8)); their reports are JSON. A logical volume that is being made
+ * for more than one command has a name of its own until it is whole: qmpctl-new.NAME; what a killed maker has left is found
+ * under the pool's lock.
+ */
+#include "images/pool.h"
+#include "proto/base.h"
+
+#include <stdio.h>
+
+#define PACKAGE "lvm2"
+#define FULL	80 /* percent: from there on it is said */
+
+static const char *vg_of(const struct img_pool *p)
+{
+	return text_of(p->definition, "vg");
+}
+
+static const char *thin_of(const struct img_pool *p)
+{
+	return text_of(p->definition, "thin-pool");
+}
+
+/* ---- Reports ---- */
+
+/* The rows of one: RET new. */
+static int report(struct img_pool *p, const char *command, const char *kind, const char *fields, const char *what, json_t **ret,
+		  struct qmp_error *err)
+{
+	const char *const argv[] = {command, "--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, "--", what, NULL};
+	_cleanup_free_ char *output = NULL;
+	json_auto_t *whole = NULL;
+	int r = img_pool_tool(p, "asking LVM", PACKAGE, argv, &output, err);
+	json_t *rows;
+
+	if (r < 0)
+		return r;
+	whole = json_loads(output, 0, NULL);
+	rows = json_object_get(json_array_get(json_object_get(whole, "report"), 0), kind);
+	if (!rows)
+		return qmp_error_set(err, QMP_ERR_HOST, -EBADMSG, "the pool %s: %s gave no report", p->name, command);
+	*ret = json_incref(rows);
+	return 0;
+}
+
+/* LVM's numbers are strings, "" where there is none. */
+static int64_t number(const json_t *row, const char *key)
+{
+	const char *text = text_of(row, key);
+
+	return text ? strtoll(text, NULL, 10) : 0;
+}
+
+static const char *word(const json_t *row, const char *key)
+{
+	const char *text = text_of(row, key);
+
+	return text ? text : "";
+}
+
+#define LV_FIELDS "lv_name,lv_size,lv_attr,origin,origin_size,data_percent,metadata_percent,pool_lv"
+
+static int list_lvs(struct img_pool *p, json_t **ret, struct qmp_error *err)
+{
+	return report(p, "lvs", "lv", LV_FIELDS, vg_of(p), ret, err);
+}
+
+static bool is_hidden(const char *name)
+{
+	return strncmp(name, "qmpctl-new.", 11) == 0;
+}
+
+/* Whether ROW is a volume of the pool, and not one that LVM keeps for itself. */
+static bool is_volume(const struct img_pool *p, const json_t *row)
+{
+	const char *attr = word(row, "lv_attr");
+
+	if (is_hidden(word(row, "lv_name")))
+		return false;
+	return thin_of(p) ? *attr == 'V' && streq(word(row, "pool_lv"), thin_of(p)) : *attr && !strchr("VtTdDelpiI", *attr);
+}
+
+static int add_lv(struct img_pool *p, json_t *volumes, const json_t *row)
+{
+	_cleanup_free_ char *path = img_pool_path(p, word(row, "lv_name"));
+	int64_t size = number(row, "lv_size"), origin = number(row, "origin_size");
+	bool snapshot = !thin_of(p) && origin > 0; /* its own size is that of the room for changes */
+	int64_t allocation = thin_of(p) ? (int64_t)((double)size * strtod(word(row, "data_percent"), NULL) / 100) : size;
+	json_t *v;
+
+	v = json_pack("{s:s, s:s*, s:s, s:I, s:I, s:I}", "name", word(row, "lv_name"), "path", path, "format", "raw", "capacity",
+		      (json_int_t)(snapshot ? origin : size), "allocation", (json_int_t)allocation, "physical",
+		      (json_int_t)(snapshot ? origin : size));
+	if (v && *word(row, "origin"))
+		json_object_set_new(v, "origin", json_string(word(row, "origin")));
+	if (v && strlen(word(row, "lv_attr")) > 4)
+		json_object_set_new(v, "active", json_boolean(word(row, "lv_attr")[4] == 'a'));
+	if (v && snapshot && strtod(word(row, "data_percent"), NULL) >= FULL)
+		img_pool_note(p, "the snapshot %s has %s %% of its room used; at 100 it is lost", word(row, "lv_name"),
+			      word(row, "data_percent"));
+	return json_array_append_new(volumes, v) < 0 ? -ENOMEM : 0;
+}
+
+static int list_lvm(struct img_pool *p, json_t *volumes, struct qmp_error *err)
+{
+	json_auto_t *rows = NULL;
+	json_t *row;
+	size_t i;
+	int r = list_lvs(p, &rows, err);
+
+	json_array_foreach(rows, i, row)
+		if (r == 0 && is_volume(p, row))
+			r = add_lv(p, volumes, row);
+	return r;
+}
+
+static int measure_lvm(struct img_pool *p, json_t *info, struct qmp_error *err)
+{
+	json_auto_t *rows = NULL;
+	int r = report(p, "vgs", "vg", "vg_size,vg_free,vg_attr,vg_missing_pv_count", vg_of(p), &rows, err);
+	const json_t *vg = json_array_get(rows, 0);
+
+	if (r < 0)
+		return r;
+	json_object_set_new(info, "capacity", json_integer(number(vg, "vg_size")));
+	json_object_set_new(info, "used", json_integer(number(vg, "vg_size") - number(vg, "vg_free")));
+	json_object_set_new(info, "available", json_integer(number(vg, "vg_free")));
+	if (number(vg, "vg_missing_pv_count") > 0)
+		img_pool_note(p, "%lld of the volume group's devices are missing", (long long)number(vg, "vg_missing_pv_count"));
+	return 0;
+}
+
+static int measure_thin(struct img_pool *p, json_t *info, struct qmp_error *err)
+{
+	json_auto_t *rows = NULL;
+	json_t *row;
+	size_t i;
+	int r = list_lvs(p, &rows, err);
+
+	json_array_foreach(rows, i, row) {
+		int64_t size = number(row, "lv_size");
+		double data = strtod(word(row, "data_percent"), NULL), metadata = strtod(word(row, "metadata_percent"), NULL);
+		int64_t used = (int64_t)((double)size * data / 100);
+		if (!streq(word(row, "lv_name"), thin_of(p)) || *word(row, "lv_attr") != 't')
+			continue;
+		json_object_set_new(info, "capacity", json_integer(size));
+		json_object_set_new(info, "used", json_integer(used));
+		json_object_set_new(info, "available", json_integer(size - used));
+		json_object_set_new(info, "metadata-percent", json_real(metadata));
+		if (data >= FULL || metadata >= FULL)
+			img_pool_note(p, "the thin pool is filling up: data %.0f %%, metadata %.0f %%; when it is full, guests get I/O errors. "
+				      "Make it larger (lvextend %s/%s)", data, metadata, vg_of(p), thin_of(p));
+		return 0;
+	}
+	return r < 0 ? r : qmp_error_set(err, QMP_ERR_HOST, -ENOENT, "the volume group %s has no thin pool %s; \"lvcreate --type thin-pool -L "
+					 "SIZE -n %s %s\" makes one", vg_of(p), thin_of(p), thin_of(p), vg_of(p));
+}
+
+/* ---- Changes ---- */
+
+static int run(struct img_pool *p, const char *doing, const char *const *argv, struct qmp_error *err)
+{
+	return img_pool_tool(p, doing, PACKAGE, argv, NULL, err);
+}
+
+static int remove_lv(struct img_pool *p, const char *name, struct qmp_error *err)
+{
+	_cleanup_free_ char *lv = qmp_asprintf("%s/%s", vg_of(p), name);
+
+	if (!lv)
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	return run(p, "removing a logical volume", (const char *[]){"lvremove", "--quiet", "--yes", "--", lv, NULL}, err);
+}
+
+/* That of a volume of the pool, and of nothing else in the volume group. */
+static int remove_lvm(struct img_pool *p, const char *volume, struct qmp_error *err)
+{
+	json_auto_t *rows = NULL;
+	json_t *row;
+	size_t i;
+	int r = list_lvs(p, &rows, err);
+
+	json_array_foreach(rows, i, row)
+		if (streq(word(row, "lv_name"), volume) && (is_volume(p, row) || is_hidden(volume)))
+			return remove_lv(p, volume, err);
+	return r < 0 ? r : qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "the pool %s has no volume %s", p->name, volume);
+}
+
+static int create_lvm(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err)
+{
+	char bytes[32];
+
+	snprintf(bytes, sizeof bytes, "%llub", (unsigned long long)size);
+	if (thin_of(p))
+		return run(p, "making a logical volume",
+			   (const char *[]){"lvcreate", "--quiet", "--yes", "--thin", "--virtualsize", bytes, "--name", volume, "--thinpool",
+					    thin_of(p), "--", vg_of(p), NULL},
+			   err);
+	return run(p, "making a logical volume",
+		   (const char *[]){"lvcreate", "--quiet", "--yes", "--wipesignatures", "y", "--zero", "y", "--size", bytes, "--name",
+				    volume, "--", vg_of(p), NULL},
+		   err);
+}
+
+/* Whether it may lose what is behind SIZE was decided by the caller. */
+static int resize_lvm(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err)
+{
+	_cleanup_free_ char *lv = qmp_asprintf("%s/%s", vg_of(p), volume);
+	char bytes[32];
+
+	snprintf(bytes, sizeof bytes, "%llub", (unsigned long long)size);
+	if (!lv)
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	return run(p, "resizing a logical volume",
+		   (const char *[]){"lvresize", "--quiet", "--yes", "--force", "--size", bytes, "--", lv, NULL}, err);
+}
+
+/* Of a volume that is not thin: with as much room for changes as it is large, so that it never fills up. */
+static int clone_lvm(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
+{
+	_cleanup_free_ char *lv = qmp_asprintf("%s/%s", vg_of(p), volume);
+
+	if (!lv)
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	if (thin_of(p))
+		return run(p, "making a snapshot",
+			   (const char *[]){"lvcreate", "--quiet", "--yes", "--snapshot", "--setactivationskip", "n", "--name", to, "--", lv,
+					    NULL},
+			   err);
+	return run(p, "making a snapshot",
+		   (const char *[]){"lvcreate", "--quiet", "--yes", "--snapshot", "--extents", "100%ORIGIN", "--name", to, "--", lv, NULL},
+		   err);
+}
+
+static int rename_lvm(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
+{
+	return run(p, "renaming a logical volume", (const char *[]){"lvrename", "--quiet", "--yes", "--", vg_of(p), volume, to, NULL}, err);
+}
+
+static int refresh_lvm(struct img_pool *p, struct qmp_error *err)
+{
+	json_auto_t *rows = NULL;
+	json_t *row;
+	size_t i;
+	int r = run(p, "activating the volume group", (const char *[]){"vgchange", "--quiet", "--activate", "y", "--", vg_of(p), NULL}, err);
+
+	if (r == 0)
+		r = list_lvs(p, &rows, err);
+	json_array_foreach(rows, i, row)
+		if (r == 0 && is_hidden(word(row, "lv_name")))
+			r = remove_lv(p, word(row, "lv_name"), err);
+	return r;
+}
+
+/* That it is there. */
+static int prepare_lvm(struct img_pool *p, struct qmp_error *err)
+{
+	json_auto_t *info = json_object();
+
+	return p->type->measure(p, info, err);
+}
+
+const struct img_pool_type img_pool_lvm = {
+	.name = "lvm",
+	.prepare = prepare_lvm,
+	.refresh = refresh_lvm,
+	.measure = measure_lvm,
+	.list = list_lvm,
+	.create = create_lvm,
+	.remove = remove_lvm,
+	.resize = resize_lvm,
+	.clone = clone_lvm,
+	.rename = rename_lvm,
+};
+
+const struct img_pool_type img_pool_lvm_thin = {
+	.name = "lvm-thin",
+	.prepare = prepare_lvm,
+	.refresh = refresh_lvm,
+	.measure = measure_thin,
+	.list = list_lvm,
+	.create = create_lvm,
+	.remove = remove_lvm,
+	.resize = resize_lvm,
+	.clone = clone_lvm,
+	.rename = rename_lvm,
+};

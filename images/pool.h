@@ -1,0 +1,85 @@
+/*
+ * Pools as storage: what there is in them, how full they are, and volumes made, cloned and removed by each type's own tools.
+ *
+ * A type whose volumes are files leaves making and removing them to whoever makes files (draft.h, qemu-img.h): it has no
+ * function for it. All of this runs programs to their end (tool.h): for verbs, never in a keeper. Sizes are bytes.
+ * Does not own: definitions, and where a volume is (launcher/pool.h); what is in a volume (qemu-img.h).
+ */
+#pragma once
+
+#include "launcher/pool.h"
+
+struct img_pool_type;
+
+struct img_pool {
+	uv_loop_t *loop;
+	const struct vm_dirs *dirs;
+	json_t *definition;
+	const char *name; /* in it */
+	const struct img_pool_type *type;
+	json_t *notes;    /* what people must know: sentences */
+};
+
+/* One a type, each in a file of its own. Each is 0 or an error. */
+struct img_pool_type {
+	const char *name; /* as in vm_pool_types */
+	/* Before it is defined: what can be made without harm is made. May be NULL. */
+	int (*prepare)(struct img_pool *p, struct qmp_error *err);
+	/* After a boot, or what somebody did by hand: volumes are there again, what was left half made is not. May be NULL. */
+	int (*refresh)(struct img_pool *p, struct qmp_error *err);
+	/* Sets "capacity", "used" and "available" in INFO, and what else is to be known of the type; adds notes. */
+	int (*measure)(struct img_pool *p, json_t *info, struct qmp_error *err);
+	/*
+	 * Appends each volume: {"name", "path", "format" (NULL: look into it), "capacity": what a guest sees, "allocation": what it
+	 * takes in the pool now, "physical": the length of the file or device, "origin"?: what it is a snapshot or clone of, ...}.
+	 */
+	int (*list)(struct img_pool *p, json_t *volumes, struct qmp_error *err);
+	/* These are called under the pool's lock. create NULL: volumes are files. */
+	int (*create)(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err);
+	int (*remove)(struct img_pool *p, const char *volume, struct qmp_error *err);
+	int (*resize)(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err);
+	/* A volume that has what another has now, and takes no room for it; written to by itself. NULL: it cannot. */
+	int (*clone)(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err);
+	/* Gives a volume another name; at once. */
+	int (*rename)(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err);
+};
+
+extern const struct img_pool_type img_pool_dir, img_pool_mount, img_pool_btrfs, img_pool_btrfs_subvolumes, img_pool_lvm, img_pool_lvm_thin, img_pool_zfs,
+	img_pool_block;
+
+/* -ENOENT: there is no such pool. */
+int img_pool_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, struct img_pool *ret, struct qmp_error *err);
+void img_pool_close(struct img_pool *p);
+#define _cleanup_pool_ __attribute__((cleanup(img_pool_close)))
+/* Makes the pool of DEFINITION, which has not been checked yet. -EEXIST: there is one of that name; nothing was changed. */
+int img_pool_define(uv_loop_t *loop, const struct vm_dirs *dirs, const json_t *definition, struct img_pool *ret,
+		    struct qmp_error *err);
+/* Forgets it; its volumes stay. */
+int img_pool_undefine(const struct vm_dirs *dirs, const char *name, struct qmp_error *err);
+int img_pool_refresh(struct img_pool *p, struct qmp_error *err);
+/* Waits for whoever changes the pool. Ends with the fd, or its process. */
+int img_pool_lock(const struct img_pool *p, int *ret_fd, struct qmp_error *err);
+/* Sorted by name; new. */
+int img_pool_volumes(struct img_pool *p, json_t **ret, struct qmp_error *err);
+/*
+ * {"name", "type", "description"?, "state": "ready" or "unavailable", "why"?, and, when it is ready: "capacity", "used",
+ * "available", "volumes": how many, "allocation" and "promised": what they take and what guests were promised,
+ * "overcommitted": whether there is less room than that, "committed-percent": promised by room, "notes": sentences, ...}. New; NULL: no
+ * memory.
+ */
+json_t *img_pool_info(struct img_pool *p);
+
+/* ---- For the types ---- */
+
+/* Where VOLUME is; new; NULL: no memory, or there can be none. */
+char *img_pool_path(const struct img_pool *p, const char *volume);
+/* Runs a program of the pool's; OUTPUT (may be NULL) is new. ARGV ends with NULL. */
+int img_pool_tool(struct img_pool *p, const char *doing, const char *package, const char *const *argv, char **ret_output,
+		  struct qmp_error *err);
+void img_pool_note(struct img_pool *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The file system at PATH: its room into INFO, with "filesystem", and what is to be said of its locks and its md array. */
+int img_pool_measure_folder(struct img_pool *p, const char *path, json_t *info, struct qmp_error *err);
+/* Each regular file in FOLDER but hidden ones. */
+int img_pool_list_folder(struct img_pool *p, const char *folder, json_t *volumes, struct qmp_error *err);
+/* Appends the volume NAME, which is a file or device at PATH. -ENOENT: it is none. */
+int img_pool_add_file(json_t *volumes, const char *name, const char *path);

@@ -1,0 +1,189 @@
+"""Pools of files: named, looked up wherever a path goes, told how full they are; two VMs and one image by two names."""
+import json
+import os
+import subprocess
+
+import world
+from guest import tiny_spec, with_serial
+from world import HOST, NOT_FOUND, STATE, USAGE, WorldTest
+
+
+class Pool(WorldTest):
+    def setUp(self):
+        super().setUp()
+        self.folder = os.path.join(self.w.base, "data")
+
+    def make(self, name="data", words=None):
+        self.w.ok("pool", "create", name, words or f"dir,path={self.folder}")
+
+    def image(self, name, size="1M", form="qcow2"):
+        path = os.path.join(self.folder, name)
+        subprocess.run(["qemu-img", "create", "-q", "-f", form, path, size], check=True)
+        return path
+
+    def info(self, name="data"):
+        return self.w.ok("pool", "info", name, "-o", "json").json()
+
+    def definitions(self):
+        folder = os.path.join(self.w.root, "etc", "pools")
+        return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+    # -- definitions
+
+    def test_life(self):
+        self.assertEqual([p["name"] for p in self.w.ok("pool", "list", "-o", "json").json()], ["default"])
+        self.make()
+        self.assertEqual(os.stat(self.folder).st_mode & 0o777, 0o700)
+        self.assertEqual([p["name"] for p in self.w.ok("pool", "list", "-o", "json").json()], ["data", "default"])
+        self.image("a.qcow2", "10G")
+        with open(os.path.join(self.folder, "b.img"), "wb") as f:
+            f.write(b"x" * 8192)
+            f.truncate(1 << 20)
+        info = self.info()
+        a, b = info["content"]
+        self.assertEqual((a["name"], a["format"], a["capacity"]), ("a.qcow2", "qcow2", 10 << 30))
+        self.assertEqual((b["name"], b["format"], b["capacity"], b["physical"]), ("b.img", "raw", 1 << 20, 1 << 20))
+        self.assertLess(b["allocation"], 1 << 20)
+        self.assertEqual((info["state"], info["volumes"], info["promised"]), ("ready", 2, (10 << 30) + (1 << 20)))
+        fs = os.statvfs(self.folder)
+        self.assertEqual(info["capacity"], fs.f_blocks * fs.f_frsize)
+        self.assertIn("a.qcow2", self.w.ok("pool", "info", "data").out)
+        self.w.ok("pool", "delete", "data")
+        self.assertEqual(self.definitions(), [])
+        self.assertTrue(os.path.exists(os.path.join(self.folder, "a.qcow2")), "a pool that is forgotten keeps its volumes")
+        self.w.expect(NOT_FOUND, "pool", "delete", "data")
+
+    def test_what_is_refused_changes_nothing(self):
+        self.make()
+        other = os.path.join(self.w.base, "other")
+        for rc, words, says in (
+                (STATE, ("data", f"dir,path={other}"), "there is a pool named data already"),
+                (USAGE, ("x", f"dir,path={other}"), "two characters"),
+                (USAGE, ("p2", "dri,path=/x"), "did you mean dir?"),
+                (USAGE, ("p2", f"dir,pth={other}"), 'did you mean "path"?'),
+                (USAGE, ("p2", f"dir,path={other},vg=x"), "vg: unknown field"),
+                (USAGE, ("p2", "dir"), '"path" is missing'),
+                (USAGE, ("../p2", f"dir,path={other}"), "name"),
+                (HOST, ("p2", f"dir,path={other}/not/there"), "No such file"),
+                (HOST, ("p2", f"btrfs,path={self.w.base}"), "is not on Btrfs"),
+                (HOST, ("p2", f"mount,path={self.folder}"), "nothing is mounted at"),
+                (HOST, ("p2", "lvm,vg=qmpctl-no-such"), "qmpctl-no-such")):
+            with self.subTest(words=words):
+                result = self.w.run("pool", "create", *words)
+                self.assertEqual(result.rc, rc, result)
+                self.assertIn(says, result.err)
+                self.assertEqual(self.definitions(), ["data.json"])
+                self.assertFalse(os.path.exists(other))
+        self.w.expect(STATE, "pool", "delete", "default")
+
+    def test_overcommitment(self):
+        self.make()
+        room = os.statvfs(self.folder)
+        self.image("huge.qcow2", str(4 * room.f_blocks * room.f_frsize))
+        info = self.info()
+        self.assertTrue(info["overcommitted"])
+        self.assertGreater(info["committed-percent"], 400)
+        self.assertIn("overcommitted", self.w.ok("pool", "list").out)
+
+    def test_a_pool_that_cannot_be_used(self):
+        self.make()
+        os.rmdir(self.folder)
+        result = self.w.expect(HOST, "pool", "info", "data")
+        self.assertIn("cannot be used", result.err)
+        listed = {p["name"]: p for p in self.w.ok("pool", "list", "-o", "json").json()}
+        self.assertEqual(listed["data"]["state"], "unavailable")
+        self.assertEqual(listed["default"]["state"], "ready")
+
+    def test_many_at_once(self):
+        procs = [subprocess.Popen(self.w.argv("pool", "create", f"p{i % 8}", f"dir,path={self.w.base}/d{i}"), env=self.w.env,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for i in range(16)]
+        codes = [p.wait(60) for p in procs]
+        for p in procs:
+            p.stderr.close()
+        self.assertEqual(sorted(codes), [0] * 8 + [STATE] * 8)
+        self.assertEqual(self.definitions(), [f"p{i}.json" for i in range(8)])
+        for i, code in enumerate(codes):
+            self.assertEqual(os.path.isdir(f"{self.w.base}/d{i}"), code == 0, "who was refused has made nothing")
+
+    # -- VMs
+
+    def tiny(self, name, *disks):
+        serial = self.w.serial(f"{name}-serial")
+        self.w.create(name, with_serial(tiny_spec(disks=list(disks)), serial))
+        return serial
+
+    def test_a_vm_of_a_pool(self):
+        self.make()
+        base = self.image("base.qcow2")
+        top = os.path.join(self.folder, "top.qcow2")
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", top], check=True)
+        self.tiny("v", {"path": "data:top.qcow2", "format": "qcow2", "backing": {"path": "data:base.qcow2", "format": "qcow2"}})
+        self.assertIn(f'"filename":"{top}"', self.w.ok("args", "v").out)
+        self.w.ok("start", "v")
+        # the words stay words, on disk and in what runs
+        shown = self.w.ok("show", "v", "-o", "json").json()
+        self.assertEqual(shown["spec"]["disks"][0]["path"], "data:top.qcow2")
+        self.assertEqual(shown["running"]["disks"][0]["path"], "data:top.qcow2")
+        self.assertNotIn("differences", self.w.status("v"), "QEMU has what the spec says")
+        # hot
+        hot = self.image("hot.qcow2")
+        self.assertEqual(self.w.ok("disk", "add", "v", "data:hot.qcow2,id=hot").out.strip(), "hot")
+        with self.w.control("v") as qmp:
+            files = {b["file"] for b in qmp.execute("query-named-block-nodes", {"flat": True})}
+        self.assertIn(hot, files)
+        self.assertNotIn("differences", self.w.status("v"))
+        # another keeper knows it, too
+        os.kill(self.w.keeper_pid(), 9)
+        self.assertEqual(self.w.status("v")["state"], "running")
+        self.w.ok("disk", "remove", "v", "hot")
+        result = self.w.expect(STATE, "pool", "delete", "data")
+        self.assertIn("has disks of v", result.err)
+        self.w.ok("kill", "v")
+
+    def test_a_pool_that_is_not_there(self):
+        result = self.w.expect(NOT_FOUND, "create", "v", "--disk", "nowhere:a.raw,format=raw")
+        self.assertIn('there is no pool named "nowhere"', result.err)
+        self.make()
+        self.image("a.raw", form="raw")
+        self.tiny("v", {"path": "data:a.raw", "format": "raw"})
+        self.w.ok("start", "v")
+        result = self.w.expect(NOT_FOUND, "disk", "add", "v", "dat:b.raw,format=raw")
+        self.assertIn('did you mean "data"?', result.err)
+        self.w.ok("kill", "v")
+        os.unlink(os.path.join(self.w.root, "etc", "pools", "data.json"))
+        self.w.expect(NOT_FOUND, "start", "v")
+
+    def test_one_image_by_two_names(self):
+        self.make()
+        path = self.image("a.raw", form="raw")
+        self.tiny("one", {"path": "data:a.raw", "format": "raw"})
+        self.tiny("two", {"path": path, "format": "raw"})
+        self.w.ok("start", "one")
+        self.assertIn("in use by the VM one", self.w.expect(STATE, "start", "two").err)
+        self.w.ok("kill", "one")
+        self.w.ok("start", "two")
+        self.assertIn("in use by the VM two", self.w.expect(STATE, "start", "one").err)
+        self.tiny("three")
+        self.w.ok("start", "three")
+        self.assertIn("in use by the VM two", self.w.expect(STATE, "disk", "add", "three", "data:a.raw,format=raw").err)
+        self.w.ok("kill", "two")
+        self.w.ok("kill", "three")
+
+    def test_what_runs_stays_where_it_was(self):
+        """The definition is another one by now: the VM that runs has its image all the same, and the next start the other."""
+        self.make()
+        path = self.image("a.raw", form="raw")
+        self.tiny("one", {"path": "data:a.raw", "format": "raw"})
+        self.w.ok("start", "one")
+        with open(os.path.join(self.w.root, "etc", "pools", "data.json"), "w", encoding="utf-8") as f:
+            json.dump({"name": "data", "type": "dir", "path": self.w.base}, f)
+        os.kill(self.w.keeper_pid(), 9)
+        self.assertNotIn("differences", self.w.status("one"))
+        self.tiny("two", {"path": path, "format": "raw"})
+        self.assertIn("in use by the VM one", self.w.expect(STATE, "start", "two").err)
+        self.w.ok("kill", "one")
+        self.assertIn(f"{self.w.base}/a.raw", self.w.ok("args", "one").out)
+
+
+if __name__ == "__main__":
+    world.main()
