@@ -104,7 +104,7 @@ static int run_pool_create(struct cli *cli)
 static const char *size_text(const json_t *info, const char *key, char text[16])
 {
 	if (json_object_get(info, key))
-		format_bytes((uint64_t)int_of(info, key), text);
+		progress_bytes((uint64_t)int_of(info, key), text);
 	else
 		strcpy(text, "-");
 	return text;
