@@ -115,6 +115,36 @@ static void add_boot(struct args *a, const json_t *spec)
 		add_pair(a, "-append", text_of(boot, "cmdline"));
 }
 
+/* QEMU's options of the form key=value: a comma in a value is doubled. */
+static char *doubled(const char *text)
+{
+	char *out = malloc(2 * strlen(text) + 1), *p = out;
+
+	for (; out && *text; *p++ = *text++)
+		if (*text == ',')
+			*p++ = ',';
+	if (out)
+		*p = '\0';
+	return out;
+}
+
+/* What of the seed is no image. Sources: cloud-init's "NoCloud" (DMI serial), Ignition's "qemu" platform. */
+static void add_seed(struct args *a, const json_t *spec)
+{
+	const json_t *seed = json_object_get(spec, "seed");
+	const char *given = text_of(seed, "url") ? text_of(seed, "url") : text_of(seed, "ignition");
+	_cleanup_free_ char *value = given ? doubled(given) : NULL;
+
+	if (!given)
+		return;
+	if (!value)
+		a->failed = true;
+	else if (text_of(seed, "url"))
+		add_format(a, "-smbios", "type=1,serial=ds=nocloud-net;s=%s", value);
+	else
+		add_format(a, "-fw_cfg", "name=opt/com.coreos/config,file=%s", value);
+}
+
 static int add_chardev(struct args *a, const char *id, const char *fd_name, const struct vm_named_fd *fds, size_t n,
 		       struct qmp_error *err)
 {
@@ -197,6 +227,7 @@ int vm_argv_render(const json_t *spec, const struct vm_host *host, const char *b
 	if (streq(text_of(json_object_get(spec, "display"), "type"), "vnc"))
 		add_pair(&a, "-vnc", "none"); /* who starts it hands over the socket: -vnc takes no fd */
 	add_boot(&a, spec);
+	add_seed(&a, spec);
 	if (r == 0)
 		r = add_objects(&a, spec, host, fds, n_fds, err);
 	json_array_foreach(json_object_get(spec, "args"), i, raw)

@@ -127,6 +127,18 @@ static int complete_item(json_t *spec, const json_t *taken, const char *kind, js
 	return r < 0 ? r : r || changed;
 }
 
+/* Of a seed whose meta-data is ours to make. */
+static int complete_seed(json_t *seed)
+{
+	json_auto_t *uuid = NULL;
+
+	if (!seed || json_object_get(seed, "instance-id") || json_object_get(seed, "meta-data") ||
+	    json_object_get(seed, "url") || json_object_get(seed, "ignition"))
+		return 0;
+	uuid = new_uuid();
+	return json_object_set_new(seed, "instance-id", json_sprintf("iid-%.13s", json_string_value(uuid))) == 0;
+}
+
 int vm_spec_complete_beside(json_t *spec, const json_t *taken, struct qmp_error *err)
 {
 	static const char *const kinds[] = {"disks", "nics", "consoles"};
@@ -136,6 +148,7 @@ int vm_spec_complete_beside(json_t *spec, const json_t *taken, struct qmp_error 
 
 	if (!text_of(spec, "uuid"))
 		changed = json_object_set_new(spec, "uuid", new_uuid()) == 0;
+	changed |= complete_seed(json_object_get(spec, "seed"));
 	for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
 		json_array_foreach(json_object_get(spec, kinds[k]), i, item)
 		{

@@ -179,6 +179,23 @@ static const struct vm_field restart_fields[] = {
 	{0},
 };
 
+static const struct vm_field seed_fields[] = {
+	{"user", VM_T_STRING, "an account that may sudo, in the place of the image's own"},
+	{"ssh-keys", VM_T_STRINGS, "public keys that may log in, each as in a .pub file"},
+	{"password-hash-file", VM_T_PATH, "a file with the hash of the account's password, as mkpasswd prints it"},
+	{"hostname", VM_T_STRING, "the guest's name; the VM's unless given"},
+	{"packages", VM_T_STRINGS, "packages of the distribution to install"},
+	{"run", VM_T_STRINGS, "shell commands, run by root at the end of the first boot"},
+	{"user-data", VM_T_PATH, "a file in the place of all of these"},
+	{"meta-data", VM_T_PATH, "a file in the place of the instance-id and the hostname"},
+	{"vendor-data", VM_T_PATH, "a file with vendor-data"},
+	{"network-config", VM_T_PATH, "a file with the network's configuration"},
+	{"instance-id", VM_T_STRING, "made once and kept; with another one the guest takes its next boot for its first"},
+	{"url", VM_T_STRING, "where cloud-init fetches it all (NoCloud, told by SMBIOS), as in http://10.0.2.2:8000/"},
+	{"ignition", VM_T_PATH, "a configuration for Ignition (fw_cfg), for guests that have it in the place of cloud-init"},
+	{0},
+};
+
 static const struct vm_field watchdog_fields[] = {
 	{"model", VM_T_CHOICE, "the device", .default_json = "\"i6300esb\"", .choices = CHOICES("i6300esb")},
 	{"action", VM_T_CHOICE, "when it fires", .default_json = "\"reset\"",
@@ -198,6 +215,7 @@ const struct vm_field vm_spec_fields[] = {
 	{"memory", VM_T_SIZE, "RAM", .default_json = "\"512M\"", .min = 1 << 20, .max = (int64_t)1 << 44},
 	{"boot", VM_T_OBJECT, "what is booted", .default_json = "{}", .fields = boot_fields},
 	{"firmware", VM_T_OBJECT, "the firmware", .default_json = "{}", .fields = firmware_fields},
+	{"seed", VM_T_OBJECT, "what the guest is told at its first boot, for cloud-init or Ignition", .fields = seed_fields},
 	{"disks", VM_T_LIST, "disks and CD-ROM drives", .default_json = "[]", .fields = disk_fields},
 	{"nics", VM_T_LIST, "network cards", .default_json = "[]", .fields = nic_fields},
 	{"consoles", VM_T_LIST, "text consoles", .default_json = "[{\"id\": \"con0\"}]", .fields = console_fields},

@@ -417,6 +417,46 @@ static int check_user(const struct vm_check *c, const json_t *spec)
 	return 0;
 }
 
+static bool is_host_name(const char *name)
+{
+	size_t n = strlen(name);
+
+	return n > 0 && n < 254 && isalnum((unsigned char)*name) &&
+	       strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-") == n;
+}
+
+/* One way is chosen, and of what is given as a file nothing is given beside it. */
+static int check_seed(const struct vm_check *c, const json_t *spec)
+{
+	static const struct {
+		const char *field, *other;
+	} apart[] = {{"user-data", "user"},	{"user-data", "ssh-keys"},  {"user-data", "password-hash-file"},
+		     {"user-data", "packages"}, {"user-data", "run"},	    {"meta-data", "instance-id"},
+		     {"meta-data", "hostname"}};
+	static const char *const lone[] = {"url", "ignition"};
+	const json_t *seed = json_object_get(spec, "seed");
+	const char *user = text_of(seed, "user"), *host = text_of(seed, "hostname"), *url = text_of(seed, "url");
+	char path[64];
+
+	for (size_t i = 0; i < ARRAY_SIZE(apart); i++)
+		if (json_object_get(seed, apart[i].field) && json_object_get(seed, apart[i].other)) {
+			snprintf(path, sizeof path, "seed.%s", apart[i].other);
+			return vm_refuse(c, path, "%s stands beside it, which is given as a file: write it there", apart[i].field);
+		}
+	for (size_t i = 0; i < ARRAY_SIZE(lone); i++)
+		if (json_object_get(seed, lone[i]) && json_object_size(seed) > 1 + (json_object_get(seed, "instance-id") != NULL)) {
+			snprintf(path, sizeof path, "seed.%s", lone[i]);
+			return vm_refuse(c, path, "is another way to tell the guest: nothing else can stand beside it");
+		}
+	if (user && (!*user || *user == '-' || strpbrk(user, ":/ \t\r\n,\"")))
+		return vm_refuse(c, "seed.user", "\"%s\" is no name of an account", user);
+	if (host && !is_host_name(host))
+		return vm_refuse(c, "seed.hostname", "\"%s\" is no host name: letters, digits, - and .", host);
+	if (url && strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0)
+		return vm_refuse(c, "seed.url", "\"%s\" is no http or https URL", url);
+	return 0;
+}
+
 static int check_limits(const struct vm_check *c, const json_t *spec)
 {
 	const json_t *limit = json_object_get(json_object_get(spec, "limits"), "memory"), *memory = json_object_get(spec, "memory");
@@ -441,7 +481,7 @@ static int check_rules(const struct vm_check *c, const json_t *spec)
 		const char *key;
 	} unique[] = {{named, "id"}, {nics, "mac"}, {placed, "port"}, {placed, "boot-index"}};
 	static int (*const rules[])(const struct vm_check *, const json_t *) = {check_ports, check_consoles, check_boot,
-									     check_cpu, check_user, check_limits};
+									     check_cpu, check_user, check_seed, check_limits};
 	static const struct {
 		const char *kind;
 		int (*check)(const struct vm_check *, const char *, const json_t *);

@@ -186,6 +186,7 @@ void vm_close(struct vm *vm)
 	json_decref(vm->last_end);
 	json_decref(vm->argv);
 	json_decref(vm->greeting);
+	json_decref(vm->caps);
 	json_decref(vm->shutdown_event);
 	qmp_cleanup_fd(&vm->conf_dir);
 	qmp_cleanup_fd(&vm->run_dir);
@@ -787,7 +788,8 @@ static int add_needs(struct vm *vm, const json_t *spec, const json_t *caps, stru
 	} files[] = {{"qemu-binary", text_of(caps, "binary"), X_OK},
 		     {"firmware.path", text_of(json_object_get(spec, "firmware"), "path"), R_OK},
 		     {"boot.kernel", text_of(json_object_get(spec, "boot"), "kernel"), R_OK},
-		     {"boot.initrd", text_of(json_object_get(spec, "boot"), "initrd"), R_OK}};
+		     {"boot.initrd", text_of(json_object_get(spec, "boot"), "initrd"), R_OK},
+		     {"seed.ignition", text_of(json_object_get(spec, "seed"), "ignition"), R_OK}};
 	struct vm_host host = vm_host_of(vm);
 	struct vm_fragments all;
 	int r = vm_fragments_all(spec, &host, &all, err);
@@ -912,10 +914,8 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 	json_auto_t *effective = NULL;
 	char **argv = NULL;
 	struct vm_host host;
-	int r = pin_machine(vm, err);
+	int r;
 
-	if (r < 0)
-		return r;
 	effective = vm_spec_effective(vm->spec);
 	r = effective ? 0 : qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
 	if (r == 0)
@@ -951,6 +951,15 @@ static void start_failed(struct vm *vm, const struct qmp_error *why)
 	tell_started(vm, why);
 }
 
+void vm_start_ready(struct vm *vm, const struct qmp_error *why)
+{
+	json_auto_t *caps = take_ptr(vm->caps);
+	struct qmp_error err = {0};
+
+	if (why || launch(vm, caps, &err) < 0)
+		start_failed(vm, why ? why : &err);
+}
+
 static void on_caps(void *data, json_t *caps, const struct qmp_error *why)
 {
 	struct vm *vm = data;
@@ -965,9 +974,12 @@ static void on_caps(void *data, json_t *caps, const struct qmp_error *why)
 	effective = vm_spec_effective(vm->spec);
 	r = resolve(vm, effective, caps, &err);
 	if (r == 0)
-		r = launch(vm, caps, &err);
-	if (r < 0)
-		start_failed(vm, &err);
+		r = pin_machine(vm, &err);
+	vm->caps = json_incref(caps);
+	if (r == 0)
+		r = vm->handlers.make_ready ? vm->handlers.make_ready(vm->handlers.data, vm, &err) : 1;
+	if (r != 0)
+		vm_start_ready(vm, r < 0 ? &err : NULL);
 }
 
 int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp_error *why), void *data,

@@ -30,6 +30,11 @@ struct vm;
 #define VM_JOURNAL "journal.json"
 
 struct vm_handlers {
+	/*
+	 * Before QEMU is started with vm->spec, complete: what that names is to be made ready. 1: it is; 0: it will be, or not,
+	 * and vm_start_ready() says so later, once. May be NULL.
+	 */
+	int (*make_ready)(void *data, struct vm *vm, struct qmp_error *err);
 	/* Before QEMU is started with SPEC, effective: an error, and it is not. May be NULL. */
 	int (*may_start)(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err);
 	void (*on_state)(void *data, struct vm *vm);
@@ -69,6 +74,7 @@ struct vm {
 	bool panicked;
 	uv_timer_t retry;
 	int open_handles;
+	json_t *caps;       /* while make_ready is under way */
 	void (*start_cb)(void *data, const struct qmp_error *why);
 	void *start_data;
 	struct qmp_error start_error;
@@ -91,6 +97,8 @@ bool vm_running_qemu(const struct vm_dirs *dirs, const char *name, char **ret_bi
 /* CB once, from the loop; WHY is NULL when it runs (or is paused, where asked). */
 int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp_error *why), void *data,
 	     struct qmp_error *err);
+/* What make_ready has begun is over; WHY (may be NULL) it cannot start. */
+void vm_start_ready(struct vm *vm, const struct qmp_error *why);
 /* Takes over the QEMU that lives. */
 int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why), void *data, struct qmp_error *err);
 /* The session, or an error that says why there is none. */

@@ -8,6 +8,7 @@
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
 #include "images/chain.h"
+#include "images/seed.h"
 #include "images/share.h"
 #include "launcher/exec.h"
 #include "launcher/hostnet.h"
@@ -315,6 +316,8 @@ static int edit_config(struct change *c, spec_edit edit, const json_t *item, str
 	if (r == 0)
 		r = vm_spec_check(c->config, err);
 	if (r == 0)
+		r = img_seed_attach(c->call->guest->vm->dirs, NULL, c->config) < 0 ? -ENOMEM : 0;
+	if (r == 0)
 		r = check_images(c->call->guest->vm, c->config, c->call->guest->vm->spec, false, err);
 	return r < 0 ? r : vm_spec_complete_beside(c->config, c->taken, err);
 }
@@ -328,6 +331,9 @@ static int edit_running(struct change *c, spec_edit edit, const json_t *item, st
 
 	if (r == 0)
 		r = vm_spec_check(spec, err);
+	/* A new one's image is made before the next start. */
+	if (r == 0 && vm_spec_find(vm->running, "disks", IMG_SEED_DISK))
+		r = img_seed_attach(vm->dirs, NULL, spec) < 0 ? -ENOMEM : 0;
 	if (r == 0)
 		r = vm_spec_complete_beside(spec, c->taken, err);
 	if (r < 0)

@@ -82,6 +82,7 @@ struct cli {
 	int n_given;
 	struct img_made made; /* images that this run has made; words.h */
 	struct qmp_error error;
+	void (*on_progress)(struct cli *cli, const json_t *data); /* what an operation tells of itself (QMPCTL_PROGRESS); NULL: nobody asks */
 };
 
 extern const struct verb *const all_verbs[]; /* ends with NULL */

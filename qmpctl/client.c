@@ -91,6 +91,15 @@ int client_connect(struct cli *cli, const char *name, int *ret_fd)
 	return vm_socket_connect(dir, "control.sock", ret_fd, NULL);
 }
 
+static void on_progress(void *data, const struct qmp_event *event)
+{
+	struct request *r = data;
+	const char *operation = text_of(event->data, "operation");
+
+	if (operation && streq(operation, r->operation))
+		r->cli->on_progress(r->cli, event->data);
+}
+
 static int send_request(struct request *r, int fd)
 {
 	struct qmp_session_options o = {
@@ -102,6 +111,8 @@ static int send_request(struct request *r, int fd)
 		(void)close(fd);
 		return e;
 	}
+	if (r->cli->on_progress)
+		(void)qmp_session_subscribe(r->session, "QMPCTL_PROGRESS", on_progress, r);
 	return qmp_session_execute(r->session, &c, on_reply, r, NULL, &r->error);
 }
 

@@ -4,8 +4,10 @@
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
 #include "images/chain.h"
+#include "images/seed.h"
 #include "images/share.h"
 #include "launcher/pool.h"
+#include "launcher/spec.h"
 #include "proto/base.h"
 
 #include <sys/time.h>
@@ -123,6 +125,27 @@ static void on_console(void *data, struct vm *vm, const char *console, const cha
 	tell_calls(g, on_console, console, len);
 }
 
+static void on_seed(void *data, const struct qmp_error *why)
+{
+	struct guest *g = data;
+
+	g->seed = NULL;
+	vm_start_ready(g->vm, why);
+}
+
+/* The seed is as its section says, also where that was changed by hand. */
+static int make_ready(void *data, struct vm *vm, struct qmp_error *err)
+{
+	struct guest *g = data;
+	json_auto_t *spec = json_deep_copy(vm->spec);
+	int r = spec ? img_seed_attach(vm->dirs, NULL, spec) : -ENOMEM;
+
+	if (r > 0 && (r = vm_spec_complete(spec, err)) >= 0)
+		r = vm_save_spec(vm, spec, err);
+	return r < 0 ? qmp_error_errno(err, r, "%s", vm->name)
+		     : img_seed_make(vm->loop, vm->dirs, spec, false, on_seed, g, &g->seed, err);
+}
+
 /* QEMU opens what the spec names, not what an image names, and nothing that somebody else has. */
 static int may_start(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err)
 {
@@ -140,7 +163,7 @@ static int may_start(void *data, const struct vm *vm, const json_t *spec, struct
 int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err)
 {
 	struct guest *g = calloc(1, sizeof *g);
-	struct vm_handlers h = {may_start, on_state, on_session_end, on_event, on_console, g};
+	struct vm_handlers h = {make_ready, may_start, on_state, on_session_end, on_event, on_console, g};
 	int r;
 
 	if (!g)
@@ -206,6 +229,7 @@ void keeper_close(struct keeper *k)
 		change_abandon(g);
 		pending_clear(g);
 		fail_calls(g);
+		img_seed_abandon(take_ptr(g->seed));
 		vm_close(g->vm); /* answers what is in flight */
 		agent_free(g->agent);
 		clients_free(g);

@@ -13,6 +13,7 @@ struct ask;
 struct keeper;
 struct guest;
 struct op_call;
+struct img_seed;
 struct vm_inventory;
 struct pending;
 struct restart;
@@ -109,6 +110,7 @@ struct guest {
 	bool restarting; /* reboot: it stops to start again */
 	struct restart *restart; /* what its policy does when it ends */
 	struct agent *agent;
+	struct img_seed *seed; /* that is being made before a start; NULL: none */
 };
 
 /* Changes of the spec, live and kept (change.c). EDIT alters SPEC in place. */

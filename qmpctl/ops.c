@@ -6,6 +6,7 @@
 #include "qmpctl/keeper.h"
 #include "qmpctl/drift.h"
 #include "qmpctl/pending.h"
+#include "qmpctl/ready.h"
 #include "qmpctl/restart.h"
 #include "images/chain.h"
 #include "images/header.h"
@@ -339,6 +340,18 @@ static void carry_machine(const json_t *old, json_t *spec, json_t *result)
 	json_object_set_new(machine, "type", json_string(before));
 }
 
+/* With another one the guest would take its next boot for its first. */
+static void carry_instance(const json_t *old, json_t *seed)
+{
+	static const char *const others[] = {"instance-id", "meta-data", "url", "ignition"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+		if (json_object_get(seed, others[i]))
+			return;
+	if (seed && json_object_get(old, "instance-id"))
+		json_object_set(seed, "instance-id", json_object_get(old, "instance-id"));
+}
+
 /* What the new spec leaves open but was chosen once is kept: the machine type, uuid, MACs and ports by id. */
 static void carry_over(const json_t *old, json_t *spec, json_t *result)
 {
@@ -350,6 +363,7 @@ static void carry_over(const json_t *old, json_t *spec, json_t *result)
 	size_t i;
 
 	carry_machine(old, spec, result);
+	carry_instance(json_object_get(old, "seed"), json_object_get(spec, "seed"));
 	for (size_t k = 0; k < ARRAY_SIZE(top); k++)
 		if (!json_object_get(spec, top[k]) && json_object_get(old, top[k]))
 			json_object_set(spec, top[k], json_object_get(old, top[k]));
@@ -528,6 +542,10 @@ static void start_wait(struct op_call *call)
 			 streq(what, "console") ? "text" : "event");
 		return;
 	}
+	if (streq(what, "ready")) {
+		ready_start(call);
+		return;
+	}
 	call->on_state = on_wait_state;
 	call->on_event = on_wait_event;
 	call->on_console = on_wait_console;
@@ -574,11 +592,11 @@ static const struct op_arg apply_args[] = {
 static const struct op_arg set_args[] = {{"values", "object", "path: JSON text or null", true}, CHANGE_ARGS, {0}};
 static const struct op_arg start_args[] = {{"paused", "bool", "do not let the guest run yet (default: false)", false}, {0}};
 static const struct op_arg wait_args[] = {
-	{"for", "string", "what must hold", true, "running|stopped|paused|agent|console|event"},
+	{"for", "string", "what must hold", true, "running|stopped|paused|agent|ready|console|event"},
 	{"text", "string", "console: what it must say", false},
 	{"console", "string", "console: its id (default: the first)", false},
 	{"event", "string", "event: its name", false},
-	{"timeout", "int", "seconds (default: 60)", false},
+	{"timeout", "int", "seconds (default: 60; ready: 600)", false},
 	{0},
 };
 

@@ -3,14 +3,17 @@
  */
 #include "qmpctl/verb.h"
 #include "qmpctl/keeper.h"
+#include "qmpctl/ready.h"
 #include "qmpctl/words.h"
 #include "images/chain.h"
+#include "images/seed.h"
 #include "launcher/location.h"
 #include "launcher/pool.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/file.h>
 
 static int set_text(struct cli *cli, json_t *spec, const char *path, const char *text)
@@ -80,6 +83,91 @@ static int set_pairs(struct cli *cli, json_t *spec)
 	return 0;
 }
 
+/* ---- The seed: what cloud-init is told ---- */
+
+static json_t *seed_of(json_t *spec)
+{
+	json_t *seed = json_object_get(spec, "seed");
+
+	if (!seed) {
+		seed = json_object();
+		json_object_set_new(spec, "seed", seed);
+	}
+	return seed;
+}
+
+/* The keys of a .pub or an authorized_keys file: they are public, and stand in the spec itself. */
+static int add_keys(struct cli *cli, json_t *keys, const char *given)
+{
+	FILE *f = fopen(given, "re");
+	_cleanup_free_ char *line = NULL;
+	size_t room = 0, before = json_array_size(keys);
+	bool secret = false;
+
+	if (!f)
+		return qmp_error_errno(&cli->error, -errno, "--ssh-key %s", given);
+	while (!secret && getline(&line, &room, f) > 0) {
+		line[strcspn(line, "\r\n")] = '\0';
+		secret = strstr(line, "PRIVATE KEY") != NULL;
+		if (*line && *line != '#')
+			json_array_append_new(keys, json_string(line));
+	}
+	(void)fclose(f);
+	if (secret)
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "--ssh-key %s is a private key, which stays where it is; the public one is in %s.pub", given, given);
+	return json_array_size(keys) > before
+		       ? 0
+		       : qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--ssh-key %s: no key is in there", given);
+}
+
+/* Repeated options as a list of texts. */
+static int add_texts(struct cli *cli, json_t *spec, const char *field, const char *option)
+{
+	json_auto_t *list = json_array();
+	const char *text;
+	int r = 0;
+
+	for (int i = 0; r == 0 && (text = cli_option_at(cli, option, i)); i++)
+		r = streq(option, "ssh-key") ? add_keys(cli, list, text) : json_array_append_new(list, json_string(text));
+	if (r == 0 && json_array_size(list) > 0)
+		json_object_set(seed_of(spec), field, list);
+	return r;
+}
+
+static int add_seed(struct cli *cli, json_t *spec)
+{
+	static const struct {
+		const char *field, *option;
+	} lists[] = {{"ssh-keys", "ssh-key"}, {"packages", "package"}, {"run", "run"}},
+	  texts[] = {{"seed.user", "user"}, {"seed.hostname", "hostname"}, {"seed.url", "seed-url"}},
+	  files[] = {{"seed.password-hash-file", "password-hash"}, {"seed.user-data", "user-data"},
+		     {"seed.meta-data", "meta-data"},	           {"seed.vendor-data", "vendor-data"},
+		     {"seed.network-config", "network-config"},    {"seed.ignition", "ignition"}};
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(lists) && r == 0; i++)
+		r = add_texts(cli, spec, lists[i].field, lists[i].option);
+	for (size_t i = 0; i < ARRAY_SIZE(texts) && r == 0; i++)
+		r = set_text(cli, spec, texts[i].field, cli_option(cli, texts[i].option));
+	for (size_t i = 0; i < ARRAY_SIZE(files) && r == 0; i++)
+		r = set_path(cli, spec, files[i].field, files[i].option);
+	return r;
+}
+
+/* Its drive; and what it is to be made from can be had. */
+static int settle_seed(struct cli *cli, json_t *spec)
+{
+	json_auto_t *files = NULL;
+
+	if (img_seed_attach(&cli->dirs, NULL, spec) < 0)
+		return qmp_error_errno(&cli->error, -ENOMEM, "making the seed");
+	if (!img_seed_has_image(spec))
+		return 0;
+	files = img_seed_files(spec, &cli->error);
+	return files ? 0 : -EINVAL;
+}
+
 /* ---- --os: what a guest has drivers for where that is not virtio, and a screen where it has no serial console ---- */
 
 static const struct os {
@@ -147,12 +235,16 @@ static int build_spec(struct cli *cli, json_t *spec, const char *name)
 	if (r == 0)
 		r = set_text(cli, spec, "boot.cmdline", cli_option(cli, "cmdline"));
 	if (r == 0)
+		r = add_seed(cli, spec);
+	if (r == 0)
 		r = set_pairs(cli, spec);
 	if (r == 0)
 		r = vm_spec_check(spec, &cli->error);
 	if (r == 0)
 		r = add_devices(cli, spec, name);
-	return r < 0 ? r : suit_os(cli, spec);
+	if (r == 0)
+		r = suit_os(cli, spec);
+	return r < 0 ? r : settle_seed(cli, spec);
 }
 
 static int decide_formats(struct cli *cli, json_t *spec)
@@ -197,9 +289,18 @@ static int make(struct cli *cli, int dir, const char *name, json_t **ret)
 static int run_create(struct cli *cli)
 {
 	const char *name = cli->args[0];
+	const char *wait = cli_option(cli, "wait");
+	bool start = cli_option(cli, "start") || wait, await = wait && streq(wait, "ready");
 	_cleanup_fd_ int dir = -1;
 	json_auto_t *spec = NULL;
+	int64_t timeout;
 
+	if (cli_seconds(cli, "timeout", READY_TIMEOUT, &timeout) < 0)
+		return cli_fail(cli);
+	if (wait && !await) {
+		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--wait %s: \"ready\" can be waited for", wait);
+		return cli_fail(cli);
+	}
 	if (!vm_name_valid(name)) {
 		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
 			      "\"%s\" is no name for a VM: letters, digits, . _ - (64 at most), a letter or digit first", name);
@@ -215,14 +316,18 @@ static int run_create(struct cli *cli)
 	}
 	images_keep(cli);
 	(void)flock(dir, LOCK_UN);
-	if (cli_option(cli, "start") && client_start(cli, name, false) < 0) {
+	if (start && client_start(cli, name, false) < 0) {
 		qmp_error_wrap(&cli->error, "the VM %s is created, but did not start", name);
+		return cli_fail(cli);
+	}
+	if (await && verb_await_ready(cli, name, timeout) < 0) {
+		qmp_error_wrap(&cli->error, "the VM %s is created and started", name);
 		return cli_fail(cli);
 	}
 	if (cli->json)
 		cli_print_json(spec);
 	else
-		printf("%s is %s\n", name, cli_option(cli, "start") ? "running" : "created");
+		printf("%s is %s\n", name, await ? "ready" : start ? "running" : "created");
 	return 0;
 }
 
@@ -238,6 +343,18 @@ const struct verb verb_create = {
 		 .kind = ARG_DISK_WORDS},
 		{"nic", "WORDS", "user[,forward=2222:22], bridge=br0, tap=tap0, ...; repeatable", .kind = ARG_NIC_WORDS},
 		{"cdrom", "ISO", "a CD-ROM with this image; repeatable", .kind = ARG_PATH},
+		{"user", "NAME", "cloud-init: an account that may sudo, in the place of the image's own"},
+		{"ssh-key", "FILE", "cloud-init: a public key that may log in; repeatable", .kind = ARG_PATH},
+		{"password-hash", "FILE", "cloud-init: a file with the hash of the account's password (mkpasswd)", .kind = ARG_PATH},
+		{"hostname", "NAME", "cloud-init: the guest's name (the VM's)"},
+		{"package", "NAME", "cloud-init: a package to install; repeatable"},
+		{"run", "COMMAND", "cloud-init: a shell command for the end of the first boot; repeatable"},
+		{"user-data", "FILE", "cloud-init: user-data as it is, in the place of these", .kind = ARG_PATH},
+		{"meta-data", "FILE", "cloud-init: meta-data as it is", .kind = ARG_PATH},
+		{"vendor-data", "FILE", "cloud-init: vendor-data", .kind = ARG_PATH},
+		{"network-config", "FILE", "cloud-init: the network's configuration", .kind = ARG_PATH},
+		{"seed-url", "URL", "cloud-init: where it fetches all that, in the place of a drive"},
+		{"ignition", "FILE", "a configuration for Ignition", .kind = ARG_PATH},
 		{"kernel", "FILE", "a kernel that QEMU loads itself", .kind = ARG_PATH},
 		{"initrd", "FILE", "its initial RAM disk", .kind = ARG_PATH},
 		{"cmdline", "TEXT", "its command line"},
@@ -250,6 +367,9 @@ const struct verb verb_create = {
 		{"spec", "FILE", "begin with this spec", .kind = ARG_PATH},
 		{"set", "PATH=VALUE", "any value of the spec; repeatable", .kind = ARG_FIELD},
 		{"start", NULL, "start it, too"},
+		{"wait", "ready", "start it, and return when the guest is ready: cloud-init has ended, or the agent answers where there is "
+				  "no seed", .kind = ARG_CHOICE, .choices = "ready"},
+		{"timeout", "SECONDS", "how long to wait for that (600)"},
 		{0},
 	},
 	.run = run_create,

@@ -2,6 +2,7 @@
  * delete: what a stopped VM has on disk.
  */
 #include "qmpctl/verb.h"
+#include "images/seed.h"
 #include "launcher/vm.h"
 #include "proto/base.h"
 
@@ -41,6 +42,7 @@ static bool is_used_elsewhere(struct cli *cli, const char *path)
 /* Adds each image of the VM to one of the lists. The exit status. */
 static int delete_images(struct cli *cli, const json_t *spec, json_t *deleted, json_t *kept)
 {
+	_cleanup_free_ char *seed = img_seed_path(&cli->dirs, cli->args[0]);
 	int status = EXIT_OK;
 	json_t *disk;
 	size_t i;
@@ -49,7 +51,7 @@ static int delete_images(struct cli *cli, const json_t *spec, json_t *deleted, j
 	{
 		const char *path = text_of(disk, "path"), *why = NULL;
 		bool ours = is_ours(cli, path);
-		if (!path)
+		if (!path || (seed && streq(path, seed))) /* which goes in any case */
 			continue;
 		if (ours && !cli_option(cli, "disks")) {
 			why = "--disks deletes the images that qmpctl made";
@@ -82,6 +84,7 @@ static int run_delete(struct cli *cli)
 		return cli_fail(cli);
 	}
 	status = delete_images(cli, vm->spec, deleted, kept);
+	img_seed_remove(&cli->dirs, cli->args[0]);
 	verb_empty_run_dir(vm);
 	vm_close(vm);
 	(void)rmdir(run);

@@ -2,6 +2,7 @@
  * rename: of a stopped VM.
  */
 #include "qmpctl/verb.h"
+#include "images/seed.h"
 #include "launcher/spec.h"
 #include "launcher/vm.h"
 #include "proto/base.h"
@@ -10,11 +11,12 @@
 #include <stdio.h>
 
 /* For who reads the file: to qmpctl, its own name counts. */
-static int write_name(int dir, const char *file, const json_t *old, const char *name, struct qmp_error *err)
+static int write_name(const struct vm_dirs *dirs, int dir, const char *file, const json_t *old, const char *name,
+		      struct qmp_error *err)
 {
 	json_auto_t *spec = json_deep_copy(old);
 
-	if (!spec || json_object_set_new(spec, "name", json_string(name)) < 0)
+	if (!spec || json_object_set_new(spec, "name", json_string(name)) < 0 || img_seed_attach(dirs, NULL, spec) < 0)
 		return qmp_error_errno(err, -ENOMEM, "renaming to %s", name);
 	return vm_file_write_json(dir, file, spec, err);
 }
@@ -43,12 +45,14 @@ static int run_rename(struct cli *cli)
 		r = qmp_error_errno(&cli->error, -errno, "writing the folder of the specs; %s may be %s or %s", cli->args[0],
 				    cli->args[0], to);
 	if (r == 0) {
-		r = write_name(vm->conf_dir, new_file, vm->spec, to, &cli->error);
+		r = write_name(&cli->dirs, vm->conf_dir, new_file, vm->spec, to, &cli->error);
 		if (r < 0 && renameat2(vm->conf_dir, new_file, vm->conf_dir, old_file, RENAME_NOREPLACE) < 0)
 			qmp_error_wrap(&cli->error, "%s is named %s now, though its spec does not say so", cli->args[0], to);
 	}
-	if (r == 0)
+	if (r == 0) {
+		img_seed_rename(&cli->dirs, cli->args[0], to);
 		verb_empty_run_dir(vm);
+	}
 	vm_close(vm);
 	if (r < 0)
 		return cli_fail(cli);

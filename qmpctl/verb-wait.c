@@ -2,6 +2,7 @@
  * wait: for a state of the VM, for its agent, for what its console says, for an event.
  */
 #include "qmpctl/verb.h"
+#include "qmpctl/ready.h"
 #include "proto/base.h"
 
 #include <time.h>
@@ -40,14 +41,16 @@ static int run_wait(struct cli *cli)
 
 	if (!word)
 		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
-			      "wait: --for is missing: running, stopped, paused, agent, console=TEXT or event=NAME");
-	if (cli->error.kind || cli_seconds(cli, "timeout", 60, &timeout) < 0)
+			      "wait: --for is missing: running, stopped, paused, agent, ready, console=TEXT or event=NAME");
+	if (cli->error.kind || cli_seconds(cli, "timeout", streq(word, "ready") ? READY_TIMEOUT : 60, &timeout) < 0)
 		return cli_fail(cli);
 	if (vm_check_name(cli, cli->args[0]) < 0)
 		return cli_fail(cli);
 	r = await_keeper(cli, word, timeout, &left);
 	if (r != 0)
 		return r < 0 ? cli_fail(cli) : 0;
+	if (streq(word, "ready"))
+		return verb_await_ready(cli, cli->args[0], left) < 0 ? cli_fail(cli) : 0;
 	args = json_pack("{s:s, s:I}", "for", word, "timeout", (json_int_t)left);
 	if (equals)
 		json_object_set_new(args, streq(word, "event") ? "event" : "text", json_string(equals + 1));
@@ -63,9 +66,9 @@ const struct verb verb_wait = {
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Wait for something",
 	.options = (const struct cli_option[]){
-		{"for", "WHAT", "running, stopped, paused, agent, console=TEXT or event=NAME", .kind = ARG_CHOICE,
-		 .choices = "running|stopped|paused|agent|console=|event="},
-		{"timeout", "SECONDS", "how long (60)"},
+		{"for", "WHAT", "running, stopped, paused, agent, ready (cloud-init has ended), console=TEXT or event=NAME", .kind = ARG_CHOICE,
+		 .choices = "running|stopped|paused|agent|ready|console=|event="},
+		{"timeout", "SECONDS", "how long (60; ready: 600)"},
 		{0},
 	},
 	.run = run_wait,

@@ -223,6 +223,28 @@ int verb_list_items(struct cli *cli, const char *kind, const char *const *column
 	return 0;
 }
 
+/* ---- Waiting ---- */
+
+static void print_stage(struct cli *cli, const json_t *data)
+{
+	const char *stage = text_of(data, "stage");
+
+	UNUSED(cli);
+	if (stage)
+		fprintf(stderr, "%s\n", stage);
+}
+
+int verb_await_ready(struct cli *cli, const char *name, int64_t seconds)
+{
+	json_auto_t *result = NULL;
+	int r;
+
+	cli->on_progress = cli->json ? NULL : print_stage;
+	r = client_call(cli, name, "qmpctl-wait", json_pack("{s:s, s:I}", "for", "ready", "timeout", (json_int_t)seconds), &result);
+	cli->on_progress = NULL;
+	return r;
+}
+
 /* ---- VMs that are stopped ---- */
 
 /* Whether the keeper of cli->args[0] says that the VM is stopped: then it is about to leave. */

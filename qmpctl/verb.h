@@ -31,6 +31,12 @@ int verb_change_with(struct cli *cli, const char *operation, json_t *args_consum
 /* "disks" or "nics" of a VM, as in its spec and as it runs. The exit status. */
 int verb_list_items(struct cli *cli, const char *kind, const char *const *columns);
 
+/*
+ * Until the guest of the VM NAME, which has a keeper, is ready (ready.h), SECONDS at most; each stage is a line on standard
+ * error unless JSON is asked for.
+ */
+int verb_await_ready(struct cli *cli, const char *name, int64_t seconds);
+
 /* Opens the VM for itself: with no QEMU that lives. vm_close it. */
 int verb_open_stopped(struct cli *cli, struct vm **ret);
 void verb_empty_run_dir(struct vm *vm);

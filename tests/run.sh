@@ -13,16 +13,23 @@ QUICK=${QUICK-}
 
 tests/setup.sh --tests
 qemu10=
+debian=
 if [ -z "$QUICK" ]; then
+	tests/setup.sh --debian
+	# Mostly of waiting for the network: beside the builds. Where it fails, the tests that need it say so.
+	tests/guest/debian.sh "$BUILD/debian" &
+	debian=$!
 	tests/guest/build.sh "$BUILD/guest"
 	qemu10=$(tests/setup.sh --qemu10) || { qemu10=; echo "run.sh: no QEMU 10 to be had here: its tests are left out" >&2; }
 fi
 
 for preset in release asan; do
 	cmake --preset "$preset" -B "$BUILD/$preset" -DQMPCTL_WERROR=ON -DQMPCTL_QEMU10="$qemu10" \
-		-DQMPCTL_GUEST_DIR="$BUILD/guest" >/dev/null
+		-DQMPCTL_GUEST_DIR="$BUILD/guest" -DQMPCTL_DEBIAN_DIR="$BUILD/debian" >/dev/null
 	cmake --build "$BUILD/$preset" -- --quiet
 done
+
+[ -z "$debian" ] || wait "$debian" || :
 
 only=()
 asan=(-L '^(fast|quick)$')

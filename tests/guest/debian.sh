@@ -17,7 +17,7 @@ OUT=${1:-${QMPCTL_BUILD:-$HERE/../../build}/debian}
 PACKAGES=(systemd-sysv dbus udev kmod iproute2 linux-image-cloud-amd64
 	cloud-init qemu-guest-agent openssh-server python3
 	lvm2 mdadm thin-provisioning-tools parted e2fsprogs
-	libjansson4 libuv1 qemu-system-x86 qemu-utils)
+	libjansson4 libuv1 libcurl4 qemu-system-x86 qemu-utils)
 
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
@@ -34,10 +34,11 @@ ROOT=$OUT/root
 trap 'rm -rf --one-file-system "$ROOT" "$OUT"/*.new' EXIT
 rm -rf --one-file-system "$ROOT" "$OUT/.made"
 
-# Before the kernel's package makes the initrd: only what finds the root, so that a guest under TCG has little to unpack.
+# Before the kernel's package makes the initrd: only what finds the root and a seed in time, so that a
+# guest under TCG has little to unpack.
 small='mkdir -p "$1/etc/initramfs-tools/conf.d"
 	printf "%s\n" MODULES=list COMPRESS=lz4 FSTYPE=ext4 RESUME=none >"$1/etc/initramfs-tools/conf.d/small"
-	printf "%s\n" virtio_pci virtio_blk virtio_scsi sd_mod ext4 >"$1/etc/initramfs-tools/modules"'
+	printf "%s\n" virtio_pci virtio_blk virtio_scsi sd_mod sr_mod ext4 >"$1/etc/initramfs-tools/modules"'
 mmdebstrap --quiet --variant=minbase --include="$(IFS=,; echo "${PACKAGES[*]}")" \
 	--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 	--dpkgopt='path-exclude=/usr/share/locale/*' \

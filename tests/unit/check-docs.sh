@@ -16,6 +16,7 @@ names() { # PATTERN: the part that * stands for
 tests=docs/testing.md
 for name in $(names 'tests/unit/test_*.c'); do grep -q "\`unit-$name\`" $tests || missing $tests "unit-$name"; done
 for name in $(names 'tests/real/test_*.py'); do grep -q "\`test_$name.py\`" $tests || missing $tests "test_$name.py"; done
+for name in $(names 'tests/debian/test_*.py'); do grep -q "\`test_$name.py\`" $tests || missing $tests "test_$name.py"; done
 for name in $(names 'tests/chaos/test_*.py'); do grep -q "\`chaos-${name//_/-}\`" $tests || missing $tests "chaos-$name"; done
 for name in $(names 'tests/fuzz/fuzz_*.c'); do grep -q "\`${name#fuzz_}\`" $tests || missing $tests "the harness ${name#fuzz_}"; done
 modules=docs/architecture.md

@@ -76,6 +76,17 @@ static void test_plain(void)
 	json_decref(spec);
 }
 
+static void test_seeds_without_an_image(void)
+{
+	json_t *url = effective("{" FIXED ", \"seed\": {\"url\": \"http://10.0.2.2:8000/a,b/\"}}");
+	json_t *ignition = effective("{" FIXED ", \"seed\": {\"ignition\": \"/a,b.ign\"}}");
+
+	render("seed-url", url);
+	render("ignition", ignition);
+	json_decref(url);
+	json_decref(ignition);
+}
+
 static const char everything[] =
 	"{" FIXED ", \"memory\": \"1G\", \"cpu\": {\"count\": 4, \"cores\": 2, \"sockets\": 2},"
 	"\"boot\": {\"order\": [\"cdrom\", \"disk\"], \"kernel\": \"/k,x\", \"cmdline\": \"a=b,c  'd'\\n-e\"},"
@@ -152,6 +163,7 @@ static void test_quoting(void)
 int main(void)
 {
 	RUN(test_plain);
+	RUN(test_seeds_without_an_image);
 	RUN(test_everything);
 	RUN(test_plug_and_unplug);
 	RUN(test_two_scsi_disks);

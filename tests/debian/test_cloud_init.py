@@ -1,0 +1,87 @@
+"""The real cloud-init: one command makes a VM from an image and returns when its first boot is over."""
+import base64
+import json
+import os
+import subprocess
+
+import world
+from world import WorldTest
+
+DEBIAN = os.environ.get("QMPCTL_DEBIAN") or os.path.join(os.path.dirname(__file__), "../../build/debian")
+CMDLINE = "root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off nokaslr"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIXFGkiQr3sVmcDmFGYr0cIbY6G9rPTvm5UpMzjYPUvC tester@host"
+
+HASH = "$6$UerF8DM6SH3vdo4D$OZhgCPyUAF.Vymor0uEvd3A68jq2zRWML.5JVGsxx0bKOmvUUYVryvABzgvEopQKhQh41k4zAjOK4AW2uN7sm0"
+
+
+def debian_file(name):
+    return os.path.realpath(os.path.join(DEBIAN, name))
+
+
+class CloudInit(WorldTest):
+    def file(self, name, text):
+        path = os.path.join(self.w.base, name)
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(text)
+        return path
+
+    def guest(self, *command):
+        """Runs it in the guest; what it prints."""
+        arguments = json.dumps({"path": command[0], "arg": command[1:], "capture-output": True})
+        pid = self.w.ok("agent", "demo", "guest-exec", arguments).json()["pid"]
+        status = self.until(lambda: self.exited(pid), f"{command} does not end", 60)
+        self.assertEqual(status["exitcode"], 0, status)
+        return base64.b64decode(status.get("out-data", "")).decode().strip()
+
+    def exited(self, pid):
+        status = self.w.ok("agent", "demo", "guest-exec-status", f"pid={pid}").json()
+        return status["exited"] and status
+
+    def test_one_command_makes_a_vm_that_is_ready(self):
+        image = os.path.join(self.w.base, "demo.qcow2")
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", debian_file("disk.img"), image, "6G"],
+                       check=True)
+        result = self.w.ok(
+            "create", "demo", "--memory", "512M", "--cpus", "2", "--accel", "tcg",
+            "--kernel", debian_file("vmlinuz"), "--initrd", debian_file("initrd.img"), "--cmdline", CMDLINE,
+            "--disk", f'{{"path": "{image}", "format": "qcow2", "backing": {{"path": "{debian_file("disk.img")}", "format": "raw"}}}}',
+            "--user", "me", "--ssh-key", self.file("id.pub", KEY + "\n"), "--hostname", "gu-est",
+            "--password-hash", self.file("hash", HASH + "\n"),
+            "--run", "echo 'it ran: ä\u2028 😀' >/ran", "--run", "exit 0", "--wait", "ready", timeout=700)
+        self.assertEqual(result.out, "demo is ready\n")
+        self.assertIn("Cloud-init v. ", result.err, "no progress was told")
+
+        self.assertEqual(self.guest("cat", "/ran"), "it ran: ä\u2028 😀")
+        self.assertEqual(self.guest("hostname"), "gu-est")
+        self.assertEqual(self.guest("cat", "/home/me/.ssh/authorized_keys"), KEY)
+        self.assertIn(f"me:{HASH}:", self.guest("cat", "/etc/shadow"))
+        self.assertIn("me ALL=(ALL) NOPASSWD:ALL", self.guest("cat", "/etc/sudoers.d/90-cloud-init-users"))
+        self.assertEqual(self.guest("cat", "/run/cloud-init/cloud-id"), "nocloud")
+        # The file system has grown to the size of the disk.
+        self.assertGreater(int(self.guest("stat", "-f", "-c", "%b", "/")) * 4096, 5 << 30)
+
+        # Who comes later is answered at once; a password's hash is in no command line and in no state but the seed.
+        self.w.ok("wait", "demo", "--for", "ready", "--timeout", "60", timeout=90)
+        for pid in self.w.processes():
+            with open(f"/proc/{pid}/cmdline", "rb") as f:
+                self.assertNotIn(HASH.encode(), f.read())
+        holders = subprocess.run(["grep", "-rlF", HASH, self.w.root], stdout=subprocess.PIPE, text=True).stdout.split()
+        seed = os.path.join(self.w.root, "lib/seeds/demo.iso")
+        self.assertEqual(holders, [seed])
+        self.assertEqual(os.stat(seed).st_mode & 0o777, 0o600)
+
+        # With another instance-id the next boot is a first one; the same seed is a boot like any other.
+        self.w.ok("set", "demo", 'seed.run=["echo again >>/ran"]')
+        self.w.ok("seed", "demo", "--new-instance")
+        self.w.ok("reboot", "demo", timeout=200)
+        self.w.ok("wait", "demo", "--for", "ready", timeout=700)
+        self.assertEqual(self.guest("tail", "-n", "1", "/ran"), "again")
+
+        self.w.ok("stop", "demo", "--force", timeout=200)
+        self.w.ok("delete", "demo", "--disks")
+        self.assertEqual(os.listdir(os.path.join(self.w.root, "lib/seeds")), [])
+        self.stopped_clean()
+
+
+if __name__ == "__main__":
+    world.main()
