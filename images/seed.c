@@ -367,29 +367,13 @@ static void on_tool(void *data, const struct img_tool_result *r)
 		done(done_data, why.kind == QMP_ERR_NONE ? NULL : &why);
 }
 
-/* A folder's name is no secret, but what else is in STATEDIR stays closed: the user may pass, and not look around. */
-static int let_pass(const struct vm_dirs *dirs, struct qmp_error *err)
-{
-	static const char *const names[] = {NULL, FOLDER};
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		_cleanup_fd_ int fd = vm_dir_open(dirs->state, names[i], false, err);
-		struct stat st;
-		if (fd < 0)
-			return fd;
-		if (fstat(fd, &st) < 0 || ((st.st_mode & 0111) != 0111 && fchmod(fd, (st.st_mode & 0777) | 0111) < 0))
-			return qmp_error_errno(err, -errno, "letting the user that QEMU runs as into %s", dirs->state);
-	}
-	return 0;
-}
-
 static int set_owner(struct img_seed *s, const struct vm_dirs *dirs, const json_t *spec, struct qmp_error *err)
 {
 	_cleanup_identity_ struct vm_identity *id = NULL;
 	int r = vm_identity_of(spec, &id, err);
 
 	s->owner = r == 0 && id ? id->uid : (uid_t)-1;
-	return r == 0 && id ? let_pass(dirs, err) : r;
+	return r == 0 && id ? vm_identity_let_in(dirs, FOLDER, err) : r;
 }
 
 /* 1: the image is as it should be. */

@@ -48,9 +48,15 @@ static int find_fd(const struct vm_named_fd *fds, size_t n, const char *name, in
 	return qmp_error_set(err, QMP_ERR_INTERNAL, -EINVAL, "no file descriptor for \"%s\" was prepared", name);
 }
 
+/* Those that every kernel in use has (QEMU, docs/system/i386/hyperv.rst); the clock among them spares the guest much. */
+#define HYPERV \
+	",hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-time,hv-vpindex,hv-runtime,hv-synic,hv-stimer,hv-frequencies,hv-reset"
+
 static void add_machine(struct args *a, const json_t *spec, const struct vm_host *host)
 {
 	const json_t *cpu = json_object_get(spec, "cpu");
+	bool hyperv = json_is_true(json_object_get(cpu, "hyperv")) && streq(host->accel, "kvm");
+	bool smm = json_is_true(json_object_get(host->firmware, "smm"));
 	static const char *const parts[] = {"sockets", "cores", "threads"};
 	char smp[160];
 	uint64_t memory = 0;
@@ -61,8 +67,14 @@ static void add_machine(struct args *a, const json_t *spec, const struct vm_host
 	add_pair(a, "-uuid", text_of(spec, "uuid"));
 	add(a, "-nodefaults");
 	add(a, "-no-user-config");
-	add_format(a, "-machine", "%s,accel=%s", host->machine, host->accel);
-	add_pair(a, "-cpu", host->cpu_model);
+	add_format(a, "-machine", "%s,accel=%s%s%s", host->machine, host->accel,
+		   host->firmware ? ",pflash0=firmware,pflash1=firmware-vars" : "", smm ? ",smm=on" : "");
+	if (smm) {
+		/* The variables are the firmware's alone, not the guest's kernel's. S3 would get around that. */
+		add_pair(a, "-global", "driver=cfi.pflash01,property=secure,value=on");
+		add_pair(a, "-global", "ICH9-LPC.disable_s3=1");
+	}
+	add_format(a, "-cpu", "%s%s", host->cpu_model, hyperv ? HYPERV : "");
 	n = snprintf(smp, sizeof smp, "%lld", (long long)json_integer_value(json_object_get(cpu, "count")));
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
 		if (json_object_get(cpu, parts[i]))
@@ -70,6 +82,8 @@ static void add_machine(struct args *a, const json_t *spec, const struct vm_host
 				      (long long)json_integer_value(json_object_get(cpu, parts[i])));
 	add_pair(a, "-smp", smp);
 	add_format(a, "-m", "size=%lluK", (unsigned long long)(memory >> 10));
+	if (streq(text_of(spec, "clock"), "localtime"))
+		add_pair(a, "-rtc", "base=localtime,driftfix=slew");
 	add(a, "-S");
 }
 
@@ -89,7 +103,7 @@ static void add_actions(struct args *a, const json_t *spec)
 		   watchdog ? text_of(watchdog, "action") : "");
 }
 
-static void add_boot(struct args *a, const json_t *spec)
+static void add_boot(struct args *a, const json_t *spec, const struct vm_host *host)
 {
 	const json_t *boot = json_object_get(spec, "boot"), *firmware = json_object_get(spec, "firmware");
 	char order[4] = "";
@@ -105,7 +119,7 @@ static void add_boot(struct args *a, const json_t *spec)
 	if (*order || json_is_true(json_object_get(boot, "menu")))
 		add_format(a, "-boot", "menu=%s%s%s", json_is_true(json_object_get(boot, "menu")) ? "on" : "off",
 			   *order ? ",order=" : "", order);
-	if (text_of(firmware, "path"))
+	if (text_of(firmware, "path") && !host->firmware)
 		add_pair(a, "-bios", text_of(firmware, "path"));
 	if (text_of(boot, "kernel"))
 		add_pair(a, "-kernel", text_of(boot, "kernel"));
@@ -226,7 +240,7 @@ int vm_argv_render(const json_t *spec, const struct vm_host *host, const char *b
 	add_pair(&a, "-display", "none");
 	if (streq(text_of(json_object_get(spec, "display"), "type"), "vnc"))
 		add_pair(&a, "-vnc", "none"); /* who starts it hands over the socket: -vnc takes no fd */
-	add_boot(&a, spec);
+	add_boot(&a, spec, host);
 	add_seed(&a, spec);
 	if (r == 0)
 		r = add_objects(&a, spec, host, fds, n_fds, err);

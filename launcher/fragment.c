@@ -524,12 +524,35 @@ static json_t *console_device(const json_t *console)
 	return device;
 }
 
+/* The firmware's code and variables: two flash chips (argv.h says which). */
+static int firmware_nodes(const struct vm_host *host, struct vm_fragment *f)
+{
+	const json_t *firmware = host->firmware;
+	int r = 0;
+
+	for (int vars = 0; firmware && vars < 2 && r == 0; vars++) {
+		const char *file = vars ? "firmware-vars-file" : "firmware-file";
+		r = add_consume(f, VM_BLOCKDEV,
+				json_pack("{s:s, s:s, s:s, s:b}", "driver", "file", "node-name", file, "filename",
+					  text_of(firmware, vars ? "vars" : "code"), "read-only", !vars), NULL);
+		if (r == 0)
+			r = add_consume(f, VM_BLOCKDEV,
+					json_pack("{s:s, s:s, s:s, s:b}", "driver", text_of(firmware, vars ? "vars-format" : "code-format"),
+						  "node-name", vars ? "firmware-vars" : "firmware", "file", file, "read-only", !vars),
+					NULL);
+	}
+	return r;
+}
+
 /* Devices that every machine of this spec has, none of which is hot-plugged. */
-static int fixed_devices(const json_t *spec, struct vm_fragment *f)
+static int fixed_devices(const json_t *spec, const struct vm_host *host, struct vm_fragment *f)
 {
 	json_t *console, *device;
 	size_t i;
-	int r = root_ports(spec, f);
+	int r = firmware_nodes(host, f);
+
+	if (r == 0)
+		r = root_ports(spec, f);
 
 	if (r == 0 && json_is_true(json_object_get(spec, "rng"))) {
 		r = add_consume(f, VM_OBJECT, json_pack("{s:s, s:s}", "qom-type", "rng-builtin", "id", "rng-source"),
@@ -593,7 +616,7 @@ int vm_fragments_all(const json_t *spec, const struct vm_host *host, struct vm_f
 {
 	struct vm_fragments all = {0};
 	struct vm_fragment f = {.item = strdup("machine")};
-	int r = f.item ? fixed_devices(spec, &f) : -ENOMEM;
+	int r = f.item ? fixed_devices(spec, host, &f) : -ENOMEM;
 
 	r = r < 0 ? out_of_memory(&f, err) : append(&all, &f, err);
 	if (r == 0 && json_object_get(spec, "scsi-port")) {

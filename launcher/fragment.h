@@ -15,6 +15,7 @@ struct vm_host {
 	int qemu_major;        /* 7, 10, ...; 0: not known */
 	bool sandbox;          /* QEMU has its seccomp filter: it ends at making a process */
 	const json_t *pools;   /* definitions of those that the spec names (pool.h); NULL: their volumes stay words */
+	const json_t *firmware; /* resolved (firmware.h); NULL: QEMU's own, or the spec's path */
 };
 
 enum vm_object_kind { VM_OBJECT, VM_BLOCKDEV, VM_NETDEV, VM_DEVICE };

@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define GROUPS_MAX 256
@@ -270,4 +271,19 @@ bool vm_identity_opens(const struct vm_identity *id, const char *path)
 	opens = vm_needs_add(&needs, "", path, R_OK | W_OK) == 0 && vm_identity_check(id, &needs, NULL) == 0;
 	vm_needs_deinit(&needs);
 	return opens;
+}
+
+int vm_identity_let_in(const struct vm_dirs *dirs, const char *folder, struct qmp_error *err)
+{
+	const char *const names[] = {NULL, folder};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		_cleanup_fd_ int fd = vm_dir_open(dirs->state, names[i], false, err);
+		struct stat st;
+		if (fd < 0)
+			return fd;
+		if (fstat(fd, &st) < 0 || ((st.st_mode & 0111) != 0111 && fchmod(fd, (st.st_mode & 0777) | 0111) < 0))
+			return qmp_error_errno(err, -errno, "letting the user that QEMU runs as into %s", dirs->state);
+	}
+	return 0;
 }

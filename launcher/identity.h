@@ -3,6 +3,7 @@
  */
 #pragma once
 
+#include "launcher/files.h"
 #include "launcher/fragment.h"
 
 #include <sys/types.h>
@@ -48,5 +49,10 @@ int vm_needs_add_object(struct vm_needs *needs, const char *item, const char *co
  * What is not there at all is for QEMU to say.
  */
 int vm_identity_check(const struct vm_identity *id, const struct vm_needs *needs, struct qmp_error *err);
+/*
+ * Lets another user than us pass STATEDIR and FOLDER in it, to what is given to that user there. Nobody can look around in
+ * them by that.
+ */
+int vm_identity_let_in(const struct vm_dirs *dirs, const char *folder, struct qmp_error *err);
 /* Whether ID (NULL: ourselves) may read and write PATH. */
 bool vm_identity_opens(const struct vm_identity *id, const char *path);

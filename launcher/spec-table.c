@@ -13,6 +13,7 @@ static const struct vm_field machine_fields[] = {
 
 static const struct vm_field cpu_fields[] = {
 	{"model", VM_T_STRING, "auto, or a model as QEMU's -cpu takes it", .default_json = "\"auto\""},
+	{"hyperv", VM_T_BOOL, "what a Windows guest heeds of Hyper-V (kvm alone)", .default_json = "false"},
 	{"count", VM_T_INT, "vCPUs", .default_json = "1", .min = 1, .max = 512},
 	{"sockets", VM_T_INT, "sockets; with cores and threads it must make up count", .min = 1, .max = 512},
 	{"cores", VM_T_INT, "cores in a socket", .min = 1, .max = 512},
@@ -30,8 +31,10 @@ static const struct vm_field boot_fields[] = {
 };
 
 static const struct vm_field firmware_fields[] = {
-	{"type", VM_T_CHOICE, "the firmware's kind", .default_json = "\"bios\"", .choices = CHOICES("bios")},
-	{"path", VM_T_PATH, "another file than QEMU's own"},
+	{"type", VM_T_CHOICE, "the firmware's kind", .default_json = "\"bios\"", .choices = CHOICES("bios", "uefi")},
+	{"path", VM_T_PATH, "another file than QEMU's own, or (uefi) than what the host's packages describe"},
+	{"vars-template", VM_T_PATH, "uefi: what the VM's variables begin as; goes with path"},
+	{"secure-boot", VM_T_BOOL, "uefi: with Secure Boot, and the usual keys enrolled", .default_json = "false"},
 	{0},
 };
 
@@ -212,6 +215,7 @@ const struct vm_field vm_spec_fields[] = {
 	{"accel", VM_T_CHOICE, "auto takes kvm where /dev/kvm opens, else tcg", .default_json = "\"auto\"",
 	 .choices = CHOICES("auto", "kvm", "tcg")},
 	{"cpu", VM_T_OBJECT, "the processors", .default_json = "{}", .fields = cpu_fields},
+	{"clock", VM_T_CHOICE, "what the guest's hardware clock shows", .default_json = "\"utc\"", .choices = CHOICES("utc", "localtime")},
 	{"memory", VM_T_SIZE, "RAM", .default_json = "\"512M\"", .min = 1 << 20, .max = (int64_t)1 << 44},
 	{"boot", VM_T_OBJECT, "what is booted", .default_json = "{}", .fields = boot_fields},
 	{"firmware", VM_T_OBJECT, "the firmware", .default_json = "{}", .fields = firmware_fields},

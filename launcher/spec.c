@@ -383,6 +383,23 @@ static int check_boot(const struct vm_check *c, const json_t *spec)
 	return 0;
 }
 
+static int check_firmware(const struct vm_check *c, const json_t *spec)
+{
+	const json_t *firmware = json_object_get(spec, "firmware");
+	const char *type = text_of(firmware, "type");
+	bool uefi = type && streq(type, "uefi");
+
+	if (!uefi && json_is_true(json_object_get(firmware, "secure-boot")))
+		return vm_refuse(c, "firmware.secure-boot", "belongs to the type \"uefi\"");
+	if (!uefi && text_of(firmware, "vars-template"))
+		return vm_refuse(c, "firmware.vars-template", "belongs to the type \"uefi\"");
+	if (uefi && !text_of(firmware, "path") != !text_of(firmware, "vars-template"))
+		return vm_refuse(c, "firmware", "path and vars-template go together: a code, and the variables that it begins with");
+	if (json_is_true(json_object_get(firmware, "secure-boot")) && vm_spec_is_pc(spec))
+		return vm_refuse(c, "firmware.secure-boot", "needs the machine q35");
+	return 0;
+}
+
 static int check_cpu(const struct vm_check *c, const json_t *spec)
 {
 	static const char *const parts[] = {"sockets", "cores", "threads"};
@@ -481,7 +498,7 @@ static int check_rules(const struct vm_check *c, const json_t *spec)
 		const char *key;
 	} unique[] = {{named, "id"}, {nics, "mac"}, {placed, "port"}, {placed, "boot-index"}};
 	static int (*const rules[])(const struct vm_check *, const json_t *) = {check_ports, check_consoles, check_boot,
-									     check_cpu, check_user, check_seed, check_limits};
+									     check_cpu, check_user, check_seed, check_firmware, check_limits};
 	static const struct {
 		const char *kind;
 		int (*check)(const struct vm_check *, const char *, const json_t *);

@@ -9,6 +9,7 @@
 #include "launcher/argv.h"
 #include "launcher/cgroup.h"
 #include "launcher/console.h"
+#include "launcher/firmware.h"
 #include "launcher/hostnet.h"
 #include "launcher/identity.h"
 #include "launcher/record.h"
@@ -266,6 +267,7 @@ struct vm_host vm_host_of(const struct vm *vm)
 		.accel = text_of(vm->host_facts, "accel"),
 		.cpu_model = text_of(vm->host_facts, "cpu-model"),
 		.machine = text_of(vm->host_facts, "machine"),
+		.firmware = json_object_get(vm->host_facts, "firmware"),
 		.vhost_net = vhost ? json_is_true(vhost) : vm_hostnet_has_vhost(),
 		.qemu_major = (int)json_integer_value(
 			json_object_get(json_object_get(vm->host_facts, "qemu-version"), "major")),
@@ -746,6 +748,7 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 	bool wants_sandbox = json_is_true(json_object_get(spec, "sandbox"));
 	bool has_sandbox = json_is_true(json_object_get(caps, "sandbox"));
 	_cleanup_identity_ struct vm_identity *id = NULL;
+	json_auto_t *firmware = NULL;
 	int opens;
 	bool kvm;
 	json_t *facts;
@@ -767,6 +770,12 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 			  wants_sandbox && has_sandbox);
 	if (!facts)
 		return qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
+	if (vm_firmware_find(vm->dirs, spec, text_of(facts, "machine"), NULL, &firmware, err) < 0) {
+		json_decref(facts);
+		return qmp_error_wrap(err, "starting %s", vm->name);
+	}
+	if (firmware)
+		json_object_set(facts, "firmware", firmware);
 	if (wants_sandbox && !has_sandbox)
 		json_object_set_new(facts, "sandbox-note", json_string("this QEMU, or the kernel, has no seccomp"));
 	if (id)
@@ -920,6 +929,8 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 	r = effective ? 0 : qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
 	if (r == 0)
 		r = vm_identity_of(effective, &id, err);
+	if (r == 0)
+		r = vm_firmware_make(vm->dirs, effective, json_object_get(vm->host_facts, "firmware"), err);
 	if (r == 0 && id)
 		r = may_run_as(vm, id, effective, caps, err);
 	if (r == 0)

@@ -3,6 +3,7 @@
  */
 #include "qmpctl/verb.h"
 #include "images/seed.h"
+#include "launcher/firmware.h"
 #include "launcher/vm.h"
 #include "proto/base.h"
 
@@ -85,6 +86,7 @@ static int run_delete(struct cli *cli)
 	}
 	status = delete_images(cli, vm->spec, deleted, kept);
 	img_seed_remove(&cli->dirs, cli->args[0]);
+	vm_firmware_move(&cli->dirs, cli->args[0], NULL);
 	verb_empty_run_dir(vm);
 	vm_close(vm);
 	(void)rmdir(run);

@@ -3,6 +3,7 @@
  */
 #include "qmpctl/verb.h"
 #include "images/seed.h"
+#include "launcher/firmware.h"
 #include "launcher/spec.h"
 #include "launcher/vm.h"
 #include "proto/base.h"
@@ -51,6 +52,7 @@ static int run_rename(struct cli *cli)
 	}
 	if (r == 0) {
 		img_seed_rename(&cli->dirs, cli->args[0], to);
+		vm_firmware_move(&cli->dirs, cli->args[0], to);
 		verb_empty_run_dir(vm);
 	}
 	vm_close(vm);

@@ -11,7 +11,7 @@
 
 #include <fcntl.h>
 
-static const struct vm_host host = {"kvm", "host", "pc-q35-7.2", .sandbox = true};
+static struct vm_host host = {"kvm", "host", "pc-q35-7.2", .sandbox = true};
 
 static void compare(const char *name, const char *came)
 {
@@ -85,6 +85,20 @@ static void test_seeds_without_an_image(void)
 	render("ignition", ignition);
 	json_decref(url);
 	json_decref(ignition);
+}
+
+static void test_uefi(void)
+{
+	json_auto_t *firmware = json_pack("{s:s, s:s, s:s, s:s, s:b}", "code", "/f,w", "code-format", "raw", "vars", "/v/t.fd",
+					  "vars-format", "qcow2", "smm", 1);
+	const struct vm_host plain = host;
+	json_t *spec = effective("{" FIXED ", \"firmware\": {\"type\": \"uefi\"}, \"clock\": \"localtime\","
+				 " \"cpu\": {\"hyperv\": true}}");
+
+	host.firmware = firmware;
+	render("uefi", spec);
+	host = plain;
+	json_decref(spec);
 }
 
 static const char everything[] =
@@ -164,6 +178,7 @@ int main(void)
 {
 	RUN(test_plain);
 	RUN(test_seeds_without_an_image);
+	RUN(test_uefi);
 	RUN(test_everything);
 	RUN(test_plug_and_unplug);
 	RUN(test_two_scsi_disks);
