@@ -128,8 +128,10 @@ QMP_API int qmp_framer_next(struct qmp_framer *f, const char **ret_text, size_t 
  *
  * At most QMP_IN_FLIGHT in-band commands are in flight to QEMU, the rest are queued; as many out-of-band ones
  * beside them, which overtake those queued. Commands of a kind go out in the order of execute. One with fds goes out when
- * all before it are answered: QEMU reads ahead and keeps only the fds that came last (net/chardev: tcp_chr_recv), so that
- * a command would take those of the next.
+ * all before it are answered, and those of its kind behind it when it is: QEMU reads ahead and keeps only the fds that came
+ * last (chardev/char-socket.c: tcp_chr_recv), so that a command would take those of the next; and until they are taken it
+ * sets each of them to blocking again with every byte that it reads, in a thread of its own, beside a netdev_add that has
+ * just set it to non-blocking: then its main loop hangs in read() of a tap that has no packet.
  *
  * Crossing: when a client dies with a command running, QEMU sends that reply to the next client. It does so before
  * the next client's qmp_capabilities is answered: it runs in-band commands one at a time, answers each before it takes

@@ -46,6 +46,7 @@
 struct slot {
 	uint64_t serial;
 	struct qmp_call *call; /* NULL: nobody waits any more */
+	bool with_fds;
 };
 
 /* In-band and out-of-band commands have slots and queues apart: what is out of band never waits for the rest. */
@@ -160,22 +161,31 @@ static int write_call(struct qmp_session *s, struct slot *slot, struct qmp_call 
 {
 	size_t n_fds = c->n_fds;
 
-	slot->serial = c->serial;
-	slot->call = c;
+	*slot = (struct slot){c->serial, c, n_fds > 0};
 	qmp_trace(s, true, c->text, c->len);
 	c->n_fds = 0;
 	return qmp_link_add_consume(&s->link, take_ptr(c->text), c->len, take_ptr(c->fds), n_fds);
 }
 
+static bool has_fds_in_flight(const struct lane *lane)
+{
+	for (size_t i = 0; i < QMP_IN_FLIGHT; i++)
+		if (lane->slots[i].serial != 0 && lane->slots[i].with_fds)
+			return true;
+	return false;
+}
+
 /*
  * The slot for the next command of LANE; NULL: it has to wait. One with fds waits until QEMU has answered everything: QEMU
- * keeps the fds that came last, for whichever command asks for some first. What follows it may go out behind it.
+ * keeps the fds that came last, for whichever command asks for some first. What follows waits until that one is answered:
+ * with each byte that it reads QEMU makes the fds that it keeps block, and it reads beside the command that makes use of them.
  */
 static struct slot *slot_for_next(struct qmp_session *s, struct lane *lane)
 {
 	const struct qmp_call *c = lane->queued.head;
 
-	if (!c || (c->n_fds > 0 && in_flight(&s->lanes[IN_BAND]) + in_flight(&s->lanes[OUT_OF_BAND]) > 0))
+	if (!c || has_fds_in_flight(lane) ||
+	    (c->n_fds > 0 && in_flight(&s->lanes[IN_BAND]) + in_flight(&s->lanes[OUT_OF_BAND]) > 0))
 		return NULL;
 	return find_slot(lane, 0);
 }

@@ -683,7 +683,8 @@ static int fds_heard(struct world *w, char *text, size_t size)
 	return n_fds;
 }
 
-/* QEMU has one place for fds, and reads ahead: those of a second command would take the place of the first's. */
+/* QEMU has one place for fds, and reads ahead: those of a second command would take the place of the first's, and what it
+ * reads behind them changes their flags. */
 static void test_fds_go_alone(void)
 {
 	struct world w;
@@ -704,21 +705,24 @@ static void test_fds_go_alone(void)
 	until(&w, &w.replies, 1);
 	CHECK_INT(fds_heard(&w, text, sizeof text), 1);
 	CHECK_CONTAINS(text, "add-fd");
-	CHECK_CONTAINS(text, "between"); /* what follows needs not wait */
-	CHECK(!strstr(text, "getfd") && !strstr(text, "behind"));
+	CHECK(!strstr(text, "between") && !strstr(text, "getfd") && !strstr(text, "behind"));
 	CHECK_INT(qmp_session_execute(w.s, &yank, on_reply, &w, NULL, NULL), 0);
 	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(text, 0));
 	until(&w, &w.replies, 2);
-	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(text, 1));
-	CHECK_INT(fds_heard(&w, text, sizeof text), 0);
-	until(&w, &w.replies, 3);
 	CHECK_INT(fds_heard(&w, text, sizeof text), 1);
 	CHECK_CONTAINS(text, "yank");
+	CHECK_CONTAINS(text, "between"); /* what is out of band is carried out as soon as it is read */
 	CHECK(!strstr(text, "getfd"));
 	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(text, 0));
+	until(&w, &w.replies, 3);
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(text, 1));
 	until(&w, &w.replies, 4);
 	CHECK_INT(fds_heard(&w, text, sizeof text), 1);
 	CHECK_CONTAINS(text, "getfd");
+	CHECK(!strstr(text, "behind"));
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}", id_in(text, 0));
+	until(&w, &w.replies, 5);
+	CHECK_INT(fds_heard(&w, text, sizeof text), 0);
 	CHECK_CONTAINS(text, "behind");
 	close(fd);
 	close_world(&w);
