@@ -98,7 +98,7 @@ main: pause             # lets TCG leave cpu_exec, else RCU (and DEVICE_DELETED)
  jmp off
 .Lmain_nopwr: test byte ptr es:[0x501],1
  jnz main
- xor ecx,ecx                 # bsel 0..15
+ xor ecx,ecx                 # bsel 0..63: a bus for each root port, and the root itself
 .Lmain_bs: mov dx,es:[0x506]
  add dx,0x10
  mov eax,ecx
@@ -114,7 +114,7 @@ main: pause             # lets TCG leave cpu_exec, else RCU (and DEVICE_DELETED)
  mov si,offset mej
  call puts
 .Lmain_nx: inc cx
- cmp cx,16
+ cmp cx,64
  jne .Lmain_bs
  jmp main
 off: mov si,offset mbye
