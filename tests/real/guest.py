@@ -9,6 +9,9 @@ import socket
 import threading
 import time
 
+from qmp import PATIENCE
+
+BOOT = 2 * PATIENCE  # a Linux guest under TCG
 LINUX_CMDLINE = "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr"
 
 
@@ -72,7 +75,7 @@ class Serial:
                     raise AssertionError(f"the guest did not {what} within {timeout} s; its last words: "
                                          f"{self.text[-400:]!r}")
 
-    def expect(self, text, timeout=10):
+    def expect(self, text, timeout=PATIENCE):
         """Waits for TEXT after what the last expect found; returns what stood before it."""
 
         def found():
@@ -84,11 +87,11 @@ class Serial:
 
         return self._until(f"say {text!r}", timeout, found)
 
-    def write(self, text, timeout=10):
+    def write(self, text, timeout=PATIENCE):
         peer = self._until("connect its serial port", timeout, lambda: self.peer)
         peer.sendall(text.encode())
 
-    def command(self, command, timeout=20):
+    def command(self, command, timeout=PATIENCE):
         """Runs a shell command in the Linux guest: (status, output)."""
         self.serial_id = getattr(self, "serial_id", 0) + 1
         ident = f"t{self.serial_id}"
@@ -101,7 +104,7 @@ class Serial:
     def close(self):
         self.closed = True
         os.write(self.wake_w, b"x")
-        self.thread.join(5)
+        self.thread.join(PATIENCE)
         for end in (self.peer, self.listener):
             if end:
                 end.close()

@@ -10,6 +10,9 @@ import select
 import socket
 import time
 
+# Seconds. How long the tests wait for what must come: a busy machine may have no time for us, and who waits longer asserts no less.
+PATIENCE = 60
+
 
 class QmpError(Exception):
     """The peer answered with an error: .cls is its class, .data the whole error object."""
@@ -29,7 +32,7 @@ class QmpClosed(Exception):
     """The peer ended the connection."""
 
 
-def connect_unix(path, timeout=10):
+def connect_unix(path, timeout=PATIENCE):
     """A connected stream socket; PATH may be longer than a socket address has room for."""
     folder = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY)
     try:
@@ -48,7 +51,7 @@ def connect_unix(path, timeout=10):
 class Qmp:
     """One connection. Replies are kept by id and events in the order of their arrival until asked for."""
 
-    def __init__(self, path, timeout=10, negotiate=True):
+    def __init__(self, path, timeout=PATIENCE, negotiate=True):
         self.sock = connect_unix(path, timeout)
         self.buffer = b""
         self.replies = {}

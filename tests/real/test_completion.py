@@ -10,7 +10,7 @@ import time
 
 import world
 from guest import tiny_spec
-from world import QMPCTL, USAGE, WorldTest
+from world import PATIENCE, QMPCTL, USAGE, WorldTest
 
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], r"""
@@ -61,7 +61,7 @@ class Shell:
     def send(self, text):
         os.write(self.fd, text.encode())
 
-    def until(self, pattern, timeout=20):
+    def until(self, pattern, timeout=PATIENCE):
         deadline = time.monotonic() + timeout
         while not (found := re.search(pattern, self.text)):
             left = deadline - time.monotonic()
@@ -98,7 +98,7 @@ class Completion(WorldTest):
 
     def offered(self, *words):
         result = subprocess.run([QMPCTL, "__complete", "--root", self.w.root, *words], env=self.w.env, text=True,
-                                capture_output=True, timeout=10)
+                                capture_output=True, timeout=PATIENCE)
         self.assertEqual((result.returncode, result.stderr), (0, ""))
         return [line.split("\t")[0] for line in result.stdout.splitlines()]
 

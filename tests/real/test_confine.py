@@ -5,14 +5,13 @@ import os
 import pwd
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import unittest
 
 from guest import guest_file, tiny_spec, with_serial
 from qmp import Qmp, QmpClosed, QmpError, connect_unix
-from world import ACCEL, FAILED, HOST, STATE, USAGE, WorldTest, main
+from world import ACCEL, FAILED, HOST, PATIENCE, STATE, USAGE, WorldTest, main
 
 # Each has QEMU run a program.
 PROGRAMS = [
@@ -107,7 +106,7 @@ class Sandbox(WorldTest):
         self.w.ok("nic", "add", "a", "user,id=netx")
         with self.w.control("a") as qmp:
             qmp.execute("snapshot-save", {"job-id": "s", "tag": "one", "vmstate": "vdx-fmt", "devices": ["vdx-fmt"]})
-            qmp.event("JOB_STATUS_CHANGE", {"id": "s", "status": "concluded"}, 30)
+            qmp.event("JOB_STATUS_CHANGE", {"id": "s", "status": "concluded"})
             self.assertNotIn("error", qmp.execute("query-jobs")[0])
             read, write = os.pipe()
             self.addCleanup(os.close, read)
@@ -117,7 +116,7 @@ class Sandbox(WorldTest):
             self.addCleanup(drain.wait)
             qmp.execute("stop")
             qmp.execute("migrate", {"uri": "fd:away"})
-            qmp.event("STOP", timeout=5)
+            qmp.event("STOP")
             self.wait_migrated(qmp)
             qmp.execute("cont")
         self.w.ok("disk", "remove", "a", "vdx")
@@ -128,7 +127,7 @@ class Sandbox(WorldTest):
 
     def wait_migrated(self, qmp):
         while (now := qmp.execute("query-migrate")).get("status") not in ("completed", "failed"):
-            qmp.execute("query-status", timeout=5)
+            qmp.execute("query-status")
         self.assertEqual(now["status"], "completed", now)
 
     def test_without_it_programs_run_and_nothing_else_changes(self):
@@ -261,15 +260,13 @@ class User(WorldTest):
 
     def test_disks_and_nics_come_and_go_and_it_is_taken_over(self):
         serial = self.start(disks=[{"id": "vda", "path": self.image(self.nobody.pw_uid), "format": "raw"}])
-        keeper = self.w.keeper_pid()
         other = os.path.join(self.images, "y.img")
         shutil.copyfile(os.path.join(self.images, "x.img"), other)
         os.chown(other, self.nobody.pw_uid, -1)
         self.w.ok("disk", "add", "a", f"id=vdx,path={other},format=raw")
         self.w.ok("disk", "remove", "a", "vdx")
         serial.expect("EJECT")
-        os.kill(keeper, signal.SIGKILL)
-        self.w.wait_gone([keeper])
+        self.w.kill_keeper()
         self.w.wait_state("a", "running")
         self.w.ok("nic", "add", "a", "user,id=netx")
         self.w.ok("stop", "a")
@@ -322,7 +319,7 @@ class User(WorldTest):
         os.chown(self.w.base, self.nobody.pw_uid, -1)
         sh(f"chown -R nobody {self.w.root}")
         result = subprocess.run(self.w.argv("start", "a"), env=self.w.env, user="nobody", capture_output=True,
-                                text=True, timeout=60)
+                                text=True, timeout=PATIENCE)
         self.assertEqual(result.returncode, HOST, result)
         self.assertIn("which only root can do", result.stderr)
 
@@ -334,7 +331,7 @@ class Bridge(WorldTest):
         # The namespaces are this process's own, so the test proper runs in another one.
         if os.geteuid() != 0:
             self.skipTest("namespaces with a bridge need root")
-        subprocess.run([sys.executable, "-B", __file__, "Bridge.in_a_namespace"], check=True, timeout=120)
+        subprocess.run([sys.executable, "-B", __file__, "Bridge.in_a_namespace"], check=True, timeout=4 * PATIENCE)
 
     def in_a_namespace(self):
         if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNS | CLONE_NEWNET) != 0:

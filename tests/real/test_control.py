@@ -49,7 +49,7 @@ class Control(WorldTest):
                 qmp.execute("qmpctl-disk-remove", {"id": "nosuch"})
 
     def test_the_big_reply_comes_whole(self):
-        with self.w.control("a", timeout=30) as qmp:
+        with self.w.control("a") as qmp:
             names = {item["name"] for item in qmp.execute("query-qmp-schema") if item["meta-type"] == "command"}
             self.assertIn("device_add", names)
 
@@ -60,7 +60,7 @@ class Control(WorldTest):
 
     def test_operations_stand_beside_qemus_commands(self):
         """In query-commands, in query-qmp-schema (in QEMU's form) and in qmpctl-schema, all alike, and in the document."""
-        with self.w.control("a", timeout=30) as qmp:
+        with self.w.control("a") as qmp:
             operations = {o["name"]: o for o in qmp.execute("qmpctl-schema")["operations"]}
             commands = [c["name"] for c in qmp.execute("query-commands")]
             infos = {i["name"]: i for i in qmp.execute("query-qmp-schema")}
@@ -88,7 +88,7 @@ class Control(WorldTest):
 
     def test_a_client_that_sends_no_more_is_answered_first(self):
         """As in: printf ... | socat - UNIX-CONNECT:control.sock"""
-        sock = connect_unix(os.path.join(self.w.vm_dir("a"), "control.sock"), 20)
+        sock = connect_unix(os.path.join(self.w.vm_dir("a"), "control.sock"))
         with sock:
             sock.sendall(b'{"execute": "qmp_capabilities"}{"execute": "query-status", "id": 1}'
                          b'{"execute": "qmpctl-wait", "arguments": {"for": "running"}, "id": 2}'
@@ -106,7 +106,7 @@ class Control(WorldTest):
 
         def client(number):
             try:
-                with self.w.control("a", timeout=60) as qmp:
+                with self.w.control("a") as qmp:
                     # The same ids in every client, answered differently.
                     path = f"/machine/{'peripheral' if number % 2 else 'unattached'}"
                     for i in range(COMMANDS):
@@ -154,7 +154,7 @@ class Control(WorldTest):
             except OSError:
                 pass  # held back or cut off: both are fine
             for _ in range(20):
-                self.assertEqual(other.execute("query-name", timeout=30), {"name": "a"})
+                self.assertEqual(other.execute("query-name"), {"name": "a"})
         self.alive()
 
     def test_a_client_that_dies_in_the_middle_harms_nobody(self):
@@ -165,7 +165,7 @@ class Control(WorldTest):
                 dying.send("query-named-block-nodes")
                 dying.sock.send(b'{"execute": "query-st')
                 dying.close()
-                self.assertEqual(other.execute("query-name", timeout=30), {"name": "a"})
+                self.assertEqual(other.execute("query-name"), {"name": "a"})
             self.assertEqual(other.stray, [])
         self.alive()
 
@@ -177,7 +177,7 @@ class Control(WorldTest):
             slow = one.send("query-qmp-schema")
             sent = [(qmp, qmp.send("add-fd", {"fdset-id": i}, fds=[file.fileno()]))
                     for i, (qmp, file) in enumerate(zip((one, two) * 3, files))]
-            one.reply(slow, timeout=30)
+            one.reply(slow)
             pid = self.w.qemu_pid("a")
             for i, (qmp, ident) in enumerate(sent):
                 fd = qmp.reply(ident)["fd"]
@@ -200,7 +200,7 @@ class Control(WorldTest):
 
     def test_stop_by_the_control_socket(self):
         with self.w.control("a") as qmp:
-            qmp.execute("qmpctl-stop", {"timeout": 10})
+            qmp.execute("qmpctl-stop")
         self.serial.expect("PWRBTN")
         self.w.wait_state("a", "stopped")
         self.stopped_clean()

@@ -9,6 +9,8 @@ import tempfile
 import time
 import unittest
 
+from qmp import PATIENCE
+
 QEMU = os.environ.get("QMPCTL_QEMU") or "qemu-system-x86_64"
 ENOUGH = 40  # replies that crossed
 ROUNDS = 3000  # in which that many must have crossed
@@ -23,7 +25,7 @@ class Gone(Exception):
 class Client:
     def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
+        self.sock.settimeout(PATIENCE)
         self.sock.connect(path)
         self.file = self.sock.makefile("rb")
 
@@ -31,7 +33,10 @@ class Client:
         """How many messages came before the one that has MEMBER (of that VALUE)."""
         others = 0
         while True:
-            line = self.file.readline()
+            try:
+                line = self.file.readline()
+            except ConnectionResetError:
+                raise Gone from None
             if not line:
                 raise Gone
             message = json.loads(line)
@@ -40,8 +45,14 @@ class Client:
             others += "event" not in message
 
     def ask(self, command, ident):
-        self.sock.sendall(json.dumps({"execute": command, "id": ident}).encode())
+        self.send(json.dumps({"execute": command, "id": ident}).encode())
         return self.until("id", ident)
+
+    def send(self, text):
+        try:
+            self.sock.sendall(text)
+        except (BrokenPipeError, ConnectionResetError):
+            raise Gone from None
 
     def close(self):
         self.file.close()
@@ -64,14 +75,14 @@ class Crossing(unittest.TestCase):
 
     def end(self):
         self.qemu.kill()
-        self.qemu.wait(10)
+        self.qemu.wait(PATIENCE)
 
     def leave_with_commands_running(self, draw):
         old = Client(self.path)
         try:
             old.until("QMP")
             old.ask("qmp_capabilities", "negotiation")
-            old.sock.sendall((LONG + SHORT) * 4)
+            old.send((LONG + SHORT) * 4)
         finally:
             time.sleep(draw.random() * 0.004)  # which of them runs then is left to chance
             old.close()

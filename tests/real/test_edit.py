@@ -6,7 +6,7 @@ import subprocess
 
 import world
 from guest import tiny_spec
-from world import HOST, OK, STATE, USAGE, WorldTest
+from world import HOST, OK, PATIENCE, STATE, USAGE, WorldTest
 
 
 class Edit(WorldTest):
@@ -28,7 +28,7 @@ class Edit(WorldTest):
             f.write(f"#!/bin/sh\n{script}\n")
         os.chmod(editor, 0o755)
         result = subprocess.run(self.w.argv("edit", "a", *args), env={**self.w.env, "EDITOR": editor, **env}, text=True,
-                                capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+                                capture_output=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
         self.assertEqual(result.returncode, rc, result.stderr)
         return result
 

@@ -10,8 +10,8 @@ import unittest
 import world
 from guest import tiny_spec
 from qmp import Qmp
-from world import (CRASHED, EXITED, FAILED, HOST, KILLED, NOT_FOUND, OK, PANICKED, PENDING, STATE, TIMEOUT, UNREACHABLE, USAGE,
-                   WorldTest)
+from world import (CRASHED, EXITED, FAILED, HOST, KILLED, NOT_FOUND, OK, PANICKED, PATIENCE, PENDING, STATE, TIMEOUT,
+                   UNREACHABLE, USAGE, WorldTest)
 
 DOCUMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../docs/exit-status.md")
 
@@ -96,6 +96,7 @@ class Verbs(WorldTest):
     def test_5_timeout(self):
         serial = self.w.start_tiny("a")
         serial.write("i")
+        serial.expect("i")
         self.fails(TIMEOUT, "stop", "a", "--timeout", "1")
         self.fails(TIMEOUT, "wait", "a", "--for", "event=NEVER", "--timeout", "1")
         self.w.create_tiny("b")
@@ -109,6 +110,7 @@ class Verbs(WorldTest):
         serial = self.w.start_tiny("a")
         self.w.ok("disk", "add", "a", f"path={image},format=raw")
         serial.write("e")
+        serial.expect("e")
         self.fails(PENDING, "disk", "remove", "a", "vda", "--timeout", "1", says="pending")
         self.w.expect(PENDING, "disk", "remove", "a", "vda", "--timeout", "1", "-o", "json")
 
@@ -128,7 +130,7 @@ class Verbs(WorldTest):
     def test_7_qemu_that_has_gone_from_the_keeper(self):
         """Its process stopped: what needs QEMU cannot be had, and its keeper says so."""
         self.w.start_tiny("a")
-        os.kill(self.w.keeper_pid(), signal.SIGKILL)
+        self.w.kill_keeper()
         qemu = self.w.qemu_pid("a")
         os.kill(qemu, signal.SIGSTOP)
         self.fails(UNREACHABLE, "pause", "a")
@@ -140,7 +142,8 @@ class Verbs(WorldTest):
         self.w.env["QMPCTL_QEMU"] = "/no/such/qemu"
         self.fails(HOST, "start", "a", says="/no/such/qemu")
         with open("/dev/full", "wb") as full:
-            done = subprocess.run(self.w.argv("show", "a"), env=self.w.env, stdout=full, stderr=subprocess.PIPE, timeout=20)
+            done = subprocess.run(self.w.argv("show", "a"), env=self.w.env, stdout=full, stderr=subprocess.PIPE,
+                                  timeout=PATIENCE)
         self.assertEqual(done.returncode, HOST, done.stderr)
         self.assertIn("standard output", done.stderr.decode())
 
@@ -152,7 +155,7 @@ class Run(WorldTest):
         serial.expect("TINY-READY")
         self.w.wait_state(name, "running")
         yield serial
-        self.assertEqual(keeper.wait(15), status, self.w.logs())
+        self.assertEqual(keeper.wait(PATIENCE), status, self.w.logs())
         self.stopped_clean()
 
     def test_0_well(self):

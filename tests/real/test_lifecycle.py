@@ -2,12 +2,11 @@
 import json
 import os
 import signal
-import time
 
 import world
 from guest import tiny_spec
 from qmp import QmpError
-from world import CRASHED, FAILED, KILLED, NOT_FOUND, OK, PANICKED, STATE, TIMEOUT, WorldTest
+from world import CRASHED, FAILED, KILLED, NOT_FOUND, OK, PANICKED, PATIENCE, STATE, TIMEOUT, WorldTest
 
 
 class Lifecycle(WorldTest):
@@ -47,7 +46,7 @@ class Lifecycle(WorldTest):
         serial = self.w.start_tiny("a")
         before = self.w.qemu_pid("a")
         with self.w.control("a") as qmp:
-            qmp.execute("qmpctl-reboot", {"timeout": 20}, timeout=30)
+            qmp.execute("qmpctl-reboot", {"timeout": 30})
             self.assertEqual(qmp.execute("qmpctl-status")["state"], "running")
         self.assertNotEqual(self.w.qemu_pid("a"), before)
         serial.expect("TINY-READY")
@@ -58,8 +57,7 @@ class Lifecycle(WorldTest):
         serial.expect("i")
         with self.w.control("a") as qmp:
             reboot = qmp.send("qmpctl-reboot", {"timeout": 60})
-            while self.w.status("a").get("operation") != "qmpctl-reboot":
-                time.sleep(0.02)
+            self.until(lambda: self.w.status("a").get("operation") == "qmpctl-reboot", "the reboot has not begun")
             self.w.ok("kill", "a")
             with self.assertRaisesRegex(QmpError, "was killed while it rebooted"):
                 qmp.reply(reboot)
@@ -148,7 +146,7 @@ class Foreground(WorldTest):
     def test_run_ends_well_when_the_guest_powers_off(self):
         serial, proc = self.run_tiny()
         serial.write("q")
-        self.assertEqual(proc.wait(15), OK, self.w.logs())
+        self.assertEqual(proc.wait(PATIENCE), OK, self.w.logs())
         self.stopped_clean()
 
     def test_the_status_of_run_tells_how_it_ended(self):
@@ -165,7 +163,7 @@ class Foreground(WorldTest):
         for end, status in ((outside, CRASHED), (verb, KILLED), (panic, PANICKED)):
             with self.subTest(status=status):
                 end(serial)
-                self.assertEqual(proc.wait(15), status, self.w.logs())
+                self.assertEqual(proc.wait(PATIENCE), status, self.w.logs())
             proc = self.w.spawn("run", "a")
             serial.expect("TINY-READY")
             self.w.wait_state("a", "running")
@@ -174,13 +172,13 @@ class Foreground(WorldTest):
         serial, proc = self.run_tiny()
         proc.send_signal(signal.SIGTERM)
         serial.expect("PWRBTN")
-        self.assertEqual(proc.wait(15), OK, self.w.logs())
+        self.assertEqual(proc.wait(PATIENCE), OK, self.w.logs())
         self.stopped_clean()
 
     def test_verbs_work_while_it_runs(self):
         _, proc = self.run_tiny()
         self.w.ok("stop", "a")
-        self.assertEqual(proc.wait(15), OK, self.w.logs())
+        self.assertEqual(proc.wait(PATIENCE), OK, self.w.logs())
 
 
 class Expendable(WorldTest):
@@ -190,9 +188,7 @@ class Expendable(WorldTest):
         serial = self.w.start_tiny("a")
         qemu = self.w.qemu_pid("a")
         for _ in range(3):
-            keeper = self.w.keeper_pid()
-            os.kill(keeper, signal.SIGKILL)
-            self.w.wait_gone([keeper])
+            self.w.kill_keeper()
             serial.write("z")
             serial.expect("z")
             self.assertEqual(self.w.state("a"), "running")
@@ -208,7 +204,7 @@ class Expendable(WorldTest):
         qemu = self.w.qemu_pid("a")
         os.kill(qemu, signal.SIGSTOP)
         try:
-            self.w.wait_state("a", "unresponsive", timeout=20)
+            self.w.wait_state("a", "unresponsive")
             self.assertIn("stopped", self.w.status("a")["unresponsive"]["why"])
             self.assertIn(qemu, self.w.processes())
         finally:
@@ -218,11 +214,10 @@ class Expendable(WorldTest):
 
     def test_a_qemu_that_hangs_is_taken_over_all_the_same(self):
         serial = self.w.start_tiny("a")
-        keeper, qemu = self.w.keeper_pid(), self.w.qemu_pid("a")
+        qemu = self.w.qemu_pid("a")
         os.kill(qemu, signal.SIGSTOP)
         try:
-            os.kill(keeper, signal.SIGKILL)
-            self.w.wait_gone([keeper])
+            self.w.kill_keeper()
             self.assertEqual(self.w.state("a"), "unresponsive")
             self.assertIn(qemu, self.w.processes())
         finally:
@@ -233,9 +228,7 @@ class Expendable(WorldTest):
 
     def test_wait_takes_over_what_has_no_keeper(self):
         self.w.start_tiny("a")
-        keeper = self.w.keeper_pid()
-        os.kill(keeper, signal.SIGKILL)
-        self.w.wait_gone([keeper])
+        self.w.kill_keeper()
         self.w.expect(TIMEOUT, "wait", "a", "--for", "stopped", "--timeout", "1")
         self.assertEqual(self.w.state("a"), "running")
         self.w.ok("kill", "a")
@@ -283,11 +276,11 @@ class Expendable(WorldTest):
         os.kill(qemu, signal.SIGSTOP)
         try:
             proc = self.w.spawn("disk", "add", "a", f"{image},format=raw")
-            self.w.wait_state("a", "unresponsive", timeout=20)
+            self.w.wait_state("a", "unresponsive")
             self.assertIsNone(proc.poll())
         finally:
             os.kill(qemu, signal.SIGCONT)
-        self.assertEqual(proc.wait(15), OK, self.w.logs())
+        self.assertEqual(proc.wait(PATIENCE), OK, self.w.logs())
         disks = self.w.ok("disk", "list", "a", "-o", "json").json()
         self.assertEqual([d["id"] for d in disks], ["vda"])
 

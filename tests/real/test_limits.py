@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 
-from guest import guest_file, linux_spec, with_serial
+from guest import BOOT, guest_file, linux_spec, with_serial
 from world import FAILED, OK, QMPCTL, WorldTest, main
 
 FAKE = os.environ.get("QMPCTL_FAKE") or os.path.join(os.path.dirname(QMPCTL), "../tests/fake/fake_qemu")
@@ -28,7 +28,7 @@ class Limits(WorldTest):
         spec["boot"]["initrd"] = self.initrd({"qmpctl": QMPCTL, "qemu": FAKE})
         self.w.create("host", with_serial(spec, self.serial))
         self.w.ok("start", "host")
-        self.serial.expect("GUEST-READY", 120)
+        self.serial.expect("GUEST-READY", BOOT)
         self.qmpctl("create", "t", "--memory", "16M")
         self.qmpctl("set", "t", "accel=tcg", "limits.cpu=150", "limits.memory=64M", "limits.pids=199")
 
@@ -52,7 +52,7 @@ class Limits(WorldTest):
 
     def sh(self, command, status=0):
         """In the guest."""
-        rc, out = self.serial.command(command, 60)
+        rc, out = self.serial.command(command)
         self.assertEqual(rc, status, f"{command}\n{out}")
         return out.replace("\r", "")
 

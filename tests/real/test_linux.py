@@ -4,7 +4,7 @@ import re
 import time
 
 import world
-from guest import linux_spec, with_serial
+from guest import BOOT, linux_spec, with_serial
 from world import WorldTest
 
 
@@ -13,7 +13,7 @@ class Linux(WorldTest):
         serial = self.w.serial()
         self.w.create("demo", with_serial(linux_spec(words, **more), serial))
         self.w.ok("start", "demo")
-        serial.expect("GUEST-READY", 120)
+        serial.expect("GUEST-READY", BOOT)
         return serial
 
     def test_disks_and_nics_appear_and_vanish_inside(self):
@@ -24,24 +24,24 @@ class Linux(WorldTest):
             f.truncate(8 << 20)
 
         self.w.ok("disk", "add", "demo", f"id=vdx,path={image},format=raw,serial=S1")
-        serial.expect("UEVENT add block vda", 20)
+        serial.expect("UEVENT add block vda")
         self.assertEqual(serial.command("cat /sys/block/vda/size"), (0, str((8 << 20) // 512)))
         self.assertEqual(serial.command("cat /sys/block/vda/serial"), (0, "S1"))
         self.assertIn("from the host", serial.command("head -n 1 /dev/vda")[1])
         self.assertEqual(serial.command("echo from the guest | dd of=/dev/vda conv=fsync 2>/dev/null")[0], 0)
         self.w.ok("disk", "remove", "demo", "vdx")
-        serial.expect("UEVENT remove block vda", 20)
+        serial.expect("UEVENT remove block vda")
         with open(image, "rb") as f:
             self.assertEqual(f.read(15), b"from the guest\n")
 
         self.w.ok("nic", "add", "demo", "user,id=netx,mac=52:54:00:11:22:33")
-        serial.expect("UEVENT add net", 20)
+        serial.expect("UEVENT add net")
         name = serial.command("ls /sys/class/net | grep -v lo")[1]
         self.assertEqual(serial.command(f"cat /sys/class/net/{name}/address")[1], "52:54:00:11:22:33")
         self.w.ok("nic", "remove", "demo", "netx")
-        serial.expect("UEVENT remove net", 20)
+        serial.expect("UEVENT remove net")
 
-        self.w.ok("stop", "demo", timeout=60)
+        self.w.ok("stop", "demo")
         serial.expect("POWERBUTTON")
         serial.expect("GUEST-OFF")
         self.assertEqual(self.w.state("demo"), "stopped")
@@ -60,21 +60,21 @@ class Linux(WorldTest):
                 self.w.ok("disk", "add", name, f"id=vdx,path={image},format=raw")
                 self.w.ok("start", name)
                 time.sleep(delay)  # where in its boot it is asked: any moment will do
-                self.w.ok("disk", "remove", name, "vdx", "--timeout", "60", timeout=90)
-                serial.expect("GUEST-READY", 120)
+                self.w.ok("disk", "remove", name, "vdx", "--timeout", str(BOOT), timeout=2 * BOOT)
+                serial.expect("GUEST-READY", BOOT)
                 self.assertNotIn("vda", serial.command("ls /sys/block")[1])
 
     def test_qmpctl_waits_for_a_line_on_its_own_console_and_keeps_it(self):
         self.w.create("demo", linux_spec())
         self.w.ok("start", "demo")
-        self.w.ok("wait", "demo", "--for", "console=GUEST-READY", timeout=120)
+        self.w.ok("wait", "demo", "--for", "console=GUEST-READY", timeout=BOOT)
         self.assertRegex(self.w.ok("logs", "demo").out, re.compile("GUEST-READY"))
 
     def test_a_reboot_stays_in_the_same_qemu(self):
         serial = self.boot()
         qemu = self.w.qemu_pid("demo")
         serial.write("t0 reboot -f\n")
-        serial.expect("GUEST-READY", 120)
+        serial.expect("GUEST-READY", BOOT)
         self.assertEqual(self.w.qemu_pid("demo"), qemu)
 
 

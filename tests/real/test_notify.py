@@ -5,7 +5,7 @@ import signal
 import socket
 
 import world
-from world import OK, STATE, WorldTest
+from world import OK, PATIENCE, STATE, WorldTest
 
 
 class Supervisor:
@@ -36,14 +36,14 @@ class Notify(WorldTest):
         serial = self.w.create_tiny("a")
         supervisor = self.supervise(abstract)
         keeper = self.w.spawn("run", "a")
-        self.assertEqual(supervisor.hears(20), "READY=1")
+        self.assertEqual(supervisor.hears(PATIENCE), "READY=1")
         self.assertEqual(self.w.state("a"), "running")
         self.assertNotIn(b"NOTIFY_SOCKET", self.environment_of(self.w.qemu_pid("a")))
         serial.expect("TINY-READY")
         keeper.send_signal(signal.SIGTERM)
-        self.assertEqual(supervisor.hears(10), "STOPPING=1")
+        self.assertEqual(supervisor.hears(PATIENCE), "STOPPING=1")
         serial.expect("PWRBTN")
-        self.assertEqual(keeper.wait(15), OK)
+        self.assertEqual(keeper.wait(PATIENCE), OK)
         self.assertIsNone(supervisor.hears(0))
         self.stopped_clean()
 
@@ -59,11 +59,11 @@ class Notify(WorldTest):
         supervisor = self.supervise(False)
         for _ in range(3):
             keeper = self.w.spawn("run", "--on-term", "detach", "a")
-            self.assertEqual(supervisor.hears(20), "READY=1")
+            self.assertEqual(supervisor.hears(PATIENCE), "READY=1")
             qemu = self.w.qemu_pid("a")
             keeper.send_signal(signal.SIGTERM)
-            self.assertEqual(supervisor.hears(10), "STOPPING=1")
-            self.assertEqual(keeper.wait(10), OK)
+            self.assertEqual(supervisor.hears(PATIENCE), "STOPPING=1")
+            self.assertEqual(keeper.wait(PATIENCE), OK)
             self.assertEqual(self.w.qemu_pid("a"), qemu)
         serial.expect("TINY-READY")
         serial.write("z")
@@ -73,7 +73,7 @@ class Notify(WorldTest):
     def test_what_does_not_come_up_is_not_ready(self):
         self.w.start_tiny("a")
         supervisor = self.supervise(False)
-        self.assertEqual(self.w.spawn("run", "a").wait(20), STATE)
+        self.assertEqual(self.w.spawn("run", "a").wait(PATIENCE), STATE)
         self.assertIsNone(supervisor.hears(0))
 
 

@@ -1,7 +1,5 @@
 """Beside qmpctl, another client changes the same VM over control.sock: QEMU is asked, not remembered."""
 import os
-import signal
-import time
 
 import world
 from qmp import Qmp, QmpError
@@ -93,11 +91,8 @@ class Others(WorldTest):
     def differences(self):
         return {d["item"]: d for d in self.w.status("a").get("differences", [])}
 
-    def until(self, condition, timeout=10):
-        deadline = time.monotonic() + timeout
-        while not condition(self.differences()):
-            self.assertLess(time.monotonic(), deadline, self.differences())
-            time.sleep(0.05)
+    def until_differences(self, condition):
+        self.until(lambda: condition(self.differences()), self.differences)
 
     def test_status_shows_what_another_client_took_away(self):
         serial = self.w.start_tiny("a")
@@ -106,12 +101,12 @@ class Others(WorldTest):
         with self.w.control("a") as qmp:
             qmp.execute("device_del", {"id": "vdx"})
             serial.expect("EJECT")
-            self.until(lambda found: "disks.vdx" in found)
+            self.until_differences(lambda found: "disks.vdx" in found)
             self.assertEqual(self.differences()["disks.vdx"],
                              {"item": "disks.vdx", "state": "partial", "missing": ["vdx"]})
             self.assertIn("vdx", self.w.ok("status", "a").out)
         self.w.ok("disk", "remove", "a", "vdx")
-        self.until(lambda found: not found)
+        self.until_differences(lambda found: not found)
 
     def test_a_removal_of_ours_is_no_difference(self):
         serial = self.w.start_tiny("a")
@@ -130,9 +125,7 @@ class Others(WorldTest):
         self.w.ok("disk", "add", "a", self.disk())
         self.w.ok("nic", "add", "a", "user,id=netx")
         folder = self.w.vm_dir("a")
-        keeper = self.w.keeper_pid()
-        os.kill(keeper, signal.SIGKILL)
-        self.w.wait_gone([keeper])
+        self.w.kill_keeper()
         with Qmp(os.path.join(folder, "qmp.sock")) as qmp:
             for ident in ("vdx", "netx"):
                 qmp.execute("device_del", {"id": ident})
@@ -141,12 +134,12 @@ class Others(WorldTest):
             qmp.execute("blockdev-del", {"node-name": "vdx-fmt"})
             qmp.execute("blockdev-del", {"node-name": "vdx-file"})
             qmp.execute("blockdev-add", {"driver": "file", "node-name": "vdx-file", "filename": __file__, "read-only": True})
-        self.until(lambda found: len(found) == 2)
+        self.until_differences(lambda found: len(found) == 2)
         found = self.differences()
         self.assertEqual(found["nics.netx"]["state"], "gone")
         self.assertEqual(found["disks.vdx"], {"item": "disks.vdx", "state": "changed", "wants": self.image, "has": __file__})
         self.w.ok("nic", "remove", "a", "netx")
-        self.until(lambda left: "nics.netx" not in left)
+        self.until_differences(lambda left: "nics.netx" not in left)
 
     def test_no_request_ends_qemu(self):
         self.w.start_tiny("a")

@@ -4,7 +4,7 @@ import signal
 
 import world
 from qmp import QmpError
-from world import CRASHED, WorldTest
+from world import CRASHED, PATIENCE, WorldTest
 
 
 class Restart(WorldTest):
@@ -85,7 +85,7 @@ class Restart(WorldTest):
             self.w.wait_state("a", "running")
             self.assertEqual(self.w.status("a")["restart"]["count"], starts)
             self.crash()
-        self.assertEqual(keeper.wait(15), CRASHED, self.w.logs())
+        self.assertEqual(keeper.wait(PATIENCE), CRASHED, self.w.logs())
         self.stopped_clean()
 
     def test_while_it_waits_it_can_be_started_at_once_or_stopped(self):
@@ -111,7 +111,7 @@ class Restart(WorldTest):
         os.rename(image, image + ".away")
         with self.w.control("a") as qmp:
             self.crash()
-            qmp.event("QMPCTL_RESTART", {"outcome": "gave-up"}, timeout=30)
+            qmp.event("QMPCTL_RESTART", {"outcome": "gave-up"})
         self.w.wait_state("a", "stopped")
         self.stopped_clean()
 

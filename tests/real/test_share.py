@@ -87,7 +87,7 @@ class Share(WorldTest):
 
     def test_it_outlives_the_keeper_and_ends_with_qemu(self):
         self.hold()
-        os.kill(self.w.keeper_pid(), 9)
+        self.w.kill_keeper()
         self.refused("b", self.image)
         self.w.ok("kill", "a")
         self.w.ok("start", "b")

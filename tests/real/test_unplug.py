@@ -28,14 +28,14 @@ class Unplug(WorldTest):
         self.addCleanup(f.close)
         fcntl.fcntl(f, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0))
 
-    def apply(self, rc, change):
+    def apply(self, rc, change, timeout=30):
         """Applies the VM's spec after CHANGE has edited its disks."""
         spec = json.loads(self.w.ok("show", "a", "-o", "json").out)["spec"]
         spec["disks"] = change(spec.get("disks", []))
         path = os.path.join(self.w.base, "apply.json")
         with open(path, "w", encoding="utf-8") as f:
             json.dump(spec, f)
-        return self.w.expect(rc, "apply", path, "--timeout", "5")
+        return self.w.expect(rc, "apply", path, "--timeout", timeout)
 
     def settled(self, qmp, item, outcome="done"):
         data = qmp.event("QMPCTL_SETTLED", {"item": item})["data"]
@@ -74,7 +74,7 @@ class Unplug(WorldTest):
         self.keep_from_writing("vdy")
         with self.w.control("a") as qmp:
             before = self.has(qmp)
-            result = self.apply(FAILED, lambda disks: disks + [self.disk("vdx"), self.disk("vdy")])
+            result = self.apply(FAILED, lambda disks: disks + [self.disk("vdx"), self.disk("vdy")], timeout=2)
             self.assertIn("being undone", result.err)
             self.assertIn("vdx", peripherals(qmp))
             self.assertEqual([p["item"] for p in self.w.status("a")["pending"]], ["disks.vdx"])
@@ -96,7 +96,7 @@ class Unplug(WorldTest):
                     with self.w.control(name) as qmp:
                         before = self.has(qmp)
                         self.w.ok("disk", "add", name, f"id=vdx,path={self.images['vdx']},format=raw")
-                        self.w.ok("disk", "remove", name, "vdx", "--timeout", "10")
+                        self.w.ok("disk", "remove", name, "vdx")
                         self.assertEqual(self.has(qmp), before)
                     self.w.ok("resume", name)
                     serial.expect("TINY-READY")

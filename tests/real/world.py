@@ -1,6 +1,7 @@
 """A world of its own for each test: a --root folder, the program under test in it, and nothing left of it afterwards."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import time
 import unittest
 
 from guest import Serial, with_serial
-from qmp import Qmp
+from qmp import PATIENCE, Qmp
 
 OK, FAILED, USAGE, NOT_FOUND, STATE, TIMEOUT, PENDING, UNREACHABLE, HOST = range(9)
 # What run adds to them.
@@ -68,7 +69,7 @@ class World:
     def argv(self, *args):
         return [QMPCTL, "--root", self.root, *map(str, args)]
 
-    def run(self, *args, timeout=60, stdin=None):
+    def run(self, *args, timeout=2 * PATIENCE, stdin=None):
         """Runs a verb to its end. A run that does not end in time is a failure of the test."""
         argv = self.argv(*args)
         proc = subprocess.Popen(argv, env=self.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -138,7 +139,7 @@ class World:
     def state(self, name):
         return self.status(name)["state"]
 
-    def wait_state(self, name, *states, timeout=15):
+    def wait_state(self, name, *states, timeout=PATIENCE):
         deadline = time.monotonic() + timeout
         while True:
             now = self.state(name)
@@ -157,7 +158,7 @@ class World:
                 return folder
         raise AssertionError(f"no {name}/control.sock under {self.root}:\n{self.tree()}")
 
-    def control(self, name, timeout=10, **kw):
+    def control(self, name, timeout=PATIENCE, **kw):
         return Qmp(os.path.join(self.vm_dir(name), "control.sock"), timeout, **kw)
 
     def tree(self):
@@ -203,16 +204,25 @@ class World:
     def qemu_pid(self, name):
         """The QEMU of that VM, by /proc: -name is on its command line."""
         hits = [pid for pid, cmd in self.processes().items()
-                if "qemu-system" in cmd.split(" ")[0] and f"{name}" in cmd]
+                if "qemu-system" in cmd.split(" ")[0] and re.search(rf" -name guest={re.escape(name)}[ ,]", cmd)]
         if len(hits) != 1:
             raise AssertionError(f"one QEMU of {name} expected, found {hits}: {self.processes()}")
         return hits[0]
 
     def keeper_pid(self):
-        hits = [pid for pid, cmd in self.processes().items() if "qemu-system" not in cmd.split(" ")[0]]
-        if len(hits) != 1:
-            raise AssertionError(f"one keeper expected, found {hits}: {self.processes()}")
+        """The one process that is no QEMU, when there is one alone: a keeper that leaves has let go of its VM before it ends."""
+        deadline = time.monotonic() + PATIENCE
+        while len(hits := [pid for pid, cmd in self.processes().items() if "qemu-system" not in cmd.split(" ")[0]]) != 1:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"one keeper expected, found {hits}: {self.processes()}")
+            time.sleep(0.02)
         return hits[0]
+
+    def kill_keeper(self):
+        """Any verb brings up another, which takes over the QEMU that lives."""
+        pid = self.keeper_pid()
+        os.kill(pid, signal.SIGKILL)
+        self.wait_gone([pid])
 
     @staticmethod
     def is_gone(pid):
@@ -224,7 +234,7 @@ class World:
         except (OSError, IndexError):
             return True
 
-    def wait_gone(self, pids, timeout=10):
+    def wait_gone(self, pids, timeout=PATIENCE):
         deadline = time.monotonic() + timeout
         while True:
             left = [pid for pid in pids if not self.is_gone(pid)]
@@ -236,7 +246,7 @@ class World:
 
     def close(self):
         """Ends what is left, and says so if something cannot be ended."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while self.processes():
             for pid in self.processes():
                 try:
@@ -247,7 +257,7 @@ class World:
                 raise AssertionError(f"processes that do not end: {self.processes()}")
             time.sleep(0.01)
         for proc in self.spawned:
-            proc.wait(10)
+            proc.wait(PATIENCE)
         for serial in self.serials:
             serial.close()
         shutil.rmtree(self.base)
@@ -262,7 +272,7 @@ class WorldTest(unittest.TestCase):
         self.w = World()
         self.addCleanup(self.w.close)
 
-    def until(self, condition, message, timeout=10):
+    def until(self, condition, message, timeout=PATIENCE):
         """Waits until CONDITION() holds; returns what it gave. MESSAGE: a text, or what makes one when time is up."""
         deadline = time.monotonic() + timeout
         while not (found := condition()):
