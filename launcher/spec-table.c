@@ -237,6 +237,7 @@ const struct vm_field vm_spec_fields[] = {
 	{"watchdog", VM_T_OBJECT, "a watchdog", .fields = watchdog_fields},
 	{"user", VM_T_STRING, "the user that QEMU runs as, where qmpctl is root"},
 	{"group", VM_T_STRING, "QEMU's main group; the user's own unless given"},
+	{"observe-group", VM_T_STRING, "a group whose members may look at the VM through observe.sock"},
 	{"sandbox", VM_T_BOOL, "QEMU's seccomp filter: it runs no program and wins no privilege", .default_json = "true"},
 	{"limits", VM_T_OBJECT, "what QEMU may use of the host", .fields = limits_fields},
 	{"restart", VM_T_OBJECT, "what the keeper does when the VM ends", .default_json = "{}", .fields = restart_fields},

@@ -424,7 +424,7 @@ static int check_cpu(const struct vm_check *c, const json_t *spec)
 
 static int check_user(const struct vm_check *c, const json_t *spec)
 {
-	static const char *const fields[] = {"user", "group"};
+	static const char *const fields[] = {"user", "group", "observe-group"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(fields); i++)
 		if (text_of(spec, fields[i]) && !*text_of(spec, fields[i]))

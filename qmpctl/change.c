@@ -87,12 +87,15 @@ static int keep(struct change *c, const json_t *rest, struct qmp_error *err)
 {
 	struct vm *vm = c->call->guest->vm;
 	json_auto_t *config = json_incref(vm->spec), *running = json_incref(vm->running);
-	int r = keep_config(c, err);
+	int r = c->config ? listener_share(c->call->guest, c->config, err) : 0;
 
 	if (r < 0)
 		return r;
-	r = change_keep_running(vm, c->want, c->plan, rest, err);
+	r = keep_config(c, err);
+	if (r == 0)
+		r = change_keep_running(vm, c->want, c->plan, rest, err);
 	if (r < 0) {
+		(void)listener_share(c->call->guest, config, NULL);
 		if (c->config)
 			(void)vm_save_spec(vm, config, NULL);
 		(void)vm_save_running(vm, running, NULL);

@@ -186,7 +186,7 @@ static void pass_on(struct client *c, const struct qmp_peer_command *command)
 		.name = command->name,
 		.arguments = command->arguments,
 		.fds = command->fds,
-		.n_fds = command->n_fds,
+		.n_fds = c->read_only ? 0 : command->n_fds, /* QEMU would keep them */
 		.timeout_ms = UINT64_MAX, /* the client has its own patience */
 		.oob = command->oob,
 		.raw = true,

@@ -10,6 +10,7 @@
 #include "launcher/spec.h"
 #include "proto/base.h"
 
+#include <stdio.h>
 #include <sys/time.h>
 
 void keeper_init(struct keeper *k, uv_loop_t *loop, const struct vm_dirs *dirs)
@@ -160,6 +161,29 @@ static int may_start(void *data, const struct vm *vm, const json_t *spec, struct
 
 /* ---- Guests ---- */
 
+/* Whoever cannot look then is no reason to let go of a QEMU that runs. */
+static int share(struct guest *g, struct qmp_error *err)
+{
+	struct qmp_error why = {0};
+	int r = listener_share(g, g->vm->spec, &why);
+
+	if (r < 0 && vm_qemu_lives(g->vm)) {
+		fprintf(stderr, "qmpctl: %s: %s\n", g->vm->name, why.message);
+		return 0;
+	}
+	return r < 0 ? qmp_error_set(err, why.kind, r, "the VM %s: %s", g->vm->name, why.message) : 0;
+}
+
+static void close_sockets(struct guest *g)
+{
+	if (g->control)
+		(void)unlinkat(g->vm->run_dir, "control.sock", 0);
+	if (g->observe)
+		(void)unlinkat(g->vm->run_dir, "observe.sock", 0);
+	listener_free(g->control);
+	listener_free(g->observe);
+}
+
 int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err)
 {
 	struct guest *g = calloc(1, sizeof *g);
@@ -182,9 +206,11 @@ int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **re
 		r = listener_new(g, "control.sock", false, &g->control, err);
 		if (r == 0)
 			r = listener_new(g, "observe.sock", true, &g->observe, err);
+		if (r == 0)
+			r = share(g, err);
 	}
 	if (r < 0) {
-		listener_free(g->control);
+		close_sockets(g);
 		vm_close(g->vm);
 		restart_free(g->restart);
 		agent_free(g->agent);
@@ -219,12 +245,7 @@ void keeper_close(struct keeper *k)
 	while (k->guests) {
 		struct guest *g = k->guests;
 		k->guests = g->next;
-		if (g->control) {
-			(void)unlinkat(g->vm->run_dir, "control.sock", 0);
-			(void)unlinkat(g->vm->run_dir, "observe.sock", 0);
-		}
-		listener_free(g->control);
-		listener_free(g->observe);
+		close_sockets(g);
 		g->closing = true;
 		change_abandon(g);
 		pending_clear(g);

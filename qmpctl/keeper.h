@@ -157,6 +157,11 @@ const char *stop_stage(const struct op_call *call);
 /* listener.c: control.sock, or READ_ONLY observe.sock. Clients that find no fd wait, and cost nothing meanwhile. */
 int listener_new(struct guest *g, const char *file, bool read_only, struct listener **ret, struct qmp_error *err);
 void listener_free(struct listener *l);
+/*
+ * observe.sock is for the group that SPEC names in "observe-group", else for our user alone. -ENOENT: there is no such group;
+ * -EPERM: it is not ours to give to. Fine where G is not served.
+ */
+int listener_share(struct guest *g, const json_t *spec, struct qmp_error *err);
 
 /* control.c. Takes over FD on success. -EUSERS: so many are served already, and each of them speaks. */
 int client_new(struct guest *g, int fd_consume, bool read_only, struct qmp_error *err);

@@ -157,6 +157,7 @@ static int keep_config(struct pending *p, struct qmp_error *err)
 	if (r < 0)
 		return qmp_error_wrap(err, "the change is made in the running VM, but keeping it failed");
 	replace(&p->config, NULL);
+	(void)listener_share(p->guest, p->guest->vm->spec, NULL);
 	return 0;
 }
 
