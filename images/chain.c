@@ -1,6 +1,7 @@
 #include "images/chain.h"
 #include "images/header.h"
 #include "launcher/location.h"
+#include "launcher/secret.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -9,6 +10,32 @@
 static const char *or_unknown(const char *name)
 {
 	return *name ? name : "(a name that is not in the header's first 64 KiB)";
+}
+
+static const char *key_file(const json_t *image)
+{
+	return text_of(json_object_get(image, "encryption"), "key-file");
+}
+
+static int check_encryption(const json_t *image, const struct img_header *h, struct qmp_error *err)
+{
+	const char *path = text_of(image, "path"), *key = key_file(image);
+
+	if (streq(h->encryption, "aes"))
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "the image %s is encrypted in the old way of qcow2 (AES-CBC), which QEMU runs no VM with any "
+				     "more; convert it (qemu-img convert)",
+				     path);
+	if (*h->encryption && !key)
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "the image %s is encrypted, and the spec names no key for it; give \"encryption\": "
+				     "{\"key-file\": ...}",
+				     path);
+	if (key && streq(h->format, "qcow2") && !*h->encryption)
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "the image %s is not encrypted, but the spec names the key %s for it; leave \"encryption\" out", path,
+				     key);
+	return 0;
 }
 
 static int check_image(const json_t *image, struct qmp_error *err)
@@ -21,6 +48,8 @@ static int check_image(const json_t *image, struct qmp_error *err)
 		return r;
 	if (!streq(h.format, format))
 		return 0; /* QEMU says that it is not of that format, and opens nothing */
+	if (check_encryption(image, &h, err) < 0)
+		return err ? err->code : -EINVAL;
 	if (h.has_backing && !json_object_get(image, "backing"))
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 				     "the image %s wants the backing file \"%s\", which the spec does not name, so that it is not "
@@ -45,6 +74,8 @@ int img_chain_check(const json_t *disk, struct qmp_error *err)
 		const char *path = text_of(image, "path"), *format = text_of(image, "format");
 		bool is_looked_into = path && vm_location_is_file(path) && format && !streq(format, "raw");
 		int r = is_looked_into ? check_image(image, err) : 0;
+		if (r == 0 && key_file(image))
+			r = vm_secret_check(key_file(image), err);
 		if (r < 0)
 			return r;
 	}

@@ -10,8 +10,9 @@
 #define IMG_SIZE_MAX ((uint64_t)1 << 50) /* a virtual size beyond it is a damaged or a hostile header */
 
 /*
- * DISK: an item of a spec ({"path", "format", "backing"?}), its locations looked up (pool.h). Images of the format raw are not looked into. -EINVAL
- * (usage): a header names a backing file where DISK has none, or a data file or an extent; or has an absurd size.
+ * DISK: an item of a spec ({"path", "format", "backing"?}), its locations looked up (pool.h). Images of the format raw are not
+ * looked into. -EINVAL (usage): a header names a backing file where DISK has none, or a data file or an extent; or has an
+ * absurd size; or it and DISK differ on whether it is encrypted. Those of vm_secret_check, of its key.
  * Others: it cannot be read.
  */
 int img_chain_check(const json_t *disk, struct qmp_error *err);

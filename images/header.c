@@ -64,8 +64,9 @@ static void take_extensions(const struct head *h, struct img_header *ret)
 
 static void parse_qcow(const struct head *h, struct img_header *ret)
 {
-	uint64_t backing = big(h, 8, 8);
+	uint64_t backing = big(h, 8, 8), method = big(h, streq(ret->format, "qcow2") ? 32 : 36, 4);
 
+	snprintf(ret->encryption, sizeof ret->encryption, "%s", method == 0 ? "" : method == 1 ? "aes" : "luks");
 	ret->virtual_size = big(h, 24, 8);
 	ret->has_backing = backing != 0;
 	if (backing)

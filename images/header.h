@@ -10,6 +10,7 @@
 
 struct img_header {
 	char format[16];        /* "qcow2", ..., or "raw" where nothing that looks like a format is there */
+	char encryption[8];     /* qcow2, qcow: "luks", "aes", or "" */
 	uint64_t virtual_size;  /* bytes; 0: not known from the header */
 	bool has_backing;
 	char backing[IMG_NAME_MAX];   /* qcow2, qcow, qed, vmdk: the backing file as the header names it; "": no name that fits */

@@ -194,7 +194,7 @@ static int add_object(struct args *a, const struct vm_object *o, const struct vm
 	static const char *const options[] = {
 		[VM_OBJECT] = "-object", [VM_BLOCKDEV] = "-blockdev", [VM_NETDEV] = "-netdev", [VM_DEVICE] = "-device"};
 	json_auto_t *args = json_copy(o->args);
-	char number[16];
+	char number[32];
 	int fd = -1;
 
 	if (o->fd_name) {
@@ -203,6 +203,13 @@ static int add_object(struct args *a, const struct vm_object *o, const struct vm
 			return r;
 		snprintf(number, sizeof number, "%d", fd);
 		json_object_set_new(args, "fd", json_string(number));
+	}
+	if (o->secret_file) {
+		int r = find_fd(fds, n, vm_object_id(o), &fd, err);
+		if (r < 0)
+			return r;
+		snprintf(number, sizeof number, "/proc/self/fd/%d", fd);
+		json_object_set_new(args, "file", json_string(number));
 	}
 	add(a, options[o->kind]);
 	add_consume(a, qmp_json_encode(args, JSON_COMPACT | JSON_ENSURE_ASCII, NULL));
@@ -227,6 +234,7 @@ static int add_objects(struct args *a, const json_t *spec, const struct vm_host 
 int vm_argv_render(const json_t *spec, const struct vm_host *host, const char *binary, const struct vm_named_fd *fds,
 		   size_t n_fds, char ***ret, struct qmp_error *err)
 {
+	const json_t *display = json_object_get(spec, "display");
 	struct args a = {0};
 	json_t *raw;
 	size_t i;
@@ -238,8 +246,9 @@ int vm_argv_render(const json_t *spec, const struct vm_host *host, const char *b
 	add_actions(&a, spec);
 	r = add_chardevs(&a, spec, fds, n_fds, err);
 	add_pair(&a, "-display", "none");
-	if (streq(text_of(json_object_get(spec, "display"), "type"), "vnc"))
-		add_pair(&a, "-vnc", "none"); /* who starts it hands over the socket: -vnc takes no fd */
+	if (streq(text_of(display, "type"), "vnc"))
+		/* Who starts it hands over the socket: -vnc takes no fd. */
+		add_pair(&a, "-vnc", text_of(display, "password-file") ? "none,password-secret=" VM_VNC_SECRET : "none");
 	add_boot(&a, spec, host);
 	add_seed(&a, spec);
 	if (r == 0)

@@ -7,11 +7,13 @@
  */
 #include "launcher/exec.h"
 #include "launcher/plan.h"
+#include "launcher/secret.h"
 #include "launcher/unplug.h"
 #include "proto/base.h"
 
 #define AGAIN_MS    100
 #define AGAIN_TIMES 20
+#define KEY_MS      300000
 
 enum step_outcome { STEP_NOT_DONE, STEP_DONE, STEP_UNKNOWN, STEP_AGAIN };
 
@@ -26,6 +28,7 @@ struct vm_exec {
 	size_t in_flight, done;
 	size_t again, times; /* so many steps are to be sent again; that often it was done */
 	struct vm_unplug *unplug; /* of step next - 1; nothing behind it is sent */
+	bool handing_over;        /* the secret of step next - 1: likewise */
 	bool undoing;
 	bool finished, closed;
 	bool session_gone;
@@ -39,6 +42,7 @@ struct step_call {
 };
 
 static void proceed(struct vm_exec *x);
+static bool must_stop(const struct vm_exec *x);
 static void on_timer(uv_timer_t *t);
 
 static void release(struct vm_exec *x)
@@ -237,9 +241,102 @@ static int send_unplug(struct vm_exec *x, const json_t *step, const json_t *wait
 	return r;
 }
 
+/* CB has the outcome of C, or of the first half of it, of step I. WHY: what went wrong before, or {0}. */
+static int send_call(struct vm_exec *x, size_t i, const struct qmp_command *c, qmp_reply_cb cb, struct qmp_error *why)
+{
+	struct step_call *call = why->kind == QMP_ERR_NONE ? malloc(sizeof *call) : NULL;
+	int r = call ? 0 : qmp_error_errno(why, -ENOMEM, "running a plan");
+
+	if (r == 0) {
+		*call = (struct step_call){x, i};
+		r = qmp_session_execute(x->session, c, cb, call, NULL, why);
+	}
+	if (r < 0) {
+		free(call);
+		failed(x, json_array_get(x->plan, i), why);
+		return r;
+	}
+	x->in_flight++;
+	return 0;
+}
+
+/* ---- Secrets ---- */
+
+/*
+ * QEMU reads a secret from the memory that it is handed as an fd, by the number that the fd has there: so what is secret
+ * stands in no message, and nothing tells it to who asks. add-fd (says the number) -> object-add, remove-fd. What is left of
+ * an fdset by a keeper that ends in between, goes with its connection.
+ */
+
+static void on_removed_fd(void *data, const struct qmp_reply *reply)
+{
+	UNUSED(data);
+	UNUSED(reply);
+}
+
+static void on_handed_over(struct vm_exec *x, size_t i, const json_t *fdset)
+{
+	const json_t *step = json_array_get(x->plan, i);
+	json_int_t number = json_integer_value(json_object_get(fdset, "fd"));
+	json_auto_t *args = json_copy(json_object_get(step, "arguments"));
+	json_auto_t *set = json_pack("{s:O?}", "fdset-id", json_object_get(fdset, "fdset-id"));
+	struct qmp_command add = {.name = text_of(step, "execute"), .arguments = args};
+	struct qmp_command remove = {.name = "remove-fd", .arguments = set};
+	struct qmp_error why = {0};
+
+	if (!args || json_object_set_new(args, "file", json_sprintf("/proc/self/fd/%lld", (long long)number)) < 0)
+		qmp_error_errno(&why, -ENOMEM, "running a plan");
+	if (!must_stop(x))
+		(void)send_call(x, i, &add, on_reply, &why);
+	(void)qmp_session_execute(x->session, &remove, on_removed_fd, NULL, NULL, NULL);
+}
+
+static void on_added_fd(void *data, const struct qmp_reply *reply)
+{
+	struct step_call *call = data;
+	struct vm_exec *x = call->x;
+	size_t i = call->index;
+
+	free(call);
+	x->in_flight--;
+	x->handing_over = false;
+	if (x->finished) {
+		release(x);
+		return;
+	}
+	if (reply->status < 0)
+		failed(x, json_array_get(x->plan, i), &reply->error);
+	else
+		on_handed_over(x, i, reply->value);
+	proceed(x);
+}
+
+static int send_secret(struct vm_exec *x, size_t i, const char *file)
+{
+	_cleanup_fd_ int fd = -1;
+	struct qmp_command c = {.name = "add-fd", .fds = &fd, .n_fds = 1};
+	struct qmp_error why = {0};
+	int r;
+
+	(void)vm_secret_open(file, false, &fd, &why);
+	r = send_call(x, i, &c, on_added_fd, &why);
+	x->handing_over = r == 0;
+	return r;
+}
+
+/* ---- Sending ---- */
+
+/* Then QEMU tries the key on each of the image's slots, which is made to cost seconds. */
+static bool opens_by_key(const json_t *step)
+{
+	const json_t *args = json_object_get(step, "arguments");
+
+	return json_object_get(args, "key-secret") || json_object_get(args, "encrypt");
+}
+
 static int send_command(struct vm_exec *x, size_t i, const json_t *step)
 {
-	const char *fd_name = text_of(step, "fd");
+	const char *fd_name = text_of(step, "fd"), *secret = text_of(step, "secret");
 	struct qmp_error why = {0};
 	_cleanup_fd_ int fd = fd_name ? x->opts.fd(x->opts.data, fd_name, &why) : -1;
 	struct qmp_command c = {
@@ -247,23 +344,10 @@ static int send_command(struct vm_exec *x, size_t i, const json_t *step)
 		.arguments = json_object_get(step, "arguments"),
 		.fds = &fd,
 		.n_fds = fd >= 0,
+		.timeout_ms = opens_by_key(step) ? KEY_MS : 0,
 	};
-	struct step_call *call = malloc(sizeof *call);
-	int r = fd_name && fd < 0 ? fd : 0;
 
-	if (!call)
-		r = qmp_error_errno(&why, -ENOMEM, "running a plan");
-	if (r == 0) {
-		*call = (struct step_call){x, i};
-		r = qmp_session_execute(x->session, &c, on_reply, call, NULL, &why);
-	}
-	if (r < 0) {
-		free(call);
-		failed(x, step, &why);
-		return r;
-	}
-	x->in_flight++;
-	return 0;
+	return secret ? send_secret(x, i, secret) : send_call(x, i, &c, on_reply, &why);
 }
 
 static bool must_stop(const struct vm_exec *x)
@@ -273,7 +357,7 @@ static bool must_stop(const struct vm_exec *x)
 
 static void send_steps(struct vm_exec *x)
 {
-	while (x->next < x->n && !x->unplug && !must_stop(x)) {
+	while (x->next < x->n && !x->unplug && !x->handing_over && !must_stop(x)) {
 		const json_t *step = json_array_get(x->plan, x->next);
 		const json_t *wait = json_object_get(step, "wait");
 		if (wait && x->in_flight + x->again > 0)

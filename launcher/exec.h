@@ -3,7 +3,8 @@
  * pending, when the guest has still to let go of something.
  *
  * Steps go out without waiting for each other's replies (QEMU runs them in order, and a step that builds on a failed one
- * fails too), but for a step with a wait, which unplugs a device (unplug.h): nothing behind it is sent before it is gone.
+ * fails too), but for a step with a wait, which unplugs a device (unplug.h): nothing behind it is sent before it is gone; and
+ * for one that hands over a secret: nothing behind it is sent before QEMU has said where it has it.
  * Undoing is a plan that is run in the same way, to its end, whatever of it is refused.
  */
 #pragma once

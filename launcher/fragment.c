@@ -18,6 +18,7 @@ void vm_fragment_deinit(struct vm_fragment *f)
 	for (size_t i = 0; i < f->n_objects; i++) {
 		json_decref(f->objects[i].args);
 		free(f->objects[i].fd_name);
+		free(f->objects[i].secret_file);
 	}
 	free(f->objects);
 	free(f->item);
@@ -51,7 +52,21 @@ static int add_consume(struct vm_fragment *f, enum vm_object_kind kind, json_t *
 		return -ENOMEM;
 	}
 	f->objects = objects;
-	objects[f->n_objects++] = (struct vm_object){kind, args, name};
+	objects[f->n_objects++] = (struct vm_object){.kind = kind, .args = args, .fd_name = name};
+	return 0;
+}
+
+/* LINE: a line's end at the end of FILE is not of the secret. */
+static int add_secret(struct vm_fragment *f, const char *id, const char *file, bool line)
+{
+	char *copy = strdup(file);
+
+	if (!copy || add_consume(f, VM_OBJECT, json_pack("{s:s, s:s}", "qom-type", "secret", "id", id), NULL) < 0) {
+		free(copy);
+		return -ENOMEM;
+	}
+	f->objects[f->n_objects - 1].secret_file = copy;
+	f->objects[f->n_objects - 1].secret_is_line = line;
 	return 0;
 }
 
@@ -201,6 +216,22 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 	return add_consume(f, VM_BLOCKDEV, role ? with_raw_consume(args, disk, role) : args, NULL);
 }
 
+/* IMAGE is a disk or a backing image. */
+static const char *key_file(const json_t *image)
+{
+	return text_of(json_object_get(image, "encryption"), "key-file");
+}
+
+static void set_key(json_t *node, const json_t *image, const char *key)
+{
+	if (!key_file(image))
+		return;
+	if (streq(text_of(image, "format"), "luks"))
+		json_object_set_new(node, "key-secret", json_string(key));
+	else
+		json_object_set_new(node, "encrypt", json_pack("{s:s, s:s}", "format", "luks", "key-secret", key));
+}
+
 static json_t *format_node(const json_t *disk, const char *format, const char *node, const char *file, bool read_only,
 			   const char *backing)
 {
@@ -217,24 +248,29 @@ static json_t *format_node(const json_t *disk, const char *format, const char *n
 	return args;
 }
 
-/* The chain below the image, deepest first: "ID-b2-file", "ID-b2", "ID-b1-tls", "ID-b1-file", "ID-b1". */
+/* The chain below the image, deepest first: "ID-b2-file", "ID-b2", "ID-b1-key", "ID-b1-tls", "ID-b1-file", "ID-b1". */
 static int add_backing(struct vm_fragment *f, const json_t *disk, const struct vm_host *host, const json_t *backing, int depth,
 		       struct qmp_error *err)
 {
 	const json_t *below = json_object_get(backing, "backing");
-	char node[32], file[32], next[32];
+	char node[32], file[32], next[32], key[32];
 	int r = backing ? add_backing(f, disk, host, below, depth + 1, err) : 0;
+	json_t *args;
 
 	if (!backing || r < 0)
 		return r;
 	snprintf(node, sizeof node, "%.16s-b%d", text_of(disk, "id"), depth);
 	snprintf(next, sizeof next, "%.16s-b%d", text_of(disk, "id"), depth + 1);
 	snprintf(file, sizeof file, "%.16s-b%d-file", text_of(disk, "id"), depth);
-	r = add_file(f, disk, host, backing, node, true, NULL, err);
+	snprintf(key, sizeof key, "%.16s-b%d-key", text_of(disk, "id"), depth);
+	r = key_file(backing) ? add_secret(f, key, key_file(backing), false) : 0;
+	if (r == 0)
+		r = add_file(f, disk, host, backing, node, true, NULL, err);
 	if (r < 0)
 		return r;
-	return add_consume(f, VM_BLOCKDEV,
-			   format_node(disk, text_of(backing, "format"), node, file, true, below ? next : NULL), NULL);
+	args = format_node(disk, text_of(backing, "format"), node, file, true, below ? next : NULL);
+	set_key(args, backing, key);
+	return add_consume(f, VM_BLOCKDEV, args, NULL);
 }
 
 static int add_throttle(struct vm_fragment *f, const json_t *disk, const char *format)
@@ -342,12 +378,13 @@ int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_hos
 	bool read_only = cdrom || json_is_true(json_object_get(item, "read-only"));
 	const json_t *backing = json_object_get(item, "backing");
 	struct vm_fragment f = {.item = qmp_asprintf("disks.%s", id)};
-	char file[32], format[32], first[32], throttle[32], iothread[32];
-	json_t *device = NULL;
+	char file[32], format[32], first[32], throttle[32], iothread[32], key[32];
+	json_t *device = NULL, *args;
 	int r = f.item ? 0 : -ENOMEM;
 
 	snprintf(file, sizeof file, "%.16s-file", id);
 	snprintf(format, sizeof format, "%.16s-fmt", id);
+	snprintf(key, sizeof key, "%.16s-key", id);
 	snprintf(first, sizeof first, "%.16s-b1", id);
 	snprintf(throttle, sizeof throttle, "%.16s-throttle", id);
 	snprintf(iothread, sizeof iothread, "%.16s-iothread", id);
@@ -355,14 +392,15 @@ int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_hos
 		r = add_consume(&f, VM_OBJECT, json_pack("{s:s, s:s}", "qom-type", "iothread", "id", iothread), NULL);
 	if (r == 0 && path) {
 		r = add_backing(&f, item, host, backing, 1, err);
+		if (r == 0 && key_file(item))
+			r = add_secret(&f, key, key_file(item), false);
 		if (r == 0)
 			r = add_file(&f, item, host, item, id, read_only, "file", err);
-		if (r == 0)
-			r = add_consume(&f, VM_BLOCKDEV,
-					with_raw_consume(format_node(item, text_of(item, "format"), format, file,
-								     read_only, backing ? first : NULL),
-							 item, "format"),
-					NULL);
+		if (r == 0) {
+			args = format_node(item, text_of(item, "format"), format, file, read_only, backing ? first : NULL);
+			set_key(args, item, key);
+			r = add_consume(&f, VM_BLOCKDEV, with_raw_consume(args, item, "format"), NULL);
+		}
 		top = format;
 	}
 	if (r == 0 && path && json_object_get(item, "throttle")) {
@@ -547,6 +585,7 @@ static int firmware_nodes(const struct vm_host *host, struct vm_fragment *f)
 /* Devices that every machine of this spec has, none of which is hot-plugged. */
 static int fixed_devices(const json_t *spec, const struct vm_host *host, struct vm_fragment *f)
 {
+	const json_t *display = json_object_get(spec, "display");
 	json_t *console, *device;
 	size_t i;
 	int r = firmware_nodes(host, f);
@@ -573,7 +612,9 @@ static int fixed_devices(const json_t *spec, const struct vm_host *host, struct 
 				json_pack("{s:s, s:s, s:s, s:s, s:s}", "driver", "virtserialport", "id", "agent-port",
 					  "bus", "vserial-0.0", "name", "org.qemu.guest_agent.0", "chardev", "agent"),
 				NULL);
-	if (r == 0 && streq(text_of(json_object_get(spec, "display"), "type"), "vnc"))
+	if (r == 0 && text_of(display, "password-file"))
+		r = add_secret(f, VM_VNC_SECRET, text_of(display, "password-file"), true);
+	if (r == 0 && streq(text_of(display, "type"), "vnc"))
 		r = add_consume(f, VM_DEVICE, fixed_device(spec, "VGA", "vga-0", SLOT_VGA), NULL);
 	if (r == 0 && json_object_get(spec, "watchdog"))
 		r = add_consume(f, VM_DEVICE, fixed_device(spec, "i6300esb", "watchdog-0", SLOT_WATCHDOG), NULL);

@@ -24,7 +24,12 @@ struct vm_object {
 	enum vm_object_kind kind;
 	json_t *args;          /* the QAPI object exactly as QMP takes it; its id is args.id / args["node-name"] */
 	char *fd_name;         /* NULL, or the name of the fd that args.fd stands for ("net0-tap") */
+	char *secret_file;     /* of a secret: the file that holds it (secret.h); QEMU reads args.file, an fd in memory */
+	bool secret_is_line;
 };
+
+/* The id of the secret that VNC takes its password from. */
+#define VM_VNC_SECRET "vnc-password"
 
 struct vm_fragment {
 	char *item;            /* "disks.vda", "nics.net0", "scsi", "rng", "balloon", "agent", "consoles.con0" */

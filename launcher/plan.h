@@ -4,7 +4,8 @@
  *   {"item": "disks.vda",                     what of the spec the step serves
  *    "execute": "blockdev-add", "arguments": {...},
  *    "fd": "net0-tap",                        (getfd: the name of the fd to pass)
- *    "undo": {"execute": ..., "arguments": ..., "wait"?, "fd"?},      (absent: nothing to undo)
+ *    "secret": "/k",                          (object-add of a secret: the file that holds it, see secret.h)
+ *    "undo": {"execute": ..., "arguments": ..., "wait"?, "fd"?, "secret"?},   (absent: nothing to undo)
  *    "optional": true,                        (that it is refused does not matter)
  *    "wait": {"event": "DEVICE_DELETED", "match": {"device": "vda"}, "timeout": 30000}}
  *

@@ -73,11 +73,12 @@ int vm_record_check(json_t *record, struct qmp_error *err)
 static bool is_step(const json_t *step, bool undoes)
 {
 	const json_t *arguments = json_object_get(step, "arguments"), *wait = json_object_get(step, "wait");
-	const json_t *fd = json_object_get(step, "fd"), *undo = json_object_get(step, "undo");
+	const json_t *fd = json_object_get(step, "fd"), *secret = json_object_get(step, "secret"), *undo = json_object_get(step, "undo");
 
 	if (!is_text(step, "execute") || (!undoes && !is_text(step, "item")))
 		return false;
-	if ((arguments && !json_is_object(arguments)) || (fd && !json_is_string(fd)))
+	if ((arguments && !json_is_object(arguments)) || (fd && !json_is_string(fd)) ||
+	    (secret && !json_is_string(secret)))
 		return false;
 	if (wait && !(json_is_integer(json_object_get(wait, "timeout")) && is_text(arguments, "id")))
 		return false;

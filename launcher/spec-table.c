@@ -57,7 +57,15 @@ static const struct vm_field throttle_fields[] = {
 	{0},
 };
 
-#define FORMATS CHOICES("raw", "qcow2", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")
+static const struct vm_field encryption_fields[] = {
+	{"key-file", VM_T_PATH,
+	 "the file that holds the passphrase, byte for byte (a line's end counts, as for qemu-img and cryptsetup); only its owner, "
+	 "you or root, may read it",
+	 .required = 1},
+	{0},
+};
+
+#define FORMATS CHOICES("raw", "qcow2", "luks", "qcow", "qed", "vmdk", "vdi", "vhdx", "vpc", "parallels")
 
 static const struct vm_field tls_fields[] = {
 	{"dir", VM_T_PATH,
@@ -75,6 +83,7 @@ static const struct vm_field backing_fields[] = {
 	{"path", VM_T_LOCATION, "the backing image", .required = 1},
 	{"format", VM_T_CHOICE, "its format", .choices = FORMATS, .required = 1},
 	{"tls", VM_T_OBJECT, "NBD: the connection is encrypted, and the server has to show who it is", .fields = tls_fields},
+	{"encryption", VM_T_OBJECT, "how it is encrypted", .fields = encryption_fields},
 	{"backing", VM_T_OBJECT, "what it is backed by itself", .recursive = 1},
 	{0},
 };
@@ -94,6 +103,8 @@ static const struct vm_field disk_fields[] = {
 	{"format", VM_T_CHOICE, "the image's format: never guessed by QEMU", .choices = FORMATS},
 	{"tls", VM_T_OBJECT, "NBD: the connection is encrypted, and the server has to show who it is", .fields = tls_fields},
 	{"backing", VM_T_OBJECT, "the backing chain, named in full", .fields = backing_fields},
+	{"encryption", VM_T_OBJECT, "of an image that is encrypted with LUKS: format luks, or qcow2 made so",
+	 .fields = encryption_fields},
 	{"bus", VM_T_CHOICE, "how the guest reaches it", .default_json = "\"virtio\"",
 	 .choices = CHOICES("virtio", "scsi", "sata", "ide", "nvme")},
 	{"cache", VM_T_CHOICE, "host cache mode", .default_json = "\"writeback\"",
@@ -160,6 +171,8 @@ static const struct vm_field console_fields[] = {
 static const struct vm_field display_fields[] = {
 	{"type", VM_T_CHOICE, "none, or VNC on the UNIX socket vnc.sock in the VM's run directory",
 	 .default_json = "\"none\"", .choices = CHOICES("none", "vnc")},
+	{"password-file", VM_T_PATH,
+	 "vnc: the file that holds the password, of which VNC counts 8 characters; only its owner, you or root, may read it"},
 	{0},
 };
 

@@ -108,6 +108,28 @@ static int check_backing(const struct vm_check *c, const char *path, const json_
 	return 0;
 }
 
+/* ITEM, and each image below it. */
+static int check_encryption(const struct vm_check *c, const char *path, const json_t *item)
+{
+	char at[256], key[280];
+
+	snprintf(at, sizeof at, "%s", path);
+	for (; item; item = json_object_get(item, "backing")) {
+		size_t n = strlen(at);
+		const char *format = text_of(item, "format");
+		bool luks = format && streq(format, "luks"), given = json_object_get(item, "encryption");
+		snprintf(key, sizeof key, "%s.encryption", at);
+		if (luks && !given)
+			return vm_refuse(c, at, "an image of the format \"luks\" is encrypted: give \"encryption\": {\"key-file\": ...}");
+		if (given && !format)
+			return vm_refuse(c, key, "an empty drive is not encrypted");
+		if (given && !luks && !streq(format, "qcow2"))
+			return vm_refuse(c, key, "an image of the format \"%s\" cannot be encrypted; luks or qcow2", format);
+		snprintf(at + n, sizeof at - n, ".backing");
+	}
+	return 0;
+}
+
 /* The ids of QEMU's objects are derived from the spec's: that is how they are found again. */
 static int check_raw(const struct vm_check *c, const char *path, const json_t *item)
 {
@@ -198,7 +220,8 @@ static int check_disk(const struct vm_check *c, const char *path, const json_t *
 	if (zeroes && streq(zeroes, "unmap") && discard && streq(discard, "ignore"))
 		return vm_refuse(c, path, "detect-zeroes \"unmap\" needs discard \"unmap\"");
 	if ((r = check_bus(c, path, disk)) < 0 || (r = check_backing(c, path, disk)) < 0 ||
-	    (r = check_place(c, path, disk)) < 0 || (r = check_server(c, path, disk)) < 0 || (r = check_raw(c, path, disk)) < 0)
+	    (r = check_encryption(c, path, disk)) < 0 || (r = check_place(c, path, disk)) < 0 ||
+	    (r = check_server(c, path, disk)) < 0 || (r = check_raw(c, path, disk)) < 0)
 		return r;
 	return check_throttle(c, path, json_object_get(disk, "throttle"));
 }
@@ -422,6 +445,16 @@ static int check_cpu(const struct vm_check *c, const json_t *spec)
 	return 0;
 }
 
+static int check_display(const struct vm_check *c, const json_t *spec)
+{
+	const json_t *display = json_object_get(spec, "display");
+	const char *type = text_of(display, "type");
+
+	if (text_of(display, "password-file") && !(type && streq(type, "vnc")))
+		return vm_refuse(c, "display.password-file", "belongs to the type \"vnc\"");
+	return 0;
+}
+
 static int check_user(const struct vm_check *c, const json_t *spec)
 {
 	static const char *const fields[] = {"user", "group", "observe-group"};
@@ -498,7 +531,8 @@ static int check_rules(const struct vm_check *c, const json_t *spec)
 		const char *key;
 	} unique[] = {{named, "id"}, {nics, "mac"}, {placed, "port"}, {placed, "boot-index"}};
 	static int (*const rules[])(const struct vm_check *, const json_t *) = {check_ports, check_consoles, check_boot,
-									     check_cpu, check_user, check_seed, check_firmware, check_limits};
+									     check_cpu, check_display, check_user, check_seed,
+									     check_firmware, check_limits};
 	static const struct {
 		const char *kind;
 		int (*check)(const struct vm_check *, const char *, const json_t *);

@@ -13,6 +13,7 @@
 #include "launcher/hostnet.h"
 #include "launcher/identity.h"
 #include "launcher/record.h"
+#include "launcher/secret.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -28,6 +29,8 @@
 #define LOG        "qemu.log"
 #define LOG_MAX    ((off_t)1 << 20)
 #define MAX_FDS    48
+#define UP_MS      30000
+#define KEY_MS     60000 /* for each image that is encrypted: trying a key is made to cost seconds */
 
 static const char *const state_names[] = {
 	[VM_STOPPED] = "stopped", [VM_STARTING] = "starting",	      [VM_RUNNING] = "running",
@@ -655,12 +658,14 @@ struct inherited {
 	int fds[MAX_FDS]; /* ours; become named[i].fd = 3 + i */
 	char *names[MAX_FDS];
 	size_t n;
+	size_t n_secrets;
 };
 
 static void inherited_deinit(struct inherited *in)
 {
 	for (size_t i = 0; i < in->n; i++) {
-		(void)close(in->fds[i]);
+		if (in->fds[i] >= 0)
+			(void)close(in->fds[i]);
 		free(in->names[i]);
 	}
 	in->n = 0;
@@ -671,7 +676,8 @@ static int inherit_consume(struct inherited *in, const char *name, int fd, struc
 	char *copy = in->n < MAX_FDS ? strdup(name) : NULL;
 
 	if (!copy) {
-		(void)close(fd);
+		if (fd >= 0)
+			(void)close(fd);
 		return qmp_error_set(err, QMP_ERR_LIMIT, -E2BIG, "more than %d file descriptors for one QEMU", MAX_FDS);
 	}
 	in->fds[in->n] = fd;
@@ -688,21 +694,46 @@ static int inherit_socket(struct vm *vm, struct inherited *in, const char *file,
 	return r < 0 ? r : inherit_consume(in, name, fd, err);
 }
 
-static int inherit_taps(json_t *spec, struct inherited *in, struct qmp_error *err)
+/* NULL: the object needs none. */
+static const char *fd_name_of(const struct vm_object *o)
 {
-	json_t *nic;
-	size_t i;
+	return o->secret_file ? vm_object_id(o) : o->fd_name;
+}
 
-	json_array_foreach(json_object_get(spec, "nics"), i, nic)
-	{
-		_cleanup_free_ char *name = qmp_asprintf("%s-tap", text_of(nic, "id"));
-		int fd, r = vm_hostnet_open(nic, &fd, err);
-		if (r == 0 && fd >= 0)
-			r = inherit_consume(in, name, fd, err);
-		if (r < 0)
-			return r;
-	}
+/* Of an object with a name: a secret, or the tap of a NIC ("nics.net0"). */
+static int open_object(const json_t *spec, const char *item, const struct vm_object *o, int *ret, struct qmp_error *err)
+{
+	const char *dot = strchr(item, '.');
+
+	if (!o->secret_file)
+		return vm_hostnet_open(vm_spec_find(spec, "nics", dot ? dot + 1 : ""), ret, err);
+	if (vm_secret_open(o->secret_file, o->secret_is_line, ret, err) < 0)
+		return qmp_error_wrap(err, "%s", item);
 	return 0;
+}
+
+/* Not OPENED: the names stand for fds that nobody has. */
+static int inherit_objects(const struct vm *vm, const json_t *spec, struct inherited *in, bool opened, struct qmp_error *err)
+{
+	struct vm_host host = vm_host_of(vm);
+	struct vm_fragments all;
+	int r = vm_fragments_all(spec, &host, &all, err);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < all.n; i++)
+		for (size_t k = 0; k < all.list[i].n_objects && r == 0; k++) {
+			const struct vm_object *o = &all.list[i].objects[k];
+			int fd = -1;
+			if (!fd_name_of(o))
+				continue;
+			r = opened ? open_object(spec, all.list[i].item, o, &fd, err) : 0;
+			if (r == 0)
+				r = inherit_consume(in, fd_name_of(o), fd, err);
+			in->n_secrets += o->secret_file != NULL;
+		}
+	vm_fragments_deinit(&all);
+	return r;
 }
 
 /* Everything that QEMU inherits; the lock is the last. */
@@ -721,7 +752,7 @@ static int prepare(struct vm *vm, json_t *spec, struct inherited *in, struct qmp
 	if (r == 0 && json_is_true(json_object_get(spec, "agent")))
 		r = inherit_socket(vm, in, "agent.sock", "agent", err);
 	if (r == 0)
-		r = inherit_taps(spec, in, err);
+		r = inherit_objects(vm, spec, in, true, err);
 	if (r == 0)
 		r = vm_lock(vm->run_dir, QEMU_LOCK, &fd, err);
 	return r < 0 ? r : inherit_consume(in, "lock", fd, err);
@@ -880,6 +911,7 @@ static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id,
 			  .cgroup_procs = cgroup_procs,
 			  .confined = true,
 			  .pid_file = in->fds[in->n - 1]},
+		.up_timeout_ms = UP_MS + in->n_secrets * KEY_MS,
 	};
 	int r = vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, err);
 
@@ -1175,14 +1207,26 @@ const char *vm_console_recent(const struct vm *vm, const char *console, size_t *
 	return c && vm_console_is_open(c) ? vm_console_tail(c, ret_len) : NULL;
 }
 
+/* The fds that prepare() would make, in its order. */
+static int name_fds(const struct vm *vm, const json_t *spec, struct inherited *in, struct qmp_error *err)
+{
+	json_t *console;
+	size_t i;
+	int r = inherit_consume(in, "qmp", -1, err);
+
+	json_array_foreach(json_object_get(spec, "consoles"), i, console)
+		if (r == 0)
+			r = inherit_consume(in, text_of(console, "id"), -1, err);
+	if (r == 0 && json_is_true(json_object_get(spec, "agent")))
+		r = inherit_consume(in, "agent", -1, err);
+	return r < 0 ? r : inherit_objects(vm, spec, in, false, err);
+}
+
 int vm_preview_argv(struct vm *vm, json_t *caps, char ***ret, struct qmp_error *err)
 {
 	json_auto_t *spec = json_deep_copy(vm->spec), *effective = NULL, *facts = json_incref(vm->host_facts);
-	struct vm_named_fd named[MAX_FDS];
+	struct inherited in = {0};
 	struct vm_host host;
-	json_t *item;
-	size_t n = 0, i;
-	char *names[MAX_FDS];
 	int r = vm_spec_complete(spec, err);
 
 	if (r < 0)
@@ -1190,22 +1234,11 @@ int vm_preview_argv(struct vm *vm, json_t *caps, char ***ret, struct qmp_error *
 	effective = vm_spec_effective(spec);
 	r = resolve(vm, effective, caps, err);
 	host = vm_host_of(vm);
-	named[n++] = (struct vm_named_fd){"qmp", 3};
-	json_array_foreach(json_object_get(effective, "consoles"), i, item)
-		if (n < MAX_FDS - 1)
-			named[n] = (struct vm_named_fd){text_of(item, "id"), 3 + (int)n}, n++;
-	if (json_is_true(json_object_get(effective, "agent")))
-		named[n] = (struct vm_named_fd){"agent", 3 + (int)n}, n++;
-	size_t first = n;
-	json_array_foreach(json_object_get(effective, "nics"), i, item)
-		if (n < MAX_FDS) {
-			names[n] = qmp_asprintf("%s-tap", text_of(item, "id"));
-			named[n] = (struct vm_named_fd){names[n], 3 + (int)n}, n++;
-		}
 	if (r == 0)
-		r = vm_argv_render(effective, &host, text_of(caps, "binary"), named, n, ret, err);
-	while (n > first)
-		free(names[--n]);
+		r = name_fds(vm, effective, &in, err);
+	if (r == 0)
+		r = vm_argv_render(effective, &host, text_of(caps, "binary"), in.named, in.n, ret, err);
+	inherited_deinit(&in);
 	replace(&vm->host_facts, take_ptr(facts));
 	return r;
 }

@@ -339,7 +339,7 @@ const struct verb verb_create = {
 	.options = (const struct cli_option[]){
 		{"memory", "SIZE", "RAM, as in 1G"},
 		{"cpus", "N", "vCPUs"},
-		{"disk", "WORDS", "size=10G[,format=qcow2] or PATH[,format=...]; any disk field as KEY=VALUE; repeatable",
+		{"disk", "WORDS", "size=10G[,format=qcow2] or PATH[,format=...]; any disk field as KEY=VALUE, as key-file=FILE of an encrypted one; repeatable",
 		 .kind = ARG_DISK_WORDS},
 		{"nic", "WORDS", "user[,forward=2222:22], bridge=br0, tap=tap0, ...; repeatable", .kind = ARG_NIC_WORDS},
 		{"cdrom", "ISO", "a CD-ROM with this image; repeatable", .kind = ARG_PATH},

@@ -3,6 +3,7 @@
  */
 #include "qmpctl/image.h"
 #include "qmpctl/progress.h"
+#include "images/key.h"
 #include "qmpctl/words.h"
 #include "proto/base.h"
 
@@ -46,7 +47,7 @@ static int make(struct cli *cli, const char *path, const char *format, json_t **
 		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted, or --backing");
 	target.backing = backing.image;
 	if (r == 0)
-		r = img_create(&target, size, &task, &cli->error);
+		r = img_create_with_key(&target, size, cli_option(cli, "key-file"), &task, &cli->error);
 	return r < 0 ? r : image_run(cli, task, "making it", 0, ret);
 }
 
@@ -77,6 +78,8 @@ const struct verb verb_image_create = {
 		{"backing-format", "FORMAT", "BASE's format (default: as its header looks)", .kind = ARG_CHOICE,
 		 .choices = IMAGE_FORMATS},
 		{"option", "KEY=VALUE", "an option of the format, as qemu-img -o has it; repeatable"},
+		{"key-file", "FILE", "encrypt it (qcow2, luks) with the passphrase that this file holds, byte for byte",
+		 .kind = ARG_PATH},
 		{"replace", NULL, "also where there is an image of that name"},
 		{"force", NULL, "also where a VM or an overlay is hurt"},
 		{0},

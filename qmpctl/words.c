@@ -5,7 +5,7 @@
 #include "launcher/location.h"
 #include "launcher/spec.h"
 #include "images/made.h"
-#include "images/qemu-img.h"
+#include "images/key.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
@@ -43,14 +43,14 @@ int parse_size(struct cli *cli, const char *what, const char *text, uint64_t *re
 	return 0;
 }
 
-int image_create(struct cli *cli, const char *vm, const char *path, const char *format, uint64_t size)
+int image_create(struct cli *cli, const char *vm, const char *path, const char *format, uint64_t size, const char *key_file)
 {
 	struct img_target target = {.path = path, .format = format};
 	struct img_task *task;
 	int r = begin_making(cli, vm);
 
 	if (r == 0)
-		r = img_create(&target, size, &task, &cli->error);
+		r = img_create_with_key(&target, size, key_file, &task, &cli->error);
 	if (r < 0)
 		return r;
 	img_task_before_naming(task, img_made_note, &cli->made);
@@ -99,7 +99,8 @@ char *location_absolute(struct cli *cli, const char *text)
 }
 
 /* As STATEDIR/images/NAME-N.FORMAT, the first that is free and that no other run is making. */
-static int create_somewhere(struct cli *cli, const char *vm, const char *format, uint64_t size, char **ret_path)
+static int create_somewhere(struct cli *cli, const char *vm, const char *format, uint64_t size, const char *key_file,
+			    char **ret_path)
 {
 	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.state, "images", true, &cli->error);
 
@@ -107,7 +108,7 @@ static int create_somewhere(struct cli *cli, const char *vm, const char *format,
 		_cleanup_free_ char *path = qmp_asprintf("%s/images/%s-%d.%s", cli->dirs.state, vm, i, format);
 		int r = path ? -EEXIST : qmp_error_errno(&cli->error, -ENOMEM, "making an image of %s", vm);
 		if (path && faccessat(dir, strrchr(path, '/') + 1, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
-			r = image_create(cli, vm, path, format, size);
+			r = image_create(cli, vm, path, format, size, key_file);
 		if (r == 0)
 			*ret_path = take_ptr(path);
 		if (r != -EEXIST && r != -EBUSY)
@@ -174,7 +175,7 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 {
 	_cleanup_free_ char *copy = strdup(text), *path = NULL;
 	json_auto_t *spec = scratch("disks"), *item = NULL;
-	const char *format, *size = NULL;
+	const char *format, *key_file, *size = NULL;
 	char *rest = copy;
 	uint64_t bytes;
 
@@ -195,6 +196,10 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 			path = location_absolute(cli, equals ? equals + 1 : word);
 			if (!path)
 				return NULL;
+		} else if (streq(word, "key-file")) {
+			_cleanup_free_ char *key = path_absolute(cli, equals + 1);
+			if (!key || set_word(cli, spec, "disks", "encryption.key-file", key) < 0)
+				return NULL;
 		} else if (streq(word, "size")) {
 			size = equals + 1;
 		} else if (set_word(cli, spec, "disks", word, equals + 1) < 0) {
@@ -203,6 +208,7 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 	}
 	item = item_of(spec, "disks");
 	format = json_string_value(json_object_get(item, "format"));
+	key_file = text_of(json_object_get(item, "encryption"), "key-file");
 	if (size && !format) {
 		format = "qcow2";
 		json_object_set_new(item, "format", json_string(format));
@@ -220,7 +226,8 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 		json_object_set_new(item, "path", json_string(path ? path : "/"));
 		if (vm_spec_check(spec, &cli->error) < 0)
 			return NULL;
-		if (path ? image_create(cli, name, path, format, bytes) < 0 : create_somewhere(cli, name, format, bytes, &path) < 0)
+		if (path ? image_create(cli, name, path, format, bytes, key_file) < 0
+			 : create_somewhere(cli, name, format, bytes, key_file, &path) < 0)
 			return NULL;
 	}
 	if (path)

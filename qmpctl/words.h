@@ -15,8 +15,11 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text);
 json_t *parse_nic_words(struct cli *cli, const char *text);
 /* "10G" as bytes, not 0; WHAT stands before it in the message. */
 int parse_size(struct cli *cli, const char *what, const char *text, uint64_t *ret);
-/* An empty image for VM, never over something that is there. What makers that were killed have left is settled first. */
-int image_create(struct cli *cli, const char *vm, const char *path, const char *format, uint64_t size);
+/*
+ * An empty image for VM, never over something that is there. What makers that were killed have left is settled first.
+ * KEY_FILE: encrypted with what that file holds; NULL: not.
+ */
+int image_create(struct cli *cli, const char *vm, const char *path, const char *format, uint64_t size, const char *key_file);
 /* What image_create has made is the VM's; or is not wanted, and goes. One of them at the end of a verb that makes images. */
 void images_keep(struct cli *cli);
 void images_undo(struct cli *cli);

@@ -40,7 +40,8 @@ static json_t *effective(const char *text)
 
 static void render(const char *name, const json_t *spec)
 {
-	static const struct vm_named_fd fds[] = {{"qmp", 3}, {"con0", 4}, {"agent", 5}, {"net0-tap", 6}};
+	static const struct vm_named_fd fds[] = {{"qmp", 3}, {"con0", 4}, {"agent", 5}, {"net0-tap", 6}, {"vnc-password", 7},
+						 {"vda-b1-key", 8}, {"vda-key", 9}, {"vdb-key", 10}};
 	struct qmp_error err = {0};
 	_cleanup_free_ char *text = NULL, *file = qmp_asprintf("%s.args", name);
 	char **argv;
@@ -156,6 +157,22 @@ static void test_two_scsi_disks(void)
 	json_decref(want);
 }
 
+/* A secret is handed over as an fd: neither rendering has more of it than the name of its file. */
+static void test_secrets(void)
+{
+	json_t *empty = effective("{" FIXED "}");
+	json_t *full = effective("{" FIXED ", \"display\": {\"type\": \"vnc\", \"password-file\": \"/k/vnc\"}, \"disks\": ["
+				 "{\"path\": \"/a\", \"format\": \"qcow2\", \"encryption\": {\"key-file\": \"/k/a\"}, \"backing\":"
+				 " {\"path\": \"/b\", \"format\": \"luks\", \"encryption\": {\"key-file\": \"/k/b\"}}},"
+				 " {\"path\": \"/c\", \"format\": \"luks\", \"encryption\": {\"key-file\": \"/k/c\"}}]}");
+
+	render("secrets", full);
+	plan("plug-secrets", empty, full);
+	plan("unplug-secrets", full, empty);
+	json_decref(empty);
+	json_decref(full);
+}
+
 static void test_limits_change_in_place(void)
 {
 	json_t *have = everything_spec(), *want = json_deep_copy(have);
@@ -182,6 +199,7 @@ int main(void)
 	RUN(test_everything);
 	RUN(test_plug_and_unplug);
 	RUN(test_two_scsi_disks);
+	RUN(test_secrets);
 	RUN(test_limits_change_in_place);
 	RUN(test_quoting);
 	return 0;

@@ -8,6 +8,7 @@
 #include "tests/unit/check.h"
 
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 /* What QEMU answers to a command; a NULL command ends. Where several fit, each is used once, in their order, but the last. */
 struct answer {
@@ -57,8 +58,15 @@ static void on_command(void *data, struct qmp_peer *p, const struct qmp_peer_com
 	const char *id = text_of(c->arguments, "id") ? text_of(c->arguments, "id") : text_of(c->arguments, "node-name");
 	json_auto_t *value = a && a->returns ? json_loads(a->returns, JSON_DECODE_ANY, NULL) : NULL;
 
-	snprintf(w->heard + strlen(w->heard), sizeof w->heard - strlen(w->heard), "%s%s%s; ", c->name, id ? " " : "",
-		 id ? id : "");
+	const char *file = text_of(c->arguments, "file");
+	bool is_path = file && *file == '/'; /* of a secret; else a node */
+	json_t *set = json_object_get(c->arguments, "fdset-id");
+
+	snprintf(w->heard + strlen(w->heard), sizeof w->heard - strlen(w->heard), "%s%s%s%s%s", c->name, id ? " " : "", id ? id : "",
+		 is_path ? " " : "", is_path ? file : "");
+	if (set)
+		snprintf(w->heard + strlen(w->heard), sizeof w->heard - strlen(w->heard), " %d", (int)json_integer_value(set));
+	snprintf(w->heard + strlen(w->heard), sizeof w->heard - strlen(w->heard), "%s; ", c->n_fds == 1 ? " +fd" : "");
 	if (a && a->silent)
 		return;
 	if (a && a->error_class)
@@ -302,6 +310,72 @@ static void test_done(void)
 	     VM_EXEC_DONE, 0, "query-status; device_del vda; blockdev-del vda-fmt; blockdev-del vda-file; ");
 }
 
+/* ---- Secrets ---- */
+
+static void put_key(const char *path, const char *text)
+{
+	FILE *f = fopen(path, "w");
+
+	CHECK(f != NULL);
+	CHECK_INT(fchmod(fileno(f), 0600), 0);
+	CHECK(fputs(text, f) >= 0);
+	CHECK_INT(fclose(f), 0);
+}
+
+/* Its key stands in FILE. */
+static json_t *encrypted_plan(const char *file)
+{
+	json_t *plan = disk_plan(false);
+
+	json_array_insert_new(plan, 0,
+			      json_pack("{s:s, s:s, s:{s:s, s:s}, s:s, s:{s:s, s:{s:s}}}", "item", "disks.vda", "execute", "object-add",
+					"arguments", "qom-type", "secret", "id", "vda-key", "secret", file, "undo", "execute",
+					"object-del", "arguments", "id", "vda-key"));
+	return plan;
+}
+
+static void hands_over(const struct answer *answers, const char *file, enum vm_exec_outcome outcome, const char *heard)
+{
+	json_auto_t *plan = encrypted_plan(file);
+	struct world w;
+
+	open_world(&w, answers);
+	begin(&w, plan);
+	until_end(&w);
+	CHECK_STR(w.heard, heard);
+	CHECK_INT(w.outcome, outcome);
+	close_world(&w);
+}
+
+#define ADDED "{\"fdset-id\": 3, \"fd\": 41}"
+
+static void test_a_secret_is_handed_over(void)
+{
+	char folder[] = "/tmp/test-exec-XXXXXX", key[sizeof folder + 4];
+
+	CHECK(mkdtemp(folder) != NULL);
+	snprintf(key, sizeof key, "%s/key", folder);
+	put_key(key, "CANARY");
+	hands_over((const struct answer[]){{"add-fd", NULL, ADDED, NULL, false}, {0}}, key, VM_EXEC_DONE,
+		   "add-fd +fd; object-add vda-key /proc/self/fd/41; remove-fd 3; blockdev-add vda-file; blockdev-add vda-fmt; "
+		   "device_add vda; ");
+	/* a wrong key: the secret goes, too */
+	hands_over((const struct answer[]){{"add-fd", NULL, ADDED, NULL, false},
+					   {"blockdev-add", NULL, NULL, NULL, false},
+					   {"blockdev-add", "GenericError", NULL, NULL, false},
+					   {"device_add", "GenericError", NULL, NULL, false},
+					   {0}},
+		   key, VM_EXEC_FAILED,
+		   "add-fd +fd; object-add vda-key /proc/self/fd/41; remove-fd 3; blockdev-add vda-file; blockdev-add vda-fmt; "
+		   "device_add vda; blockdev-del vda-file; object-del vda-key; ");
+	hands_over((const struct answer[]){{"add-fd", "GenericError", NULL, NULL, false}, {0}}, key, VM_EXEC_FAILED, "add-fd +fd; ");
+	hands_over((const struct answer[]){{"add-fd", NULL, NULL, NULL, true}, {0}}, key, VM_EXEC_FAILED, "add-fd +fd; ");
+	CHECK_INT(chmod(key, 0644), 0);
+	hands_over((const struct answer[]){{0}}, key, VM_EXEC_FAILED, "");
+	CHECK_INT(unlink(key), 0);
+	CHECK_INT(rmdir(folder), 0);
+}
+
 /* What was done is undone, the last first; what was refused is not. */
 static void test_undone(void)
 {
@@ -429,6 +503,7 @@ int main(void)
 	RUN(test_gone_already);
 	RUN(test_a_qemu_that_does_not_answer);
 	RUN(test_done);
+	RUN(test_a_secret_is_handed_over);
 	RUN(test_undone);
 	RUN(test_a_node_that_is_held_for_a_moment);
 	RUN(test_what_may_have_been_done_is_undone);

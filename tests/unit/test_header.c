@@ -38,6 +38,23 @@ static void test_backing(void)
 	CHECK_STR(h.backing, "");
 }
 
+static void test_encryption(void)
+{
+	static const struct {
+		unsigned char version, at, method;
+		const char *want;
+	} headers[] = {{2, 35, 0, ""}, {3, 35, 1, "aes"}, {3, 35, 2, "luks"}, {1, 39, 1, "aes"}, {1, 35, 2, ""}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(headers); i++) {
+		unsigned char d[128] = "QFI\xfb\0\0\0";
+		struct img_header h;
+		d[7] = headers[i].version;
+		d[headers[i].at] = headers[i].method;
+		img_header_parse(d, sizeof d, &h);
+		CHECK_STR(h.encryption, headers[i].want);
+	}
+}
+
 static void test_every_prefix(void)
 {
 	struct img_header h;
@@ -140,6 +157,7 @@ int main(void)
 	RUN(test_qcow1);
 	RUN(test_formats);
 	RUN(test_backing);
+	RUN(test_encryption);
 	RUN(test_every_prefix);
 	return 0;
 }
