@@ -1,9 +1,16 @@
-"""Servers of images, on this host: each started, known to answer, and ended with the test."""
+"""Servers of images, on this host: each started, known to answer, and ended with the test.
+
+servers.py http PORT DIR [CERT KEY]: the web server itself, which serves the files of DIR, in parts where it is asked for
+a part.
+"""
+import http.server
 import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
+import sys
 import time
 
 
@@ -16,9 +23,11 @@ def free_port():
 class Server:
     """One process, in the test's world, that is up when it can be connected to."""
 
-    def __init__(self, world, argv, address, **kw):
-        self.world, self.argv, self.address, self.kw = world, argv, address, kw
+    def __init__(self, world, argv, address):
+        self.world, self.argv, self.address = world, argv, address
         self.proc = None
+        # A file: what a server forks could hold a pipe open beyond its end.
+        self.log = os.path.join(world.base, f"server-{os.path.basename(argv[0])}-{id(self)}.log")
 
     def connect(self):
         with socket.socket(socket.AF_INET if isinstance(self.address, tuple) else socket.AF_UNIX) as s:
@@ -27,8 +36,8 @@ class Server:
 
     def start(self, timeout=10):
         deadline = time.monotonic() + timeout
-        self.proc = subprocess.Popen(self.argv, env=dict(self.world.env, **self.kw.get("env", {})), stdin=subprocess.DEVNULL,
-                                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        with open(self.log, "ab") as log:
+            self.proc = subprocess.Popen(self.argv, env=self.world.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         while True:
             try:
                 self.connect()
@@ -37,7 +46,8 @@ class Server:
                 ended = self.proc.poll() is not None
                 if ended or time.monotonic() > deadline:
                     self.end()
-                    raise AssertionError(f"{self.argv}: {'ended' if ended else 'no answer'}: {self.said}") from None
+                    with open(self.log, encoding="utf-8", errors="replace") as log:
+                        raise AssertionError(f"{self.argv}: {'ended' if ended else 'no answer'}: {log.read()}") from None
                 time.sleep(0.02)
 
     def stall(self):
@@ -50,7 +60,7 @@ class Server:
     def end(self):
         if self.proc and self.proc.returncode is None:
             self.proc.kill()
-            self.said = self.proc.communicate()[0]
+            self.proc.wait(10)
         if isinstance(self.address, str) and os.path.exists(self.address):
             os.unlink(self.address)
 
@@ -103,3 +113,124 @@ class Authority:
                       f"extendedKeyUsage={role}Auth", f"subjectAltName={names}"),
                      "-CA", self.path("ca-cert.pem"), "-CAkey", self.path("ca-key.pem"))
         return self.path(role)
+
+
+# ---- The web ----
+
+class Files(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.answer(False)
+
+    def do_GET(self):
+        self.answer(True)
+
+    def answer(self, with_body):
+        path = os.path.join(sys.argv[3], os.path.basename(self.path.split("?")[0]))
+        if not os.path.isfile(path):
+            self.send_error(404)
+            return
+        size = os.path.getsize(path)
+        first, last = 0, size - 1
+        if part := self.headers.get("Range"):
+            begin, _, end = part.partition("=")[2].partition("-")
+            first, last = int(begin), min(int(end or last), last)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        else:
+            self.send_response(200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(last - first + 1))
+        self.end_headers()
+        if with_body:
+            with open(path, "rb") as f:
+                f.seek(first)
+                self.wfile.write(f.read(last - first + 1))
+
+
+def web(world, port, folder, certificate=()):
+    """CERTIFICATE: the files of a certificate and its key, for https."""
+    return Server(world, [sys.executable, "-B", __file__, "http", str(port), folder, *certificate], ("127.0.0.1", port))
+
+
+def serve_files():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), Files)
+    if len(sys.argv) > 4:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(sys.argv[4], sys.argv[5])
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.serve_forever()
+
+
+# ---- SSH ----
+
+class Ssh(Server):
+    """sshd with a host key of its own, that lets in whoever has the key in the agent at .agent_socket."""
+
+    def __init__(self, world, port):
+        self.folder = os.path.join(world.base, "ssh")
+        os.mkdir(self.folder, 0o700)
+        os.makedirs("/run/sshd", exist_ok=True)
+        for key in ("host", "id"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.path(key)], check=True)
+        said = subprocess.run(["ssh-keygen", "-lf", self.path("host.pub")], check=True, capture_output=True, text=True)
+        self.fingerprint = said.stdout.split()[1]
+        with open(self.path("config"), "w", encoding="ascii") as f:
+            f.write(f"Port {port}\nListenAddress 127.0.0.1\nHostKey {self.path('host')}\nAuthorizedKeysFile {self.path('id.pub')}\n"
+                    "PidFile none\nStrictModes no\nUsePAM no\nSubsystem sftp internal-sftp\n")
+        self.agent_socket = self.path("agent.sock")
+        self.agent = Server(world, ["ssh-agent", "-D", "-a", self.agent_socket], self.agent_socket)
+        sshd = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin")
+        super().__init__(world, [sshd, "-D", "-e", "-f", self.path("config")], ("127.0.0.1", port))
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def start(self, timeout=10):
+        self.agent.start()
+        subprocess.run(["ssh-add", "-q", self.path("id")], check=True, env=dict(os.environ, SSH_AUTH_SOCK=self.agent_socket))
+        return super().start(timeout)
+
+    def end(self):
+        self.agent.end()
+        super().end()
+
+
+# ---- iSCSI ----
+
+class Iscsi(Server):
+    """tgtd with one target, whose LUN 1 is PATH; USER: (name, password) that CHAP asks for."""
+
+    TARGET = "iqn.2024-01.org.example:disks"
+
+    def __init__(self, world, port, path, user=None):
+        os.makedirs("/run/tgtd", exist_ok=True)
+        self.channel, self.path, self.user = port % 32768, path, user
+        super().__init__(world, ["tgtd", "-f", "-C", str(self.channel), "--iscsi", f"portal=127.0.0.1:{port}"], ("127.0.0.1", port))
+
+    def admin(self, *args):
+        subprocess.run(["tgtadm", "-C", str(self.channel), "--lld", "iscsi", *args], check=True, capture_output=True)
+
+    def start(self, timeout=10):
+        super().start(timeout)
+        self.admin("--op", "new", "--mode", "target", "--tid", "1", "-T", self.TARGET)
+        self.admin("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", self.path)
+        if self.user:
+            self.admin("--op", "new", "--mode", "account", "--user", self.user[0], "--password", self.user[1])
+            self.admin("--op", "bind", "--mode", "account", "--tid", "1", "--user", self.user[0])
+        self.admin("--op", "bind", "--mode", "target", "--tid", "1", "-I", "ALL")
+        return self
+
+    def end(self):
+        super().end()
+        for name in (f"socket.{self.channel}", f"socket.{self.channel}.lock"):
+            if os.path.exists(f"/run/tgtd/{name}"):
+                os.unlink(f"/run/tgtd/{name}")
+
+
+if __name__ == "__main__":
+    serve_files()
