@@ -1,6 +1,7 @@
 #include "images/catalogue.h"
 #include "images/chain.h"
 #include "images/header.h"
+#include "launcher/pool.h"
 #include "launcher/spec.h"
 #include "launcher/vm.h"
 #include "proto/base.h"
@@ -32,6 +33,7 @@ struct use {
 };
 
 struct img_catalogue {
+	const struct vm_dirs *dirs;
 	struct image *images;
 	size_t n_images, images_room;
 	struct use *uses;
@@ -162,10 +164,15 @@ static int add_disk(struct img_catalogue *c, const char *vm, const json_t *disk,
 
 static int add_spec(struct img_catalogue *c, const char *vm, const json_t *spec, bool runs)
 {
+	json_auto_t *pools = NULL, *located = NULL;
 	json_t *disk;
 	size_t i;
 
-	json_array_foreach(json_object_get(spec, "disks"), i, disk)
+	/* A volume of a pool that is not there any more is nobody's. */
+	if (spec && (vm_pools_read(c->dirs, spec, NULL, NULL, &pools, NULL) < 0 ||
+		     vm_pools_locate_disks(pools, spec, true, &located, NULL) < 0))
+		located = json_incref((json_t *)spec);
+	json_array_foreach(json_object_get(located, "disks"), i, disk)
 		if (add_disk(c, vm, disk, runs) < 0)
 			return -ENOMEM;
 	return 0;
@@ -368,8 +375,10 @@ int img_catalogue_read(const struct vm_dirs *dirs, struct img_catalogue **ret, s
 	struct img_catalogue *c = calloc(1, sizeof *c);
 	int r = c && (c->unknown = json_array()) ? 0 : -ENOMEM;
 
-	if (r == 0)
+	if (r == 0) {
+		c->dirs = dirs;
 		r = add_all_running(c, dirs, err);
+	}
 	if (r == 0)
 		r = add_all_defined(c, dirs, err);
 	if (r == 0)

@@ -13,6 +13,7 @@
 
 struct img_catalogue;
 
+/* DIRS stays the caller's, for as long as the catalogue. */
 int img_catalogue_read(const struct vm_dirs *dirs, struct img_catalogue **ret, struct qmp_error *err);
 void img_catalogue_free(struct img_catalogue *c);
 #define _cleanup_catalogue_ __attribute__((cleanup(img_catalogue_cleanup)))

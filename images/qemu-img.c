@@ -96,6 +96,15 @@ static void add_image(struct img_task *t, const json_t *image)
 	add_consume(t, text ? qmp_asprintf("json:%s", text) : NULL);
 }
 
+/* Those verbs that have no use for what it is backed by refuse to be told of it. */
+static void add_image_alone(struct img_task *t, const json_t *image)
+{
+	json_auto_t *alone = json_copy((json_t *)image);
+
+	json_object_del(alone, "backing");
+	add_image(t, alone);
+}
+
 const char *const *img_task_argv(const struct img_task *t)
 {
 	return (const char *const *)t->words;
@@ -338,11 +347,9 @@ static struct img_task *looking(const char *verb, const char *doing, const json_
 int img_info(const json_t *image, bool in_use, struct img_task **ret, struct qmp_error *err)
 {
 	struct img_task *t = looking("info", "reading the image", image, in_use);
-	json_auto_t *alone = json_copy((json_t *)image);
 
-	json_object_del(alone, "backing"); /* qemu-img would not have it */
 	if (t)
-		add_image(t, alone);
+		add_image_alone(t, image);
 	return task_give(t, ret, err);
 }
 
@@ -498,7 +505,7 @@ int img_bitmap(const json_t *image, const char *action, const char *name, const 
 		add_bytes(t, granularity);
 	}
 	add(t, "--"); /* the name may begin with one */
-	add_image(t, image);
+	add_image_alone(t, image);
 	add(t, name);
 	t->result = nothing;
 	return task_give(t, ret, err);

@@ -342,6 +342,9 @@ static int check_args(struct cli *cli)
 	if (!any && cli->n_args > most)
 		return usage(cli, "%s: \"%s\" is one argument too many; usage: qmpctl %s%s", v->name, cli->args[most], v->name,
 			     args);
+	for (int i = 0; i < cli->n_args && i < most; i++)
+		if (v->args[i].kind == ARG_CHOICE && check_choice(cli, v->args[i].name, v->args[i].choices, cli->args[i]) < 0)
+			return -EINVAL;
 	return 0;
 }
 

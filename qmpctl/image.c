@@ -2,6 +2,7 @@
 #include "images/chain.h"
 #include "images/header.h"
 #include "launcher/location.h"
+#include "launcher/pool.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 #include "qmpctl/progress.h"
@@ -58,6 +59,18 @@ static int find_file(struct cli *cli, const char *format, bool chain_may_lack, s
 	return f->users && f->overlays && f->image ? 0 : qmp_error_errno(&cli->error, -ENOMEM, "looking at %s", f->path);
 }
 
+/* WORD, absolute; of a pool: where that has it. New; NULL: cli->error. */
+static char *locate(struct cli *cli, const char *word)
+{
+	_cleanup_free_ char *location = location_absolute(cli, word);
+	json_auto_t *spec = location ? json_pack("{s:[{s:s}]}", "disks", "path", location) : NULL, *pools = NULL;
+	char *path = NULL;
+
+	if (spec && vm_pools_read(&cli->dirs, spec, NULL, NULL, &pools, &cli->error) == 0)
+		(void)vm_pools_locate(pools, location, &path, &cli->error);
+	return path;
+}
+
 int image_find(struct cli *cli, const char *word, const char *format, bool chain_may_lack, struct found *ret)
 {
 	struct found f = {0};
@@ -65,7 +78,7 @@ int image_find(struct cli *cli, const char *word, const char *format, bool chain
 
 	if (!*word)
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "the name of an image is empty");
-	f.path = location_absolute(cli, word);
+	f.path = locate(cli, word);
 	r = f.path ? img_catalogue_read(&cli->dirs, &f.catalogue, &cli->error) : cli->error.code;
 	if (r == 0 && vm_location_is_file(f.path)) {
 		r = find_file(cli, format, chain_may_lack, &f);
@@ -152,7 +165,7 @@ static int may_replace(struct cli *cli, const char *path)
 
 char *image_new_path(struct cli *cli, const char *word)
 {
-	_cleanup_free_ char *path = *word ? location_absolute(cli, word) : NULL;
+	_cleanup_free_ char *path = *word ? locate(cli, word) : NULL;
 	struct stat st;
 
 	if (!path) {
@@ -180,6 +193,13 @@ const char *image_new_format(const struct cli *cli, const char *path)
 		if (strcasecmp(dot, known[i][0]) == 0)
 			return known[i][1];
 	return format ? format : "qcow2";
+}
+
+bool image_is_same(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return streq(a, b) || (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
 /* ---- Running ---- */

@@ -44,6 +44,9 @@ char *image_new_path(struct cli *cli, const char *word);
 const char *image_new_format(const struct cli *cli, const char *path);
 #define IMAGE_FORMATS "raw|qcow2|qcow|qed|vmdk|vdi|vhdx|vpc|parallels|luks"
 
+/* Whether they are the same file. */
+bool image_is_same(const char *a, const char *b);
+
 /* The values of a repeated option, ending with NULL; to be freed. */
 const char **image_options(const struct cli *cli, const char *name);
 /* To its end, with its progress where it tells one; BYTES: what it is about, 0: not known. */

@@ -66,7 +66,7 @@ struct op_call {
 };
 
 extern const struct op *const all_ops[]; /* ends with NULL */
-extern const struct op op_agent, op_stop, op_reboot, op_kill;
+extern const struct op op_agent, op_disk_resize, op_stop, op_reboot, op_kill;
 const struct op *op_find(const char *name);
 /*
  * The operations as qmpctl-schema returns them, as query-commands lists them, and as query-qmp-schema describes them.

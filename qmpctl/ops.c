@@ -608,6 +608,7 @@ const struct op *const all_ops[] = {
 	&(const struct op){"qmpctl-schema", "these operations", no_args, false, .waits = false, .start = start_schema},
 	&(const struct op){"qmpctl-disk-add", "add a disk", disk_add_args, true, .asks = OP_ASKS_WHEN_REFUSED, .waits = true, .start = start_disk_add},
 	&(const struct op){"qmpctl-disk-remove", "remove a disk", remove_args, true, .asks = OP_ASKS_FIRST, .waits = true, .start = start_disk_remove},
+	&op_disk_resize,
 	&(const struct op){"qmpctl-nic-add", "add a NIC", nic_add_args, true, .asks = OP_ASKS_WHEN_REFUSED, .waits = true, .start = start_nic_add},
 	&(const struct op){"qmpctl-nic-remove", "remove a NIC", remove_args, true, .asks = OP_ASKS_FIRST, .waits = true, .start = start_nic_remove},
 	&(const struct op){"qmpctl-apply", "make the VM what a spec says", apply_args, true, .asks = OP_ASKS_FIRST, .waits = true, .start = start_apply},
