@@ -242,7 +242,7 @@ class Cli(WorldTest):
                 self.assertLessEqual(max(map(len, lines)), 49)
 
     def test_a_noun_says_which_verbs_it_has(self):
-        self.refused(USAGE, "disk", says="add, remove, list")
+        self.refused(USAGE, "disk", says="add, remove, resize, list")
         self.refused(USAGE, "disk", "lst", "a", says="did you mean \"disk list\"?")
         self.refused(USAGE, "image", "x", says="create")
 

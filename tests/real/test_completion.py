@@ -136,7 +136,7 @@ class Completion(WorldTest):
 
     def test_qmp(self):
         # Our own operations are known without any QEMU.
-        self.assertEqual(self.offered("qmp", "alpha", "qmpctl-disk-r"), ["qmpctl-disk-remove"])
+        self.assertEqual(self.offered("qmp", "alpha", "qmpctl-disk-rem"), ["qmpctl-disk-remove"])
         self.assertEqual(self.offered("qmp", "alpha", "qmpctl-wait", "for=p"), ["for=paused"])
         self.assertEqual(self.offered("qmp", "alpha", "blockdev-m"), [])
         self.know_the_schema()
