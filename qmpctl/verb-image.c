@@ -5,6 +5,7 @@
 #include "qmpctl/progress.h"
 #include "images/key.h"
 #include "qmpctl/words.h"
+#include "images/volume.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
@@ -51,12 +52,36 @@ static int make(struct cli *cli, const char *path, const char *format, json_t **
 	return r < 0 ? r : image_run(cli, task, "making it", 0, ret);
 }
 
+/* One that its pool's own tools make. */
+static int make_volume(struct cli *cli, struct img_volume *v, json_t **ret)
+{
+	const char *format = cli_option(cli, "format") ? cli_option(cli, "format") : "raw";
+	uint64_t size = 0;
+	int r = 0;
+
+	if (cli_option(cli, "backing") || cli_option(cli, "option") || cli_option(cli, "replace"))
+		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s: --backing, --option and --replace are for files", v->location);
+	if (r == 0)
+		r = cli->n_args > 1 ? parse_size(cli, "", cli->args[1], &size)
+				    : qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted");
+	if (r == 0)
+		r = img_volume_create(v, format, size, &cli->error);
+	if (r == 0)
+		*ret = json_pack("{s:s, s:s, s:s}", "path", v->path, "format", format, "volume", v->location);
+	return r;
+}
+
 static int run_image_create(struct cli *cli)
 {
-	_cleanup_free_ char *path = image_new_path(cli, cli->args[0]);
+	_cleanup_volume_ struct img_volume volume = {0};
+	_cleanup_free_ char *path = NULL;
 	json_auto_t *result = NULL;
+	int is_volume = img_volume_open(cli->loop, &cli->dirs, cli->args[0], &volume, &cli->error);
 
-	if (!path || make(cli, path, image_new_format(cli, path), &result) < 0)
+	if (is_volume < 0 || (is_volume && make_volume(cli, &volume, &result) < 0))
+		return cli_fail(cli);
+	path = is_volume ? strdup(volume.path) : image_new_path(cli, cli->args[0]);
+	if (!path || (!is_volume && make(cli, path, image_new_format(cli, path), &result) < 0))
 		return cli_fail(cli);
 	if (cli->json)
 		cli_print_json(result);
@@ -265,17 +290,21 @@ const struct verb verb_image_list = {
 
 static int delete_one(struct cli *cli, const char *word)
 {
+	_cleanup_volume_ struct img_volume volume = {0};
 	_cleanup_found_ struct found f = {0};
 	struct stat st;
-	int r = image_find(cli, word, NULL, true, &f);
+	int is_volume = img_volume_open(cli->loop, &cli->dirs, word, &volume, &cli->error);
+	int r = is_volume < 0 ? is_volume : image_find(cli, is_volume ? volume.path : word, NULL, true, &f);
 
-	if (r == 0 && (lstat(f.path, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))))
+	if (r == 0 && !is_volume && (lstat(f.path, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))))
 		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is no file, and is not deleted", f.path);
 	if (r == 0)
 		r = image_refuse_running(cli, &f, false, "deleting it");
 	if (r == 0)
 		r = image_refuse_hurt(cli, &f, f.users, f.overlays, "others need it");
-	if (r == 0 && unlink(f.path) < 0)
+	if (r == 0 && is_volume)
+		r = img_volume_remove(&volume, &cli->error);
+	else if (r == 0 && unlink(f.path) < 0)
 		r = qmp_error_errno(&cli->error, -errno, "deleting %s", f.path);
 	if (r == 0 && !cli->json)
 		printf("%s is deleted\n", f.path);

@@ -21,6 +21,7 @@ BUILD_PACKAGES=(gcc libc6-dev binutils cmake ninja-build pkg-config libuv1-dev l
 RUN_PACKAGES=(qemu-system-x86 qemu-utils xorriso)
 TEST_PACKAGES=(qemu-guest-agent busybox-static linux-image-cloud-amd64 cpio kmod python3 python3-jsonschema iproute2
 	qemu-block-extra openssl zstd ovmf openssh-server openssh-client tgt
+	btrfs-progs e2fsprogs
 	clang-14 libclang-rt-14-dev clang g++ systemd groff-base zsh fish)
 DEBIAN_PACKAGES=(mmdebstrap e2fsprogs)
 QEMU10_PACKAGES=(qemu-system-x86 qemu-system-common qemu-system-data qemu-utils qemu-block-extra seabios)

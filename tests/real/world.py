@@ -244,7 +244,7 @@ class World:
                 raise AssertionError(f"still there after {timeout} s: {left} of {self.processes()}")
             time.sleep(0.02)
 
-    def close(self):
+    def end(self):
         """Ends what is left, and says so if something cannot be ended."""
         deadline = time.monotonic() + PATIENCE
         while self.processes():
@@ -258,6 +258,10 @@ class World:
             time.sleep(0.01)
         for proc in self.spawned:
             proc.wait(PATIENCE)
+
+    def close(self):
+        """Ends what is left; then the files go."""
+        self.end()
         for serial in self.serials:
             serial.close()
         shutil.rmtree(self.base)

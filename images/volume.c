@@ -1,0 +1,137 @@
+#include "images/volume.h"
+#include "images/tool.h"
+#include "launcher/location.h"
+#include "proto/base.h"
+
+#include <fcntl.h>
+
+int img_volume_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *location, struct img_volume *ret,
+		    struct qmp_error *err)
+{
+	char name[VM_POOL_NAME_MAX + 1];
+	const char *volume = vm_location_looks(location) == VM_VOLUME ? vm_pool_volume(location, name) : NULL;
+	struct img_volume v = {0};
+	int r;
+
+	if (!volume)
+		return 0;
+	r = img_pool_open(loop, dirs, name, &v.pool, err);
+	if (r < 0)
+		return r;
+	if (!v.pool.type->create) {
+		img_pool_close(&v.pool);
+		return 0;
+	}
+	v.location = strdup(location);
+	v.name = v.location ? v.location + (volume - location) : NULL;
+	v.path = img_pool_path(&v.pool, volume);
+	if (!v.location || !v.path) {
+		r = v.location ? qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "%s: the pool has no such volume", location)
+			       : qmp_error_errno(err, -ENOMEM, "%s", location);
+		img_volume_close(&v);
+		return r;
+	}
+	*ret = v;
+	return 1;
+}
+
+void img_volume_close(struct img_volume *v)
+{
+	img_pool_close(&v->pool);
+	free(v->location);
+	free(v->path);
+	*v = (struct img_volume){0};
+}
+
+/* What is made by device-mapper or ZFS has its node when udev has seen it. */
+static void await_node(struct img_volume *v)
+{
+	_cleanup_free_ char *exists = qmp_asprintf("--exit-if-exists=%s", v->path);
+	const char *const argv[] = {"udevadm", "settle", "--timeout=10", exists, NULL};
+
+	if (exists && access(v->path, F_OK) < 0)
+		(void)img_pool_tool(&v->pool, "waiting for the device", "udev", argv, NULL, NULL);
+}
+
+int img_volume_create(struct img_volume *v, const char *format, uint64_t size, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1;
+	int r;
+
+	if (!streq(format, "raw"))
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "%s: a volume of the pool %s (%s) is raw, not %s", v->location, v->pool.name,
+				     v->pool.type->name, format);
+	r = img_pool_lock(&v->pool, &lock, err);
+	if (r == 0 && access(v->path, F_OK) == 0)
+		r = qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", v->location);
+	if (r == 0)
+		r = v->pool.type->create(&v->pool, v->name, size, err);
+	if (r == 0)
+		await_node(v);
+	return r;
+}
+
+static int check_there(const struct img_volume *v, struct qmp_error *err)
+{
+	return access(v->path, F_OK) == 0 ? 0 : qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "there is no volume %s (%s)", v->location,
+							     v->path);
+}
+
+int img_volume_remove(struct img_volume *v, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1;
+	int r = img_pool_lock(&v->pool, &lock, err);
+
+	if (r == 0)
+		r = check_there(v, err);
+	return r < 0 ? r : v->pool.type->remove(&v->pool, v->name, err);
+}
+
+int img_volume_size(const struct img_volume *v, uint64_t *ret, struct qmp_error *err)
+{
+	_cleanup_fd_ int fd = open(v->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	off_t end = fd >= 0 ? lseek(fd, 0, SEEK_END) : -1;
+
+	if (end < 0)
+		return qmp_error_errno(err, -errno, "%s (%s)", v->location, v->path);
+	*ret = (uint64_t)end;
+	return 0;
+}
+
+int img_volume_resize(struct img_volume *v, uint64_t size, bool shrink, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1;
+	uint64_t now;
+	int r = img_pool_lock(&v->pool, &lock, err);
+
+	if (r == 0)
+		r = check_there(v, err);
+	if (r == 0)
+		r = img_volume_size(v, &now, err);
+	if (r == 0 && size < now && !shrink)
+		r = qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "%s has %llu bytes: what is behind %llu would be lost; --shrink does it all the "
+				  "same", v->location, (unsigned long long)now, (unsigned long long)size);
+	return r < 0 || size == now ? r : v->pool.type->resize(&v->pool, v->name, size, err);
+}
+
+int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1;
+	char name[VM_POOL_NAME_MAX + 1];
+	const char *volume = vm_location_looks(to) == VM_VOLUME ? vm_pool_volume(to, name) : NULL;
+	_cleanup_free_ char *path = volume ? img_pool_path(&v->pool, volume) : NULL;
+	int r;
+
+	if (!volume || !streq(name, v->pool.name))
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "%s: a clone of it that shares its blocks is made in the same pool, as %s:NAME",
+				     v->location, v->pool.name);
+	if (!v->pool.type->clone || !path)
+		return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP, "%s: pools of the type %s have no clones", v->location,
+				     v->pool.type->name);
+	r = img_pool_lock(&v->pool, &lock, err);
+	if (r == 0)
+		r = check_there(v, err);
+	if (r == 0 && access(path, F_OK) == 0)
+		r = qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", to);
+	return r < 0 ? r : v->pool.type->clone(&v->pool, v->name, volume, err);
+}

@@ -1,0 +1,32 @@
+/*
+ * Volumes that are no files: made, removed, resized and cloned by their pool's own tools, under the pool's lock. What is a
+ * file, in a pool or not, is qemu-img's (qemu-img.h) and is none here.
+ *
+ * Does not own: who has a volume (catalogue.h), and whether it may be touched.
+ */
+#pragma once
+
+#include "images/pool.h"
+
+struct img_volume {
+	struct img_pool pool;
+	char *location; /* POOL:VOLUME */
+	const char *name; /* in it */
+	char *path;
+};
+
+/* 1: LOCATION is one; 0: it is something else, and RET is not set. -ENOENT: there is no such pool. */
+int img_volume_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *location, struct img_volume *ret,
+		    struct qmp_error *err);
+void img_volume_close(struct img_volume *v);
+#define _cleanup_volume_ __attribute__((cleanup(img_volume_close)))
+
+/* SIZE bytes or a little more, as the storage's units are. FORMAT: a volume of this kind is "raw". Never over one that is there. */
+int img_volume_create(struct img_volume *v, const char *format, uint64_t size, struct qmp_error *err);
+int img_volume_remove(struct img_volume *v, struct qmp_error *err);
+/* SHRINK: it may lose what is behind SIZE. */
+int img_volume_resize(struct img_volume *v, uint64_t size, bool shrink, struct qmp_error *err);
+/* TO: another of the same pool, which is not there yet. */
+int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err);
+/* Bytes. */
+int img_volume_size(const struct img_volume *v, uint64_t *ret, struct qmp_error *err);

@@ -1,0 +1,169 @@
+"""Pools on what is mounted here: Btrfs with its subvolumes, reflinks and nodatacow; a file system that may be mounted or not; the
+md arrays and devices of the host. Loop devices are the test's own, and go with it. LVM and md proper: tests/systemd.sh.
+"""
+import ctypes
+import fcntl
+import os
+import struct
+import subprocess
+
+import world
+from guest import tiny_spec, with_serial
+from world import HOST, STATE, USAGE, WorldTest
+
+GETFLAGS, NOCOW = 0x80086601, 0x00800000
+
+
+def run(*argv):
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"{' '.join(argv)}: {done.stderr}")
+    return done.stdout.strip()
+
+
+class Storage(WorldTest):
+    def setUp(self):
+        super().setUp()
+        self.top = os.path.join(self.w.base, "mnt")
+        os.mkdir(self.top)
+
+    def loop(self, name="disk.img", size=256 << 20):
+        """A loop device on a file of the world, detached when the test ends, however it ends."""
+        path = os.path.join(self.w.base, name)
+        with open(path, "wb") as f:
+            f.truncate(size)
+        device = run("losetup", "--find", "--show", path)
+        self.addCleanup(subprocess.run, ["losetup", "--detach", device], check=True)
+        self.addCleanup(self.w.end)
+        return device
+
+    def mount(self, fs, *options):
+        device = self.loop()
+        run(f"mkfs.{fs}", *options, device)
+        run("mount", "-t", fs, device, self.top)
+        self.addCleanup(subprocess.run, ["umount", self.top], check=True)
+        self.addCleanup(self.w.end)  # what a failed test has left running would keep it busy
+        return device
+
+    def info(self, name):
+        return self.w.ok("pool", "info", name, "-o", "json").json()
+
+    def content(self, name):
+        return {v["name"]: v for v in self.info(name)["content"]}
+
+    def flags(self, path):
+        with open(path, "rb") as f:
+            return struct.unpack("l", fcntl.ioctl(f, GETFLAGS, b"\0" * ctypes.sizeof(ctypes.c_long)))[0]
+
+    def litter(self):
+        return [n for d, folders, files in os.walk(self.top) for n in folders + files if "qmpctl-new" in n]
+
+    def vm(self, name, location, form="raw"):
+        serial = self.w.serial(f"{name}-serial")
+        self.w.create(name, with_serial(tiny_spec(disks=[{"path": location, "format": form}]), serial))
+        self.w.ok("start", name)
+        serial.expect("TINY-READY")
+
+    # -- Btrfs
+
+    def test_btrfs_files(self):
+        self.mount("btrfs", "-q")
+        pool = os.path.join(self.top, "pool")
+        self.w.ok("pool", "create", "bt", f"btrfs,path={pool}")
+        self.assertEqual(os.stat(pool).st_ino, 256, "the pool is a subvolume")
+        self.w.ok("image", "create", "bt:a.qcow2", "64M")
+        self.vm("v", "bt:a.qcow2", "qcow2")
+        self.assertEqual(self.info("bt")["filesystem"], "btrfs")
+        self.assertIn("a.qcow2", self.content("bt"))
+        self.assertIn("in use by", self.w.expect(STATE, "image", "delete", "bt:a.qcow2").err)
+        self.w.ok("kill", "v")
+        self.w.ok("delete", "v")
+        self.w.ok("image", "delete", "bt:a.qcow2")
+        self.assertEqual(self.content("bt"), {})
+
+    def test_btrfs_subvolumes(self):
+        self.mount("btrfs", "-q")
+        pool = os.path.join(self.top, "pool")
+        self.w.ok("pool", "create", "bt", f"btrfs,path={pool},subvolumes=on,nodatacow=on")
+        self.w.ok("image", "create", "bt:a", "64M")
+        disk = os.path.join(pool, "a", "disk")
+        self.assertEqual(os.stat(os.path.dirname(disk)).st_ino, 256, "a volume is a subvolume")
+        self.assertEqual(os.stat(disk).st_size, 64 << 20)
+        self.assertTrue(self.flags(disk) & NOCOW, "nodatacow")
+        self.assertIn("there already", self.w.expect(STATE, "image", "create", "bt:a", "64M").err)
+        self.assertIn("is raw, not qcow2", self.w.expect(USAGE, "image", "create", "bt:b", "64M", "--format", "qcow2").err)
+        volume = self.content("bt")["a"]
+        self.assertEqual((volume["capacity"], volume["allocation"]), (64 << 20, 0))
+        self.vm("v", "bt:a")
+        self.assertIn("in use by", self.w.expect(STATE, "image", "delete", "bt:a").err)
+        self.w.ok("kill", "v")
+        self.w.ok("delete", "v")
+        self.w.ok("image", "delete", "bt:a")
+        self.assertEqual((os.listdir(pool), self.litter()), ([], []))
+
+    def test_btrfs_what_a_killed_maker_has_left(self):
+        self.mount("btrfs", "-q")
+        pool = os.path.join(self.top, "pool")
+        self.w.ok("pool", "create", "bt", f"btrfs,path={pool},subvolumes=on")
+        run("btrfs", "subvolume", "create", os.path.join(pool, ".qmpctl-new.x"))
+        self.w.ok("image", "create", "bt:a", "1M")
+        self.assertEqual(os.listdir(pool), ["a"])
+        run("btrfs", "subvolume", "create", os.path.join(pool, ".qmpctl-new.y"))
+        self.w.ok("pool", "refresh", "bt")
+        self.assertEqual(os.listdir(pool), ["a"])
+
+    def test_btrfs_eight_at_once(self):
+        self.mount("btrfs", "-q")
+        pool = os.path.join(self.top, "pool")
+        self.w.ok("pool", "create", "bt", f"btrfs,path={pool},subvolumes=on")
+        self.create_many("bt", "")
+        self.assertEqual(sorted(os.listdir(pool)), [f"v{i}" for i in range(8)])
+
+    def create_many(self, pool, suffix):
+        """Eight volumes at once, and each of them twice: one of the two is the first."""
+        procs = [subprocess.Popen(self.w.argv("image", "create", f"{pool}:v{i % 8}{suffix}", "1M"), env=self.w.env,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(16)]
+        codes = [p.wait(120) for p in procs]
+        for i in range(8):
+            self.assertEqual(sorted((codes[i], codes[i + 8])).count(0), 1, f"v{i}: {codes}")
+        self.assertEqual(self.litter(), [])
+
+    # -- what is mounted
+
+    def test_mount(self):
+        """While nothing is mounted there, nothing is written there."""
+        device = self.mount("ext4", "-q")
+        self.w.ok("pool", "create", "mo", f"mount,path={self.top}")
+        self.w.ok("image", "create", "mo:a.raw", "1M")
+        self.create_many("mo", ".raw")
+        info = self.info("mo")
+        self.assertEqual((info["filesystem"], info["source"], info["volumes"]), ("ext4", device, 9))
+        run("umount", self.top)
+        try:
+            self.assertIn("nothing is mounted", self.w.expect(HOST, "pool", "info", "mo").err)
+        finally:
+            run("mount", device, self.top)
+        self.assertEqual(self.info("mo")["state"], "ready")
+
+    # -- devices that are there
+
+    def test_block(self):
+        device = self.loop()
+        name = os.path.basename(device)
+        self.w.ok("pool", "create", "bl", f"block,path=/dev,only={name}")
+        volume = self.content("bl")[name]
+        self.assertEqual((volume["capacity"], volume["physical"], volume["in-use-by-host"]), (256 << 20, 256 << 20, False))
+        self.vm("v", f"bl:{name}")
+        self.w.ok("kill", "v")
+        self.assertEqual(self.w.run("image", "create", "bl:x", "1M").rc, USAGE, '"only" leaves it out')
+        self.assertIn("the tools that they are from", self.w.run("image", "delete", f"bl:{name}", "--force").err)
+        run("mkfs.ext4", "-q", device)
+        run("mount", device, self.top)
+        try:
+            self.assertTrue(self.content("bl")[name]["in-use-by-host"])
+        finally:
+            run("umount", self.top)
+
+
+if __name__ == "__main__":
+    world.main()
