@@ -1,13 +1,15 @@
 #!/bin/bash
-# systemd.sh: the unit qmpctl@.service under a real systemd, in a Debian guest that it makes.
+# systemd.sh: what takes a whole Debian that has systemd, device-mapper and md, in one guest that it makes: the unit
+# qmpctl@.service under a real systemd, and pools of LVM and of md arrays (tests/guest/pools.sh).
 #
-# The guest is tests/guest/debian.sh's, made once; each run brings the release build in and boots it under TCG: about three
+# The guest is tests/guest/debian.sh's, made once; each run brings the release build in and boots it under TCG: about five
 # minutes. It goes through what docs/units/qmpctl@.service.in promises, and prints a line for each. QMPCTL_BUILD names another
 # folder than build/.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 BUILD=${QMPCTL_BUILD:-$PWD/build}
+WANT=$((11 + $(grep -cE "^(check|refused) " tests/guest/pools.sh)))
 WORK=$BUILD/systemd
 PAYLOAD=$WORK/payload
 
@@ -66,8 +68,16 @@ check "qmpctl stop ends the service well" "inactive success " "$(active) $(syste
 check "by the power button" 1 "$(said BYE 1)"
 systemctl start qmpctl@a
 check "it starts again" "active 2" "$(active) $(said TINY-READY 2)"
+. /payload/pools.sh
 EOF
 chmod +x "$PAYLOAD/run"
+cp tests/guest/pools.sh "$PAYLOAD/"
+more=()
+for size in lvm:512M md0:64M md1:64M; do
+	name=${size%:*}
+	truncate -s "${size#*:}" "$WORK/$name.img"
+	more+=(-drive "file=$WORK/$name.img,format=raw,if=none,id=$name" -device "virtio-blk-pci,drive=$name,serial=$name")
+done
 
 truncate -s 64M "$WORK/payload.img"
 mkfs.ext4 -q -L payload -d "$PAYLOAD" "$WORK/payload.img"
@@ -76,6 +86,7 @@ timeout 900 qemu-system-x86_64 -accel tcg -smp 2 -cpu max -m 1024 -display none 
 	-kernel "$BUILD/debian/vmlinuz" -initrd "$BUILD/debian/initrd.img" \
 	-append 'root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off nokaslr' \
 	-drive "file=$WORK/disk.qcow2,format=qcow2,if=virtio" -drive "file=$WORK/payload.img,format=raw,if=virtio" \
+	"${more[@]}" \
 	-serial "file:$WORK/serial.txt"
 
 tr -d '\r' <"$WORK/serial.txt" | grep -aE '^(OK|FAILED): ' || :
@@ -87,7 +98,7 @@ else
 	echo "FAILED: the guest was not powered off when the host went down" | tee -a "$WORK/serial.txt"
 fi
 ok=$(grep -ac '^OK: ' "$WORK/serial.txt") || :
-if [ "$ok" != 11 ] || grep -aq '^FAILED: ' "$WORK/serial.txt"; then
-	echo "systemd.sh: $ok of 11; all that it said is in $WORK/serial.txt" >&2
+if [ "$ok" != "$WANT" ] || grep -aq '^FAILED: ' "$WORK/serial.txt"; then
+	echo "systemd.sh: $ok of $WANT; all that it said is in $WORK/serial.txt" >&2
 	exit 1
 fi
