@@ -8,6 +8,7 @@
 #include "qmpctl/progress.h"
 #include "qmpctl/words.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 
 /* ---- Finding ---- */
@@ -18,16 +19,24 @@ static const char *known_format(const json_t *users)
 	return text_of(json_array_get(users, 0), "format");
 }
 
+/* Of a file or device. */
+static uint64_t length_of(const char *path)
+{
+	_cleanup_fd_ int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	off_t end = fd >= 0 ? lseek(fd, 0, SEEK_END) : -1;
+
+	return end > 0 ? (uint64_t)end : 0;
+}
+
 static uint64_t size_of(const json_t *image)
 {
 	const char *path = text_of(image, "path"), *format = text_of(image, "format");
 	struct img_header h;
-	struct stat st;
 
 	if (!vm_location_is_file(path))
 		return 0;
 	if (streq(format, "raw"))
-		return stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+		return length_of(path);
 	return img_header_read(path, &h, NULL) == 0 && streq(h.format, format) ? h.virtual_size : 0;
 }
 
@@ -78,7 +87,11 @@ int image_find(struct cli *cli, const char *word, const char *format, bool chain
 
 	if (!*word)
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "the name of an image is empty");
-	f.path = locate(cli, word);
+	r = img_volume_open(cli->loop, &cli->dirs, word, &f.volume, &cli->error);
+	if (r < 0)
+		return r;
+	f.is_volume = r > 0;
+	f.path = f.is_volume ? strdup(f.volume.path) : locate(cli, word);
 	r = f.path ? img_catalogue_read(&cli->dirs, &f.catalogue, &cli->error) : cli->error.code;
 	if (r == 0 && vm_location_is_file(f.path)) {
 		r = find_file(cli, format, chain_may_lack, &f);
@@ -99,6 +112,7 @@ int image_find(struct cli *cli, const char *word, const char *format, bool chain
 void found_deinit(struct found *f)
 {
 	img_catalogue_free(f->catalogue);
+	img_volume_close(&f->volume);
 	free(f->path);
 	json_decref(f->image);
 	json_decref(f->users);

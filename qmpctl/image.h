@@ -5,6 +5,7 @@
 
 #include "images/catalogue.h"
 #include "images/qemu-img.h"
+#include "images/volume.h"
 #include "qmpctl/verb.h"
 
 /* An image that is there. */
@@ -14,6 +15,8 @@ struct found {
 	json_t *image;   /* with its chain (chain.h) */
 	json_t *users, *overlays; /* catalogue.h; those directly above it */
 	uint64_t size;   /* virtual; 0: not known from the header */
+	bool is_volume;  /* VOLUME: its pool's own tools have it, not qemu-img */
+	struct img_volume volume;
 };
 
 /*

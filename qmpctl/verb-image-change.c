@@ -5,7 +5,6 @@
 #include "qmpctl/image.h"
 #include "qmpctl/words.h"
 #include "images/chain.h"
-#include "launcher/pool.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -65,7 +64,17 @@ static int may_shrink(struct cli *cli, const struct found *f, uint64_t now, uint
 	return image_refuse_hurt(cli, f, NULL, f->overlays, "others are backed by it, and would lose what is cut off");
 }
 
-static int resize(struct cli *cli, const struct found *f, const char *text, json_t **ret)
+/* The device first: QEMU only looks how large it is. */
+static int resize_volume(struct cli *cli, struct found *f, uint64_t now, uint64_t *size)
+{
+	int r = *size < now ? image_refuse_running(cli, f, false, "shrinking it") : 0;
+
+	if (r == 0)
+		r = img_volume_resize(&f->volume, *size, cli_option(cli, "shrink") != NULL, &cli->error);
+	return r < 0 ? r : img_volume_size(&f->volume, size, &cli->error);
+}
+
+static int resize(struct cli *cli, struct found *f, const char *text, json_t **ret)
 {
 	const json_t *user = running_user(f);
 	uint64_t now, size;
@@ -76,6 +85,8 @@ static int resize(struct cli *cli, const struct found *f, const char *text, json
 		r = new_size(cli, text, now, &size);
 	if (r == 0 && size < now)
 		r = may_shrink(cli, f, now, size);
+	if (r == 0 && f->is_volume)
+		r = resize_volume(cli, f, now, &size);
 	if (r < 0)
 		return r;
 	if (user)
@@ -83,16 +94,16 @@ static int resize(struct cli *cli, const struct found *f, const char *text, json
 				   json_pack("{s:s, s:I, s:b}", "id", text_of(user, "disk"), "size", (json_int_t)size, "shrink",
 					     cli_option(cli, "shrink") != NULL), ret);
 	r = image_refuse_running(cli, f, false, "resizing it");
-	if (r == 0)
+	if (r == 0 && !f->is_volume)
 		r = img_resize(f->image, size, size < now, &task, &cli->error);
-	if (r == 0)
+	if (r == 0 && !f->is_volume)
 		r = image_run(cli, task, "resizing", 0, NULL);
 	if (r == 0)
 		*ret = json_pack("{s:s, s:I, s:I}", "path", f->path, "size", (json_int_t)size, "before", (json_int_t)now);
 	return r;
 }
 
-static int resize_and_tell(struct cli *cli, const struct found *f, const char *text)
+static int resize_and_tell(struct cli *cli, struct found *f, const char *text)
 {
 	json_auto_t *result = NULL;
 
@@ -137,9 +148,8 @@ const struct verb verb_image_resize = {
 /* The image of the disk cli->args[1] of the VM cli->args[0], as it runs, else as its spec has it. */
 static char *image_of_disk(struct cli *cli)
 {
-	json_auto_t *shown = NULL, *pools = NULL;
+	json_auto_t *shown = NULL;
 	const json_t *disk, *spec;
-	char *path = NULL;
 
 	if (client_call(cli, cli->args[0], "qmpctl-show", NULL, &shown) < 0)
 		return NULL;
@@ -148,9 +158,7 @@ static char *image_of_disk(struct cli *cli)
 	if (!disk || !text_of(disk, "path"))
 		qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, disk ? "disks.%s of %s is an empty drive" :
 			      "there is no disk \"%s\" in the VM %s", cli->args[1], cli->args[0]);
-	else if (vm_pools_read(&cli->dirs, spec, NULL, NULL, &pools, &cli->error) == 0)
-		(void)vm_pools_locate(pools, text_of(disk, "path"), &path, &cli->error);
-	return path;
+	return disk && text_of(disk, "path") ? strdup(text_of(disk, "path")) : NULL;
 }
 
 static int run_disk_resize(struct cli *cli)

@@ -290,20 +290,18 @@ const struct verb verb_image_list = {
 
 static int delete_one(struct cli *cli, const char *word)
 {
-	_cleanup_volume_ struct img_volume volume = {0};
 	_cleanup_found_ struct found f = {0};
 	struct stat st;
-	int is_volume = img_volume_open(cli->loop, &cli->dirs, word, &volume, &cli->error);
-	int r = is_volume < 0 ? is_volume : image_find(cli, is_volume ? volume.path : word, NULL, true, &f);
+	int r = image_find(cli, word, NULL, true, &f);
 
-	if (r == 0 && !is_volume && (lstat(f.path, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))))
+	if (r == 0 && !f.is_volume && (lstat(f.path, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))))
 		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is no file, and is not deleted", f.path);
 	if (r == 0)
 		r = image_refuse_running(cli, &f, false, "deleting it");
 	if (r == 0)
 		r = image_refuse_hurt(cli, &f, f.users, f.overlays, "others need it");
-	if (r == 0 && is_volume)
-		r = img_volume_remove(&volume, &cli->error);
+	if (r == 0 && f.is_volume)
+		r = img_volume_remove(&f.volume, &cli->error);
 	else if (r == 0 && unlink(f.path) < 0)
 		r = qmp_error_errno(&cli->error, -errno, "deleting %s", f.path);
 	if (r == 0 && !cli->json)

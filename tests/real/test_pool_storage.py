@@ -96,8 +96,16 @@ class Storage(WorldTest):
         self.assertEqual((volume["capacity"], volume["allocation"]), (64 << 20, 0))
         self.vm("v", "bt:a")
         self.assertIn("in use by", self.w.expect(STATE, "image", "delete", "bt:a").err)
+        self.w.ok("image", "resize", "bt:a", "96M")
+        with self.w.control("v") as qmp:
+            sizes = {b["inserted"]["image"]["virtual-size"] for b in qmp.execute("query-block") if "inserted" in b}
+        self.assertEqual((os.stat(disk).st_size, sizes), (96 << 20, {96 << 20}), "the guest sees it at once")
+        self.assertIn("in use by", self.w.expect(STATE, "image", "resize", "bt:a", "64M", "--shrink").err)
         self.w.ok("kill", "v")
         self.w.ok("delete", "v")
+        self.assertIn("would be lost", self.w.expect(STATE, "image", "resize", "bt:a", "64M").err)
+        self.w.ok("image", "resize", "bt:a", "64M", "--shrink")
+        self.assertEqual(os.stat(disk).st_size, 64 << 20)
         self.w.ok("image", "delete", "bt:a")
         self.assertEqual((os.listdir(pool), self.litter()), ([], []))
 
