@@ -8,6 +8,7 @@
 #include "qmpctl/keeper.h"
 #include "qmpctl/pending.h"
 #include "images/chain.h"
+#include "images/clone.h"
 #include "images/seed.h"
 #include "images/share.h"
 #include "launcher/exec.h"
@@ -307,6 +308,8 @@ static int check_images(const struct vm *vm, const json_t *want, const json_t *h
 		r = vm_pools_locate_disks(pools, have, true, &before, err);
 	if (r == 0)
 		r = img_chains_check(located, before, !live, err);
+	if (r == 0 && live)
+		r = img_protect_check(located, before, err);
 	return r == 0 && live ? img_share_check(vm->dirs, vm->name, located, before, err) : r;
 }
 

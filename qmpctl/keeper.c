@@ -4,6 +4,7 @@
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
 #include "images/chain.h"
+#include "images/clone.h"
 #include "images/seed.h"
 #include "images/share.h"
 #include "launcher/pool.h"
@@ -156,6 +157,8 @@ static int may_start(void *data, const struct vm *vm, const json_t *spec, struct
 	UNUSED(data);
 	if (r == 0)
 		r = img_chains_check(located, NULL, false, err);
+	if (r == 0)
+		r = img_protect_check(located, NULL, err);
 	return r < 0 ? r : img_share_check(vm->dirs, vm->name, located, NULL, err);
 }
 

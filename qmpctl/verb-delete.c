@@ -2,6 +2,7 @@
  * delete: what a stopped VM has on disk.
  */
 #include "qmpctl/verb.h"
+#include "images/catalogue.h"
 #include "images/seed.h"
 #include "launcher/firmware.h"
 #include "launcher/vm.h"
@@ -19,53 +20,51 @@ static bool is_ours(const struct cli *cli, const char *path)
 	return path && strncmp(path, images, n) == 0 && path[n] && !strchr(path + n, '/');
 }
 
-/* Whether another VM's spec names PATH, as a disk or as what a disk stands on. */
-static bool is_used_elsewhere(struct cli *cli, const char *path)
+/* Why PATH is to stay: who else has it, but for what is DELETED already. NULL: nobody. */
+static const char *used_elsewhere(const struct img_catalogue *c, const char *path, const json_t *deleted)
 {
-	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.conf, "vms", false, NULL);
-	json_auto_t *names = vm_names(cli), *quoted = json_string(path);
-	_cleanup_free_ char *wanted = quoted ? json_dumps(quoted, JSON_ENCODE_ANY) : NULL;
-	json_t *name;
-	size_t i;
+	json_auto_t *users = img_catalogue_users(c, path), *overlays = img_catalogue_overlays(c, path, false);
+	const json_t *overlay, *gone;
+	size_t i, k, left;
 
-	json_array_foreach(names, i, name)
-	{
-		_cleanup_free_ char *file = qmp_asprintf("%s.json", json_string_value(name)), *text = NULL;
-		json_auto_t *spec = vm_file_read_json(dir, file);
-
-		text = spec ? json_dumps(spec, 0) : NULL;
-		if (!text || !wanted || strstr(text, wanted))
-			return true; /* also where it cannot be told */
-	}
-	return !names;
+	if (!users || !overlays || json_array_size(img_catalogue_unknown(c)) > 0)
+		return "it cannot be told whether another VM has it";
+	if (json_array_size(users) > 0)
+		return "another VM has it, too";
+	left = json_array_size(overlays);
+	json_array_foreach(overlays, i, overlay)
+		json_array_foreach(deleted, k, gone)
+			left -= streq(json_string_value(gone), text_of(overlay, "path"));
+	return left > 0 ? "another image stands on it" : NULL;
 }
 
-/* Adds each image of the VM to one of the lists. The exit status. */
+/* Adds each image of the VM, and what qmpctl made of those that it stands on, to one of the lists. The exit status. */
 static int delete_images(struct cli *cli, const json_t *spec, json_t *deleted, json_t *kept)
 {
 	_cleanup_free_ char *seed = img_seed_path(&cli->dirs, cli->args[0]);
+	_cleanup_catalogue_ struct img_catalogue *c = NULL;
 	int status = EXIT_OK;
 	json_t *disk;
 	size_t i;
 
+	if (cli_option(cli, "disks") && img_catalogue_read(&cli->dirs, &c, &cli->error) < 0)
+		return cli_fail(cli);
 	json_array_foreach(json_object_get(spec, "disks"), i, disk)
-	{
-		const char *path = text_of(disk, "path"), *why = NULL;
-		bool ours = is_ours(cli, path);
-		if (!path || (seed && streq(path, seed))) /* which goes in any case */
-			continue;
-		if (ours && !cli_option(cli, "disks")) {
-			why = "--disks deletes the images that qmpctl made";
-		} else if (ours && is_used_elsewhere(cli, path)) {
-			why = "another VM has it, too";
-		} else if (ours && unlink(path) < 0 && errno != ENOENT) {
-			why = strerror(errno);
-			status = EXIT_HOST;
+		for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
+			const char *path = text_of(image, "path"), *why = NULL;
+			bool ours = is_ours(cli, path);
+			if (!path || (image != disk && (!ours || !c)) || (seed && streq(path, seed))) /* which goes in any case */
+				continue;
+			if (ours && !c) {
+				why = "--disks deletes the images that qmpctl made";
+			} else if (ours && !(why = used_elsewhere(c, path, deleted)) && unlink(path) < 0 && errno != ENOENT) {
+				why = strerror(errno);
+				status = EXIT_HOST;
+			}
+			json_array_append_new(!ours || why ? kept : deleted, json_string(path));
+			if (why)
+				fprintf(stderr, "kept: %s (%s)\n", path, why);
 		}
-		json_array_append_new(!ours || why ? kept : deleted, json_string(path));
-		if (why)
-			fprintf(stderr, "kept: %s (%s)\n", path, why);
-	}
 	return status;
 }
 
@@ -105,7 +104,7 @@ const struct verb verb_delete = {
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Forget a stopped VM",
 	.options = (const struct cli_option[]){
-		{"disks", NULL, "delete the images that qmpctl made for it, too"},
+		{"disks", NULL, "delete the images that qmpctl made for it, too, and bases of theirs that nobody else needs"},
 		{0},
 	},
 	.run = run_delete,

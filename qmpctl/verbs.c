@@ -3,19 +3,20 @@
  */
 #include "qmpctl/cli.h"
 
-extern const struct verb verb_create, verb_edit, verb_seed, verb_set, verb_apply, verb_show, verb_delete, verb_rename, verb_list,
-	verb_run, verb_start, verb_stop, verb_kill, verb_reboot, verb_reset, verb_pause, verb_resume,
+extern const struct verb verb_create, verb_clone, verb_edit, verb_seed, verb_set, verb_apply, verb_show, verb_delete, verb_rename,
+	verb_list, verb_run, verb_start, verb_stop, verb_kill, verb_reboot, verb_reset, verb_pause, verb_resume,
 	verb_wait, verb_status, verb_disk_add, verb_disk_remove, verb_disk_list, verb_nic_add,
 	verb_nic_remove, verb_nic_list, verb_image_create, verb_image_info, verb_image_list, verb_image_delete,
 	verb_image_convert, verb_image_compare, verb_image_map, verb_image_measure, verb_image_resize, verb_image_check,
 	verb_image_commit, verb_image_rebase, verb_image_bitmap, verb_image_snapshot, verb_disk_resize,
-	verb_image_import, verb_image_cache, verb_events, verb_logs, verb_console, verb_type, verb_agent,
+	verb_image_import, verb_image_cache, verb_image_clone, verb_image_tree, verb_events, verb_logs, verb_console, verb_type, verb_agent,
 	verb_qmp, verb_args, verb_spec_schema, verb_version,
 	verb_completion;
 extern const struct verb verb_pool_create, verb_pool_list, verb_pool_info, verb_pool_refresh, verb_pool_delete;
 
 const struct verb *const all_verbs[] = {
 	&verb_create,
+	&verb_clone,
 	&verb_edit,
 	&verb_set,
 	&verb_apply,
@@ -57,6 +58,8 @@ const struct verb *const all_verbs[] = {
 	&verb_image_delete,
 	&verb_image_import,
 	&verb_image_cache,
+	&verb_image_clone,
+	&verb_image_tree,
 	&verb_pool_create,
 	&verb_pool_list,
 	&verb_pool_info,

@@ -25,11 +25,16 @@ static bool is_quiet(void *data, const char *vm)
 	return quiet;
 }
 
-static int begin_making(struct cli *cli, const char *vm)
+void images_settle(struct cli *cli)
+{
+	img_made_settle(&cli->dirs, is_quiet, cli);
+}
+
+int images_begin(struct cli *cli, const char *vm)
 {
 	if (cli->made.fd > 0)
 		return 0;
-	img_made_settle(&cli->dirs, is_quiet, cli);
+	images_settle(cli);
 	return img_made_begin(&cli->dirs, vm, &cli->made, &cli->error);
 }
 
@@ -47,7 +52,7 @@ int image_create(struct cli *cli, const char *vm, const char *path, const char *
 {
 	struct img_target target = {.path = path, .format = format};
 	struct img_task *task;
-	int r = begin_making(cli, vm);
+	int r = images_begin(cli, vm);
 
 	if (r == 0)
 		r = img_create_with_key(&target, size, key_file, &task, &cli->error);

@@ -20,6 +20,10 @@ int parse_size(struct cli *cli, const char *what, const char *text, uint64_t *re
  * KEY_FILE: encrypted with what that file holds; NULL: not.
  */
 int image_create(struct cli *cli, const char *vm, const char *path, const char *format, uint64_t size, const char *key_file);
+/* cli->made is begun, for images of VM that are made otherwise. */
+int images_begin(struct cli *cli, const char *vm);
+/* What makers that are gone have left. */
+void images_settle(struct cli *cli);
 /* What image_create has made is the VM's; or is not wanted, and goes. One of them at the end of a verb that makes images. */
 void images_keep(struct cli *cli);
 void images_undo(struct cli *cli);

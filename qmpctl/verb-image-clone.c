@@ -1,0 +1,120 @@
+/*
+ * image clone: of one image.
+ */
+#include "qmpctl/image.h"
+#include "qmpctl/progress.h"
+#include "qmpctl/words.h"
+#include "images/clone.h"
+#include "images/copy.h"
+#include "launcher/location.h"
+#include "proto/base.h"
+
+#include <sys/stat.h>
+
+/* Nobody may write to a base, now or later. */
+static int refuse_writers(struct cli *cli, const struct found *f)
+{
+	json_auto_t *writers = json_array();
+	_cleanup_free_ char *names = NULL;
+	const json_t *user;
+	size_t i;
+	int many;
+
+	json_array_foreach(f->users, i, user)
+		if (json_is_true(json_object_get(user, "writes")))
+			json_array_append(writers, (json_t *)user);
+	names = img_catalogue_names(writers, NULL, &many);
+	return many == 0 ? 0 : qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY,
+					     "%s is written to by %s, and nothing that stands on it would outlast that; clone --linked "
+					     "makes overlays for a VM and its clone, --full a copy",
+					     f->path, names ? names : "VMs");
+}
+
+static int make_overlay(struct cli *cli, const struct found *f, const char *path)
+{
+	struct img_target target = {.path = path, .format = "qcow2", .backing = f->image};
+	struct img_task *task;
+	struct stat st;
+	int r = refuse_writers(cli, f);
+
+	if (r == 0 && (!vm_location_is_file(f->path) || stat(f->path, &st) < 0 || !S_ISREG(st.st_mode)))
+		r = qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP, "%s is no file, which could be protected as a base; --full "
+				  "copies it", f->path);
+	if (r == 0)
+		r = img_create(&target, 0, &task, &cli->error);
+	/* Before there is an overlay that a write would destroy. */
+	if (r == 0 && (r = img_protect(f->path, &cli->error)) < 0)
+		img_task_free(task);
+	return r < 0 ? r : img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
+}
+
+static void on_copy(void *data, uint64_t done, uint64_t total)
+{
+	progress_update(data, done, total);
+}
+
+static int make_copy(struct cli *cli, const struct found *f, const char *path)
+{
+	struct progress bar;
+	struct img_copy_options copy = {.from = f->path, .to = path, .progress = on_copy, .data = &bar};
+	struct img_target target = {.path = path, .format = text_of(f->image, "format")};
+	struct img_task *task;
+	struct stat st;
+	int r = image_refuse_running(cli, f, true, "copying it");
+
+	if (r < 0)
+		return r;
+	if (!json_object_get(f->image, "backing") && stat(f->path, &st) == 0 && S_ISREG(st.st_mode)) {
+		progress_begin(&bar, cli, "copying", "B");
+		r = img_copy_call(cli->loop, &copy, NULL, &cli->error);
+		progress_end(&bar);
+		return r;
+	}
+	r = img_convert(f->image, NULL, &target, false, false, &task, &cli->error);
+	return r < 0 ? r : image_run(cli, task, "copying", f->size, NULL);
+}
+
+static int run_image_clone(struct cli *cli)
+{
+	bool linked = cli_option(cli, "linked") != NULL;
+	_cleanup_found_ struct found f = {0};
+	_cleanup_free_ char *path = NULL;
+	const char *format;
+	int r;
+
+	if (linked && cli_option(cli, "full")) {
+		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image clone: --linked, or --full");
+		return cli_fail(cli);
+	}
+	path = image_new_path(cli, cli->args[1]);
+	if (!path || image_find(cli, cli->args[0], NULL, false, &f) < 0)
+		return cli_fail(cli);
+	format = linked ? "qcow2" : text_of(f.image, "format");
+	r = linked ? make_overlay(cli, &f, path) : make_copy(cli, &f, path);
+	if (r < 0)
+		return cli_fail(cli);
+	if (cli->json) {
+		json_auto_t *result = json_pack("{s:s, s:s, s:b}", "path", path, "format", format, "linked", linked);
+		if (linked)
+			json_object_set(result, "backing", f.image);
+		cli_print_json(result);
+	} else {
+		printf("%s\n", path);
+	}
+	return 0;
+}
+
+const struct verb verb_image_clone = {
+	.name = "image clone",
+	.group = GROUP_IMAGE,
+	.args = {{"IMAGE", .kind = ARG_PATH}, {"NEW", .kind = ARG_PATH}},
+	.summary = "Make another image like one that is there",
+	.notes = "--full (default) copies it, sharing blocks where the file system can; a chain becomes one image. --linked makes an "
+		 "overlay in milliseconds, whatever the size, and write-protects IMAGE.",
+	.options = (const struct cli_option[]){
+		{"linked", NULL, "an overlay (qcow2) on IMAGE"},
+		{"full", NULL, "a copy (default)"},
+		{0},
+	},
+	.run = run_image_clone,
+};
