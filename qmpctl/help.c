@@ -265,6 +265,7 @@ void help_man(void)
 	printf("; \\fBrun\\fR: 20 killed, 21 crashed, 22 the guest panicked, 23 QEMU ended with a status of its own.\n"
 	       ".SH ENVIRONMENT\n.TP\nQMPCTL_ROOT\nAs \\fB\\-\\-root\\fR.\n"
 	       ".TP\nQMPCTL_QEMU\nThe qemu-system-x86_64 to start, where a spec names none.\n"
+	       ".TP\nQMPCTL_QEMU_IMG\nThe qemu-img to run, in place of the one in PATH.\n"
 	       ".TP\nVISUAL, EDITOR\nThe editor of \\fBedit\\fR.\n"
 	       ".TP\nNO_COLOR\nSet to anything: no bold text.\n"
 	       ".SH FILES\nRoot\\(aqs are in /etc/qmpctl (specs), /var/lib/qmpctl (images) and /run/qmpctl (sockets, logs); "

@@ -63,10 +63,26 @@ install_missing() {
 	fi
 }
 
+# NAME [ARGUMENTS]: build/qemu10/NAME, which runs the one of the unpacked packages.
+wrap10() {
+	local dir=$BUILD/qemu10
+	cat >"$dir/$1.new" <<-EOF
+		#!/bin/sh
+		# QEMU 10 out of its unpacked packages.
+		QEMU_MODULE_DIR=$dir/root/usr/lib/x86_64-linux-gnu/qemu
+		export QEMU_MODULE_DIR
+		exec $dir/root/usr/bin/$1 ${2-} "\$@"
+	EOF
+	chmod +x "$dir/$1.new"
+	"$dir/$1.new" --version >&2 || die "the unpacked $1 of QEMU 10 does not run"
+	mv "$dir/$1.new" "$dir/$1"
+}
+
 # QEMU 10.0 beside the installed one. Its libraries are those that the installed QEMU depends on.
 fetch_qemu10() {
 	local dir=$BUILD/qemu10 wrapper=$BUILD/qemu10/qemu-system-x86_64
 	if [ -x "$wrapper" ] && "$wrapper" --version >/dev/null 2>&1; then
+		[ -x "$dir/qemu-img" ] || wrap10 qemu-img
 		echo "$wrapper"
 		return
 	fi
@@ -88,17 +104,8 @@ fetch_qemu10() {
 		dpkg-deb -x "$deb" "$dir/root"
 	done
 	rm -rf "$dir/deb" "$apt"
-	cat >"$wrapper.new" <<-EOF
-		#!/bin/sh
-		# QEMU 10 out of its unpacked packages.
-		QEMU_MODULE_DIR=$dir/root/usr/lib/x86_64-linux-gnu/qemu
-		export QEMU_MODULE_DIR
-		exec $dir/root/usr/bin/qemu-system-x86_64 \\
-			-L $dir/root/usr/share/qemu -L $dir/root/usr/share/seabios -L /usr/lib/ipxe/qemu "\$@"
-	EOF
-	chmod +x "$wrapper.new"
-	"$wrapper.new" --version >&2 || die "the unpacked QEMU 10 does not run"
-	mv "$wrapper.new" "$wrapper"
+	wrap10 qemu-img
+	wrap10 qemu-system-x86_64 "-L $dir/root/usr/share/qemu -L $dir/root/usr/share/seabios -L /usr/lib/ipxe/qemu"
 	echo "$wrapper"
 }
 

@@ -19,6 +19,8 @@ KILLED, CRASHED, PANICKED, EXITED = 20, 21, 22, 23
 QMPCTL = os.environ.get("QMPCTL") or os.path.realpath(
     os.path.join(os.path.dirname(__file__), "../../build/release/qmpctl/qmpctl"))
 QEMU = os.environ.get("QMPCTL_QEMU")
+# The one that came with it, where there is one.
+QEMU_IMG = os.path.join(os.path.dirname(QEMU), "qemu-img") if QEMU and "/" in QEMU else "qemu-img"
 
 
 def have_kvm():
@@ -63,6 +65,8 @@ class World:
         self.env["QMPCTL_TEST_WORLD"] = self.base
         if QEMU:
             self.env["QMPCTL_QEMU"] = QEMU
+        if os.access(QEMU_IMG, os.X_OK):
+            self.env["QMPCTL_QEMU_IMG"] = QEMU_IMG
 
     # -- the program
 
