@@ -196,8 +196,13 @@ json_t *img_node(const json_t *image)
 {
 	const char *format = text_of(image, "format"), *path = text_of(image, "path");
 	json_t *file = path ? protocol_node(path) : NULL, *below = json_object_get(image, "backing"), *node;
+	json_t *key = json_object_get(image, "key-secret");
 
 	node = file ? json_pack("{s:s, s:o}", "driver", format, "file", file) : NULL;
+	if (node && key && streq(format, "luks"))
+		json_object_set(node, "key-secret", key);
+	else if (node && key)
+		json_object_set_new(node, "encrypt", json_pack("{s:O}", "key-secret", key));
 	if (node && vm_format_has_backing(format))
 		json_object_set_new(node, "backing", below ? img_node(below) : json_null());
 	return node;

@@ -29,5 +29,8 @@ int img_chains_check(const json_t *spec, const json_t *have, bool missing_ok, st
 int img_chain_read(const char *path, const char *format, json_t **ret, struct qmp_error *err);
 /* The path of NAME, as the header of the image PATH has it: new. NULL: it is no file (a URL, json:...), or no memory. */
 char *img_backing_path(const char *path, const char *name);
-/* The image, at any location but a volume, as QEMU's JSON for a block node with its chain; nothing else is looked for. New. */
+/*
+ * The image, at any location but a volume, as QEMU's JSON for a block node with its chain; nothing else is looked for.
+ * "key-secret", beside its path: the id of the secret that opens it (img_task_add_secret). New.
+ */
 json_t *img_node(const json_t *image);

@@ -2,7 +2,13 @@
 #include "launcher/secret.h"
 #include "proto/base.h"
 
-#define KEY "key" /* the id of qemu-img's secret */
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+/* Ids of qemu-img's secrets. */
+#define KEY     "key"
+#define NEW_KEY "new-key"
 
 /* What makes a new image of FORMAT encrypted; NULL: nothing does. */
 static const char *const *new_options(const char *format)
@@ -61,4 +67,116 @@ int img_create_with_key(const struct img_target *t, uint64_t size, const char *k
 	else
 		*ret = task;
 	return r;
+}
+
+/* ---- Slots ---- */
+
+#define OPTIONS_MAX 4
+#define OPTION_MAX  48
+
+struct amendment {
+	const char *prefix;
+	char text[OPTIONS_MAX][OPTION_MAX];
+	const char *list[OPTIONS_MAX + 1];
+	size_t n;
+};
+
+static void add_option(struct amendment *a, const char *name, const char *value)
+{
+	(void)snprintf(a->text[a->n], OPTION_MAX, "%s%s=%s", a->prefix, name, value);
+	a->list[a->n] = a->text[a->n];
+	a->n++;
+}
+
+static void add_number(struct amendment *a, const char *name, int64_t number)
+{
+	char text[24];
+
+	(void)snprintf(text, sizeof text, "%lld", (long long)number);
+	add_option(a, name, text);
+}
+
+static int begin(const json_t *image, struct amendment *ret, struct qmp_error *err)
+{
+	const char *format = text_of(image, "format");
+
+	if (!new_options(format))
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "the image %s is of the format %s, which has no keys; luks and qcow2 do",
+				     text_of(image, "path"), format);
+	*ret = (struct amendment){.prefix = streq(format, "luks") ? "" : "encrypt."};
+	return 0;
+}
+
+/* NEW_KEY: -1: none. */
+static int amend(const json_t *image, const struct amendment *a, int key, int new_key, struct img_task **ret,
+		 struct qmp_error *err)
+{
+	json_auto_t *opened = json_copy((json_t *)image);
+	struct img_task *task;
+	int r = opened && json_object_set_new(opened, "key-secret", json_string(KEY)) == 0
+			? img_amend(opened, a->list, &task, err)
+			: qmp_error_errno(err, -ENOMEM, "changing the keys of %s", text_of(image, "path"));
+
+	if (r < 0)
+		return r;
+	r = img_task_add_secret(task, KEY, key, err);
+	if (r == 0 && new_key >= 0)
+		r = img_task_add_secret(task, NEW_KEY, new_key, err);
+	if (r < 0)
+		img_task_free(task);
+	else
+		*ret = task;
+	return r;
+}
+
+int img_key_add(const json_t *image, int key, int new_key, int64_t iter_time, struct img_task **ret, struct qmp_error *err)
+{
+	struct amendment a;
+	int r = begin(image, &a, err);
+
+	if (r < 0)
+		return r;
+	add_option(&a, "state", "active");
+	add_option(&a, "new-secret", NEW_KEY);
+	if (iter_time > 0)
+		add_number(&a, "iter-time", iter_time);
+	return amend(image, &a, key, new_key, ret, err);
+}
+
+int img_key_remove(const json_t *image, int key, int64_t slot, struct img_task **ret, struct qmp_error *err)
+{
+	struct amendment a;
+	int r = begin(image, &a, err);
+
+	if (r < 0)
+		return r;
+	add_option(&a, "state", "inactive");
+	if (slot >= 0)
+		add_number(&a, "keyslot", slot);
+	else
+		add_option(&a, "old-secret", KEY);
+	return amend(image, &a, key, -1, ret, err);
+}
+
+int img_key_equal(int a, int b)
+{
+	struct stat x, y;
+	void *p, *q;
+	size_t n;
+	int r = -1;
+
+	if (fstat(a, &x) < 0 || fstat(b, &y) < 0)
+		return -errno;
+	if (x.st_size != y.st_size)
+		return 0;
+	n = (size_t)x.st_size;
+	p = mmap(NULL, n, PROT_READ, MAP_PRIVATE, a, 0);
+	q = mmap(NULL, n, PROT_READ, MAP_PRIVATE, b, 0);
+	if (p != MAP_FAILED && q != MAP_FAILED)
+		r = memcmp(p, q, n) == 0;
+	if (p != MAP_FAILED)
+		(void)munmap(p, n);
+	if (q != MAP_FAILED)
+		(void)munmap(q, n);
+	return r < 0 ? -ENOMEM : r;
 }

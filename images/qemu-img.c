@@ -469,6 +469,26 @@ int img_commit(const json_t *image, struct img_task **ret, struct qmp_error *err
 	return task_give(t, ret, err);
 }
 
+int img_amend(const json_t *image, const char *const *options, struct img_task **ret, struct qmp_error *err)
+{
+	json_auto_t *alone = json_copy((json_t *)image);
+	struct img_task *t = task_new("amend", "changing %s", text_of(image, "path"));
+	int r;
+
+	if (!t || !alone)
+		return task_give(t, ret, err);
+	json_object_del(alone, "backing");
+	add(t, "-q");
+	r = add_options(t, options, err);
+	if (r < 0) {
+		img_task_free(t);
+		return r;
+	}
+	add_image(t, alone);
+	t->result = nothing;
+	return task_give(t, ret, err);
+}
+
 int img_rebase(const json_t *image, const json_t *backing, bool unsafe, struct img_task **ret, struct qmp_error *err)
 {
 	json_auto_t *alone = json_copy((json_t *)image);

@@ -43,6 +43,8 @@ int img_commit(const json_t *image, struct img_task **ret, struct qmp_error *err
  * one has otherwise, is copied. UNSAFE: not copied, and the old one is not looked for. Gives {}.
  */
 int img_rebase(const json_t *image, const json_t *backing, bool unsafe, struct img_task **ret, struct qmp_error *err);
+/* The OPTIONS of its format are changed in place. What it is backed by is not looked for. Gives {}. */
+int img_amend(const json_t *image, const char *const *options, struct img_task **ret, struct qmp_error *err);
 /* What a guest would see in them. STRICT: also their sizes. Gives {"identical": bool, "why"?}. */
 int img_compare(const json_t *a, const json_t *b, bool strict, bool in_use, struct img_task **ret, struct qmp_error *err);
 /* Gives an array, as "qemu-img map" has it. */

@@ -9,7 +9,8 @@ extern const struct verb verb_create, verb_clone, verb_edit, verb_seed, verb_set
 	verb_nic_remove, verb_nic_list, verb_image_create, verb_image_info, verb_image_list, verb_image_delete,
 	verb_image_convert, verb_image_compare, verb_image_map, verb_image_measure, verb_image_resize, verb_image_check,
 	verb_image_commit, verb_image_rebase, verb_image_bitmap, verb_image_snapshot, verb_disk_resize,
-	verb_image_import, verb_image_cache, verb_image_clone, verb_image_tree, verb_events, verb_logs, verb_console, verb_type, verb_agent,
+	verb_image_import, verb_image_cache, verb_image_key, verb_image_clone, verb_image_tree,
+	verb_events, verb_logs, verb_console, verb_type, verb_agent,
 	verb_qmp, verb_args, verb_spec_schema, verb_version,
 	verb_completion;
 extern const struct verb verb_pool_create, verb_pool_list, verb_pool_info, verb_pool_refresh, verb_pool_delete;
@@ -60,6 +61,7 @@ const struct verb *const all_verbs[] = {
 	&verb_image_cache,
 	&verb_image_clone,
 	&verb_image_tree,
+	&verb_image_key,
 	&verb_pool_create,
 	&verb_pool_list,
 	&verb_pool_info,

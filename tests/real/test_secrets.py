@@ -12,7 +12,7 @@ import threading
 import world
 from guest import tiny_spec, with_serial
 from qmp import connect_unix
-from world import ACCEL, FAILED, HOST, USAGE, WorldTest
+from world import ACCEL, FAILED, HOST, OK, STATE, USAGE, WorldTest
 
 def forms(secret):
     """SECRET as it may stand somewhere: itself, in hexadecimal digits, and by base64 wherever it begins in what is encoded."""
@@ -49,18 +49,18 @@ class Made:
         prefix = "" if fmt == "luks" else "encrypt."
         options = [f"{prefix}key-secret=k", f"{prefix}iter-time=10"] + (["encrypt.format=luks"] if fmt == "qcow2" else [])
         argv = ["qemu-img", "create", "-q", "-f", fmt, "--object", f"secret,id=k,file={key}", "-o", ",".join(options)]
-        measured_again(lambda: (done := subprocess.run([*argv, path, size], capture_output=True, text=True, check=False),
-                                done.stderr)[1])
+        said = measured_again(lambda: subprocess.run([*argv, path, size], stderr=subprocess.PIPE, text=True, check=False).stderr)
+        if said:
+            raise AssertionError(said)
 
 
 def measured_again(attempt, times=10):
-    """Does ATTEMPT, which gives what was said, until qemu-img has been able to measure how fast this machine is."""
+    """Does ATTEMPT until qemu-img has been able to measure how fast this machine is; gives what was said at last."""
     for _ in range(times):
         said = attempt()
         if "Unable to get accurate CPU usage" not in said:
             break
-    if said:
-        raise AssertionError(said)
+    return said
 
 
 class Watch(threading.Thread):
@@ -220,15 +220,76 @@ class Secrets(WorldTest):
     def test_an_image_is_made_with_its_key(self):
         key = self.key("k")
         self.w.create("a", tiny_spec())
-        measured_again(lambda: self.w.run("disk", "add", "a", f"size=1M,key-file={key}").err)
+        self.assertEqual(measured_again(lambda: self.w.run("disk", "add", "a", f"size=1M,key-file={key}").err), "")
         disk = self.w.ok("show", "a", "-o", "json").json()["spec"]["disks"][-1]
         self.assertEqual((disk["format"], disk["encryption"]), ("qcow2", {"key-file": key}))
         self.assertTrue(*self.holds(disk["path"], key, "qcow2", None))
         plain = os.path.join(self.aside, "x.luks")
-        measured_again(lambda: self.w.run("image", "create", plain, "1M", "--format", "luks", "--key-file", key).err)
+        words = ("image", "create", plain, "1M", "--format", "luks", "--key-file", key)
+        self.assertEqual(measured_again(lambda: self.w.run(*words).err), "")
         self.assertTrue(*self.holds(plain, key, "luks", None))
         self.assertIn("key-file", self.w.expect(USAGE, "image", "create", plain + "2", "1M", "--format", "luks").err)
         self.w.ok("start", "a", timeout=120)
+
+    # -- Key slots
+
+    def change_keys(self, rc, what, path, *words, **kw):
+        """image key WHAT, again while qemu-img cannot measure how fast this machine is."""
+        status = []
+
+        def attempt():
+            result = self.w.run("image", "key", what, path, *words, **kw)
+            status.append(result.rc)
+            return result.err
+        said = measured_again(attempt)
+        self.assertEqual(status[-1], rc, said)
+        return said
+
+    def opens(self, path, fmt, *keys):
+        return [self.holds(path, key, fmt, None)[0] for key in keys]
+
+    def test_key_slots(self):
+        first, second, third = self.key("k0", TEXTS[0]), self.key("second"), self.key("third")
+        quick = ("--iter-time", "10")
+        for fmt in ("qcow2", "luks"):
+            with self.subTest(fmt=fmt):
+                path = self.image(f"x.{fmt}", first, fmt)
+                self.assertIn("Invalid password", self.change_keys(HOST, "add", path, "--key-file", second, "--new-key-file", third))
+                self.assertIn("the old one", self.change_keys(USAGE, "add", path, "--key-file", first, "--new-key-file", first))
+                self.change_keys(OK, "add", path, "--key-file", first, "--new-key-file", second, *quick)
+                self.assertEqual(self.opens(path, fmt, first, second, third), [True, True, False])
+                self.change_keys(OK, "replace", path, "--key-file", first, "--new-key-file", third, *quick)
+                self.assertEqual(self.opens(path, fmt, first, second, third), [False, True, True])
+                self.change_keys(OK, "remove", path, "--key-file", third, "--slot", "1")
+                self.assertEqual(self.opens(path, fmt, second, third), [False, True])
+                for words in ((), ("--slot", "2")):
+                    self.assertIn("refusing", self.change_keys(HOST, "remove", path, "--key-file", third, *words))
+                self.assertEqual(self.opens(path, fmt, third), [True], "the last key stays")
+
+    def test_keys_by_fd_and_of_what_has_none(self):
+        first, second = self.key("k0", TEXTS[0]), self.key("second")
+        path, plain = self.image("x.qcow2", first), self.image("plain.qcow2")
+        with open(second, encoding="ascii") as f:
+            text = f.read()
+        self.change_keys(OK, "add", path, "--key-file", first, "--new-key-file", "-", "--iter-time", "10", stdin=text)
+        self.assertEqual(self.opens(path, "qcow2", first, second), [True, True])
+        self.change_keys(OK, "remove", path, "--key-fd", "0", stdin=text)
+        self.assertEqual(self.opens(path, "qcow2", first, second), [True, False])
+        self.assertIn("not encrypted", self.change_keys(USAGE, "remove", plain, "--key-file", first))
+        self.assertIn("has no keys", self.change_keys(USAGE, "remove", plain, "--key-file", first, "--from", "raw"))
+        self.assertIn("either --key-file or --key-fd", self.change_keys(USAGE, "remove", path))
+        self.assertIn("slots 0 to 7", self.change_keys(USAGE, "remove", path, "--key-file", first, "--slot", "8"))
+
+    def test_keys_of_a_vm_that_runs_stay(self):
+        first, second = self.key("k0", TEXTS[0]), self.key("second")
+        path = self.image("x.qcow2", first)
+        self.w.start_tiny("a", disks=[self.disk(path, first)])
+        for what, words in (("add", ("--new-key-file", second)), ("remove", ()), ("replace", ("--new-key-file", second))):
+            said = self.change_keys(STATE, what, path, "--key-file", first, *words)
+            self.assertIn("in use by the VM a (running", said)
+        self.w.ok("kill", "a")
+        said = self.change_keys(OK, "replace", path, "--key-file", first, "--new-key-file", second, "--iter-time", "10")
+        self.assertIn("named by the VM a", said)
 
     def test_a_confined_user_needs_no_right_on_the_key(self):
         if os.geteuid() != 0:
@@ -355,6 +416,7 @@ class Secrets(WorldTest):
         self.apply(spec, plug, keys[1])
         serial.expect("EJECT")
         self.w.ok("kill", "a")
+        self.change_keys(OK, "add", late, "--key-file", keys[2], "--new-key-file", wrong, "--iter-time", "10")
         self.w.ok("set", "a", f"disks[vda].encryption.key-file={wrong}")
         self.assertIn("Invalid password", self.w.expect(FAILED, "start", "a").err)
         self.w.ok("logs", "a", "--of", "qemu")
