@@ -74,6 +74,20 @@ static int make_copy(struct cli *cli, const struct found *f, const char *path)
 	return r < 0 ? r : image_run(cli, task, "copying", f->size, NULL);
 }
 
+/* By its pool's tools: it shares its blocks, and both can be written to. */
+static int clone_volume(struct cli *cli, struct found *f)
+{
+	if (image_refuse_running(cli, f, true, "cloning it") < 0 || img_volume_clone(&f->volume, cli->args[1], &cli->error) < 0)
+		return cli_fail(cli);
+	if (cli->json) {
+		json_auto_t *result = json_pack("{s:s, s:s, s:s}", "volume", cli->args[1], "format", "raw", "of", f->volume.location);
+		cli_print_json(result);
+	} else {
+		printf("%s\n", cli->args[1]);
+	}
+	return 0;
+}
+
 static int run_image_clone(struct cli *cli)
 {
 	bool linked = cli_option(cli, "linked") != NULL;
@@ -86,8 +100,12 @@ static int run_image_clone(struct cli *cli)
 		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image clone: --linked, or --full");
 		return cli_fail(cli);
 	}
+	if (image_find(cli, cli->args[0], NULL, false, &f) < 0)
+		return cli_fail(cli);
+	if (f.is_volume)
+		return clone_volume(cli, &f);
 	path = image_new_path(cli, cli->args[1]);
-	if (!path || image_find(cli, cli->args[0], NULL, false, &f) < 0)
+	if (!path)
 		return cli_fail(cli);
 	format = linked ? "qcow2" : text_of(f.image, "format");
 	r = linked ? make_overlay(cli, &f, path) : make_copy(cli, &f, path);
@@ -110,7 +128,8 @@ const struct verb verb_image_clone = {
 	.args = {{"IMAGE", .kind = ARG_PATH}, {"NEW", .kind = ARG_PATH}},
 	.summary = "Make another image like one that is there",
 	.notes = "--full (default) copies it, sharing blocks where the file system can; a chain becomes one image. --linked makes an "
-		 "overlay in milliseconds, whatever the size, and write-protects IMAGE.",
+		 "overlay in milliseconds, whatever the size, and write-protects IMAGE. A volume of LVM, ZFS or a Btrfs subvolume "
+		 "is cloned by its pool, within that, without copying.",
 	.options = (const struct cli_option[]){
 		{"linked", NULL, "an overlay (qcow2) on IMAGE"},
 		{"full", NULL, "a copy (default)"},

@@ -6,6 +6,7 @@
 #include "launcher/spec.h"
 #include "images/made.h"
 #include "images/key.h"
+#include "images/volume.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
@@ -62,14 +63,73 @@ int image_create(struct cli *cli, const char *vm, const char *path, const char *
 	return img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
 }
 
+/* 1: LOCATION is made by its pool's tools; 0: it is another's affair. */
+static int volume_create(struct cli *cli, const char *location, const char *format, uint64_t size)
+{
+	_cleanup_volume_ struct img_volume v = {0};
+	char **place = cli->volumes;
+	int r = img_volume_open(cli->loop, &cli->dirs, location, &v, &cli->error);
+
+	if (r <= 0)
+		return r;
+	while (place < cli->volumes + ARRAY_SIZE(cli->volumes) && *place)
+		place++;
+	if (place == cli->volumes + ARRAY_SIZE(cli->volumes))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -E2BIG, "more than %zu new volumes at once", ARRAY_SIZE(cli->volumes));
+	r = img_volume_create(&v, format, size, &cli->error);
+	if (r < 0)
+		return r;
+	*place = strdup(location);
+	return 1;
+}
+
+static void forget_volumes(struct cli *cli, bool remove)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(cli->volumes) && cli->volumes[i]; i++) {
+		_cleanup_volume_ struct img_volume v = {0};
+		if (remove && img_volume_open(cli->loop, &cli->dirs, cli->volumes[i], &v, NULL) > 0)
+			(void)img_volume_remove(&v, NULL);
+		free(take_ptr(cli->volumes[i]));
+	}
+}
+
 void images_keep(struct cli *cli)
 {
 	img_made_keep(&cli->made);
+	forget_volumes(cli, false);
 }
 
 void images_undo(struct cli *cli)
 {
 	img_made_undo(&cli->made);
+	forget_volumes(cli, true);
+}
+
+/* At LOCATION, which may be of a pool; KEY_FILE may be NULL. */
+static int create_at(struct cli *cli, const char *vm, const char *location, const char *format, uint64_t size,
+		     const char *key_file)
+{
+	json_auto_t *spec = json_pack("{s:[{s:s}]}", "disks", "path", location), *pools = NULL;
+	_cleanup_free_ char *path = NULL;
+	int r = key_file ? 0 : volume_create(cli, location, format, size);
+
+	if (r != 0)
+		return r < 0 ? r : 0;
+	r = vm_pools_read(&cli->dirs, spec, NULL, NULL, &pools, &cli->error);
+	if (r == 0)
+		r = vm_pools_locate(pools, location, &path, &cli->error);
+	if (r == 0 && !vm_location_is_file(path))
+		return qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP, "%s is no file of this host, and is not made here; make it "
+				     "where it is, and leave size= out", location);
+	return r < 0 ? r : image_create(cli, vm, path, format, size, key_file);
+}
+
+/* The format of a new image at LOCATION (NULL: somewhere) of which nothing was said. */
+static const char *usual_format(struct cli *cli, const char *location)
+{
+	_cleanup_volume_ struct img_volume v = {0};
+
+	return location && img_volume_open(cli->loop, &cli->dirs, location, &v, NULL) > 0 ? "raw" : "qcow2";
 }
 
 char *path_absolute(struct cli *cli, const char *path)
@@ -215,14 +275,8 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 	format = json_string_value(json_object_get(item, "format"));
 	key_file = text_of(json_object_get(item, "encryption"), "key-file");
 	if (size && !format) {
-		format = "qcow2";
+		format = usual_format(cli, path);
 		json_object_set_new(item, "format", json_string(format));
-	}
-	if (size && path && !vm_location_is_file(path)) {
-		qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP,
-			      "size=%s: %s is no file of this host, and is not made here; make it where it is, and leave size= out", size,
-			      path);
-		return NULL;
 	}
 	if (size) {
 		/* Refused before anything is made. */
@@ -231,7 +285,7 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 		json_object_set_new(item, "path", json_string(path ? path : "/"));
 		if (vm_spec_check(spec, &cli->error) < 0)
 			return NULL;
-		if (path ? image_create(cli, name, path, format, bytes, key_file) < 0
+		if (path ? create_at(cli, name, path, format, bytes, key_file) < 0
 			 : create_somewhere(cli, name, format, bytes, key_file, &path) < 0)
 			return NULL;
 	}

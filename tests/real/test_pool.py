@@ -140,6 +140,17 @@ class Pool(WorldTest):
         self.assertIn("has disks of v", result.err)
         self.w.ok("kill", "v")
 
+    def test_a_disk_that_is_made_in_a_pool(self):
+        self.make()
+        self.w.ok("create", "v", "--memory", "32M", "--disk", "data:new.qcow2,size=10M")
+        disk = self.w.ok("show", "v", "-o", "json").json()["spec"]["disks"][0]
+        self.assertEqual((disk["path"], disk["format"]), ("data:new.qcow2", "qcow2"))
+        self.assertEqual(self.info()["content"][0]["capacity"], 10 << 20)
+        self.w.expect(STATE, "create", "w", "--disk", "data:new.qcow2,size=10M")
+        # what is refused after its image was made leaves none
+        self.w.expect(USAGE, "create", "w", "--disk", "data:x.qcow2,size=10M", "--disk", "data:y.qcow2,size=1M,bus=nix")
+        self.assertEqual(os.listdir(self.folder), ["new.qcow2"])
+
     def test_a_pool_that_is_not_there(self):
         result = self.w.expect(NOT_FOUND, "create", "v", "--disk", "nowhere:a.raw,format=raw")
         self.assertIn('there is no pool named "nowhere"', result.err)

@@ -109,6 +109,45 @@ class Storage(WorldTest):
         self.w.ok("image", "delete", "bt:a")
         self.assertEqual((os.listdir(pool), self.litter()), ([], []))
 
+    def test_btrfs_a_disk_that_is_made_for_a_vm(self):
+        self.mount("btrfs", "-q")
+        pool = os.path.join(self.top, "pool")
+        self.w.ok("pool", "create", "bt", f"btrfs,path={pool},subvolumes=on")
+        self.w.ok("create", "v", "--memory", "32M", "--disk", "bt:new,size=10M")
+        disk = self.w.ok("show", "v", "-o", "json").json()["spec"]["disks"][0]
+        self.assertEqual((disk["path"], disk["format"]), ("bt:new", "raw"))
+        self.assertEqual(self.content("bt")["new"]["capacity"], 10 << 20)
+        self.w.expect(USAGE, "create", "w", "--disk", "bt:x,size=10M", "--disk", "bt:y,size=1M,bus=nix")
+        self.assertEqual(os.listdir(pool), ["new"], "what is refused after its volume was made leaves none")
+
+    def test_btrfs_clones(self):
+        """A clone shares its blocks, and is written to by itself: by reflink, or as a snapshot of the subvolume."""
+        self.mount("btrfs", "-q")
+        for pool, words, name in (("bf", "", ".raw"), ("bs", ",subvolumes=on", "")):
+            with self.subTest(pool=pool):
+                folder = os.path.join(self.top, pool)
+                self.w.ok("pool", "create", pool, f"btrfs,path={folder}{words}")
+                self.w.ok("image", "create", f"{pool}:a{name}", "32M")
+                where = {v: self.content(pool)["a" + name]["path"].replace("/a", f"/{v}") for v in "ab"}
+                with open(where["a"], "r+b") as f:
+                    f.write(os.urandom(32 << 20))
+                    os.fsync(f.fileno())
+                before = os.statvfs(self.top)
+                self.w.ok("image", "clone", f"{pool}:a{name}", f"{pool}:b{name}")
+                run("sync", "-f", self.top)
+                after = os.statvfs(self.top)
+                taken = (before.f_bfree - after.f_bfree) * before.f_frsize
+                self.assertLess(taken, 8 << 20, "the clone of 32 MiB takes no room")
+                with open(where["a"], "rb") as a, open(where["b"], "r+b") as b:
+                    self.assertEqual(a.read(), b.read())
+                    b.seek(0)
+                    b.write(b"x" * 4096)
+                with open(where["a"], "rb") as a:
+                    self.assertNotEqual(a.read(4096), b"x" * 4096)
+                self.w.expect(STATE, "image", "clone", f"{pool}:a{name}", f"{pool}:b{name}")
+                self.w.ok("image", "delete", f"{pool}:a{name}", f"{pool}:b{name}")
+                self.assertEqual(os.listdir(folder), [])
+
     def test_btrfs_what_a_killed_maker_has_left(self):
         self.mount("btrfs", "-q")
         pool = os.path.join(self.top, "pool")
