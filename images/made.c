@@ -138,11 +138,19 @@ static bool is_wanted(const struct vm_dirs *dirs, const char *path)
 	return !users || !overlays || json_array_size(users) + json_array_size(overlays) > 0;
 }
 
-static void settle_image(const struct vm_dirs *dirs, const json_t *line)
+/* Whether PATH is a VM's own by its name, not by its spec (firmware.h), and there is that VM. */
+static bool is_named_after(const struct vm_dirs *dirs, const char *vm, const char *path)
+{
+	_cleanup_free_ char *folder = qmp_asprintf("%s/firmware/", dirs->state), *spec = qmp_asprintf("%s/vms/%s.json", dirs->conf, vm);
+
+	return !folder || !spec || (strncmp(path, folder, strlen(folder)) == 0 && access(spec, F_OK) == 0);
+}
+
+static void settle_image(const struct vm_dirs *dirs, const char *vm, const json_t *line)
 {
 	struct img_made_image image = {(char *)text_of(line, "path"), (dev_t)int_of(line, "dev"), (ino_t)int_of(line, "ino")};
 
-	if (image.path && *image.path == '/' && !is_wanted(dirs, image.path))
+	if (image.path && *image.path == '/' && !is_wanted(dirs, image.path) && !is_named_after(dirs, vm, image.path))
 		remove_image(&image);
 }
 
@@ -151,19 +159,20 @@ static void settle(const struct vm_dirs *dirs, int dir, const char *name, bool (
 {
 	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	_cleanup_free_ char *text = calloc(1, NOTE_MAX + 1);
+	json_auto_t *head = NULL; /* the first line */
 	struct stat st;
-	bool first = true;
 
 	if (fd < 0 || !text || flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink == 0 ||
 	    read(fd, text, NOTE_MAX) < 0)
 		return;
 	for (char *save = NULL, *at = strtok_r(text, "\n", &save); at; at = strtok_r(NULL, "\n", &save)) {
 		json_auto_t *line = json_loads(at, 0, NULL);
-		if (first && text_of(line, "vm") && !quiet(data, text_of(line, "vm")))
+		if (!head && text_of(line, "vm") && !quiet(data, text_of(line, "vm")))
 			return;
-		if (!first)
-			settle_image(dirs, line);
-		first = false;
+		if (head)
+			settle_image(dirs, text_of(head, "vm") ? text_of(head, "vm") : "", line);
+		else
+			head = line ? json_incref(line) : json_null();
 	}
 	(void)unlinkat(dir, name, 0);
 }

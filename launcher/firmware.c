@@ -123,7 +123,7 @@ static json_t *look(const char *const *folders, const char *machine, bool secure
 
 /* ---- For a VM ---- */
 
-static char *vars_path(const struct vm_dirs *dirs, const char *name, bool secure)
+char *vm_firmware_vars(const struct vm_dirs *dirs, const char *name, bool secure)
 {
 	return qmp_asprintf("%s/" FOLDER "/%s%s", dirs->state, name, endings[secure]);
 }
@@ -134,7 +134,7 @@ int vm_firmware_find(const struct vm_dirs *dirs, const json_t *spec, const char 
 	const json_t *wants = json_object_get(spec, "firmware");
 	bool secure = json_is_true(json_object_get(wants, "secure-boot"));
 	const char *code = text_of(wants, "path"), *type = text_of(wants, "type");
-	_cleanup_free_ char *vars = vars_path(dirs, text_of(spec, "name"), secure);
+	_cleanup_free_ char *vars = vm_firmware_vars(dirs, text_of(spec, "name"), secure);
 	json_auto_t *f = NULL;
 
 	*ret = NULL;
@@ -200,7 +200,7 @@ int vm_firmware_make(const struct vm_dirs *dirs, const json_t *spec, const json_
 void vm_firmware_move(const struct vm_dirs *dirs, const char *name, const char *to)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(endings); i++) {
-		_cleanup_free_ char *path = vars_path(dirs, name, i == 1), *new_path = to ? vars_path(dirs, to, i == 1) : NULL;
+		_cleanup_free_ char *path = vm_firmware_vars(dirs, name, i == 1), *new_path = to ? vm_firmware_vars(dirs, to, i == 1) : NULL;
 		if (path && new_path)
 			(void)rename(path, new_path);
 		else if (path && !to)

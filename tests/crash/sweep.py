@@ -20,6 +20,7 @@ A new operation joins by a line in OPERATIONS.
 """
 import argparse
 import errno
+import gzip
 import glob
 import json
 import mmap
@@ -36,6 +37,7 @@ sys.path.insert(0, os.path.join(HERE, "../real"))
 
 import world  # noqa: E402
 from qmp import QmpError  # noqa: E402
+from server import Page, Server  # noqa: E402
 
 PRELOAD = os.environ.get("QMPCTL_PRELOAD") or os.path.realpath(
     os.path.join(HERE, "../../build/release/tests/crash/libboundary.so"))
@@ -81,11 +83,20 @@ class Operation:
 
 
 DISK = "id=vdx,path={image},format=raw"
+NEW = ["image", "create", "{dir}/q.qcow2", "1M"]
+DISK_OF_ITS_OWN = ["disk", "add", "a", "size=1M,id=vdx"]
 OPERATIONS = [
     Operation("create", ["create", "a", "--spec", "{spec}"], runs=False, exists=False),
     Operation("create-disk", ["create", "b", "--memory", "16M", "--disk", "size=1M,format=qcow2"], runs=False),
     Operation("disk-add-size", ["disk", "add", "a", "size=1M,id=vdx"], reverse=["disk", "remove", "a", "vdx"]),
     Operation("image-create", ["image", "create", "{dir}/new.qcow2", "1M"], runs=False),
+    Operation("image-clone", ["image", "clone", "{dir}/q.qcow2", "{dir}/new.qcow2"], before=[NEW], runs=False),
+    Operation("image-clone-linked", ["image", "clone", "--linked", "{dir}/q.qcow2", "{dir}/new.qcow2"], before=[NEW],
+              runs=False),
+    Operation("image-import", ["image", "import", "{packed}", "{dir}/new.qcow2"], runs=False),
+    Operation("image-fetch", ["image", "import", "{url}", "{dir}/new.qcow2"], runs=False),
+    Operation("clone", ["clone", "a", "b"], before=[DISK_OF_ITS_OWN], runs=False),
+    Operation("clone-linked", ["clone", "a", "b", "--linked"], before=[DISK_OF_ITS_OWN], runs=False),
     Operation("start", ["start", "a"], runs=False, starts=True),
     Operation("stop", ["stop", "a", "--timeout", "10"], ends=True),
     Operation("kill", ["kill", "a"], ends=True),
@@ -105,6 +116,10 @@ OPERATIONS = [
 ]
 
 
+def op_imports(op):
+    return op.argv[:2] == ["image", "import"]
+
+
 # ---- One world
 
 class Case:
@@ -119,6 +134,26 @@ class Case:
         self.words = {"image": self.image, "dir": self.w.base, "spec": os.path.join(self.w.base, "a.json"),
                       "both": os.path.join(self.w.base, "both.json")}
         self.write_both()
+        self.server = None
+        if op_imports(operation):
+            self.pack()
+
+    def pack(self):
+        """An image to import, out of a file and from a server."""
+        plain, packed = (os.path.join(self.w.base, n) for n in ("p.qcow2", "p.qcow2.gz"))
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", plain, "1M"], check=True)
+        with open(plain, "rb") as f, open(packed, "wb") as g:
+            data = gzip.compress(f.read())
+            g.write(data)
+        self.server = Server()
+        self.server.pages["/p.qcow2.gz"] = Page(data)
+        self.w.env.update(no_proxy="*", NO_PROXY="*")
+        self.words.update(packed=packed, url=self.server.url("/p.qcow2.gz"))
+
+    def close(self):
+        if self.server:
+            self.server.close()
+        self.w.close()
 
     def write_both(self):
         """A spec with another disk than the one that is there, and a NIC."""
@@ -143,8 +178,9 @@ class Case:
             self.w.ok("start", "a")
             self.serial.expect("TINY-READY")
             self.pid = self.w.qemu_pid("a")
-            for argv in op.before:
-                self.w.ok(*self.argv(argv))
+        for argv in op.before:
+            self.w.ok(*self.argv(argv))
+        if op.runs:
             self.fds = self.qemu_fds()
         self.old = self.specs()
 
@@ -242,7 +278,21 @@ class Case:
         images = [os.path.join(d, f) for d, _, files in os.walk(os.path.join(state, "images")) for f in files]
         lost = [i for i in images if json.dumps(i) not in named]
         lost += glob.glob(os.path.join(state, "made", "*")) + glob.glob(os.path.join(self.w.base, ".*.qmpctl-new"))
+        cache = glob.glob(os.path.join(state, "cache", "*")) + glob.glob(os.path.join(state, "cache", ".*"))
+        entries = {c for c in cache if os.path.basename(c).startswith("sha256-")}
+        lost += [c for c in cache if c not in entries and not c.endswith("/partial")]
+        lost += [c for c in entries if (c[:-5] if c.endswith(".json") else f"{c}.json") not in entries]
+        lost += glob.glob(os.path.join(state, "cache", "partial", "*"))
         self.require(not lost, f"left behind: {lost}")
+        self.check_chains()
+
+    def check_chains(self):
+        """Every disk's image can be opened with all that it stands on, as the spec has it."""
+        for spec in self.specs().values():
+            for disk in spec.get("disks", []):
+                if disk["path"].startswith(self.w.root):
+                    subprocess.run(["qemu-img", "info", "-U", "--backing-chain", disk["path"]], check=True,
+                                   stdout=subprocess.DEVNULL)
 
     def check_alive(self, killed):
         op, now = self.op, self.qemus()
@@ -297,6 +347,10 @@ class Case:
             self.again(self.op.reverse)
         elif not self.op.ends:
             self.again(self.op.argv)
+            if self.op.argv[0] == "clone":
+                self.require("b.json" in self.specs(), "there is no clone")
+                self.w.ok("start", "b")
+                self.w.ok("kill", "b")
             self.require(self.op.argv[0] in ("delete", "rename", "start", "image") or self.op.argv[1] in
                          {n[:-5] for n in self.specs()}, f"after {self.op.name}: {sorted(self.specs())}")
         self.check_files()
@@ -361,11 +415,11 @@ def one(op, role, at, fault):
     case = Case(op)
     try:
         return case.run(role, at, fault)
-    except (Broken, AssertionError, QmpError, OSError) as why:
+    except (Broken, AssertionError, QmpError, OSError, subprocess.CalledProcessError) as why:
         logs = case.w.logs()
         raise Broken(f"({case.boundary.read()[2]}) {why}\n{logs}") from None
     finally:
-        case.w.close()
+        case.close()
 
 
 # ---- The sweep

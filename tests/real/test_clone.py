@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import threading
+import unittest
 
 import world
 from world import NOT_FOUND, OK, STATE, USAGE, WorldTest
@@ -153,6 +154,35 @@ class Clone(WorldTest):
         keep = ("memory", "machine", "consoles", "args")
         self.assertEqual({k: a.get(k) for k in keep}, {k: b.get(k) for k in keep})
 
+    def test_the_firmware_s_variables_and_the_seed(self):
+        self.make()
+        self.w.ok("set", "a", "seed.user=me")
+        folder = os.path.join(self.w.root, "lib", "firmware")
+        os.mkdir(folder, 0o700)
+        for name, text in (("a.fd", "of a"), ("b.fd", "of nobody"), ("a.secure.fd", "keys")):
+            with open(os.path.join(folder, name), "w", encoding="ascii") as f:
+                f.write(text)
+        self.w.ok("start", "a")
+        self.w.ok("kill", "a")
+        self.w.ok("clone", "a", "b", "--linked")
+        for name, text in (("b.fd", "of a"), ("b.secure.fd", "keys")):
+            with open(os.path.join(folder, name), encoding="ascii") as f:
+                self.assertEqual(f.read(), text)
+        a, b = self.spec("a"), self.spec("b")
+        self.assertNotEqual(a["seed"]["instance-id"], b["seed"]["instance-id"])
+        self.assertNotEqual(self.disk("a", "seed")["path"], self.disk("b", "seed")["path"])
+        self.w.ok("start", "b")
+        self.assertTrue(os.path.exists(self.disk("b", "seed")["path"]))
+
+    @unittest.skipUnless(os.geteuid() == 0, "who is not root gives no file away")
+    def test_images_belong_to_whom_the_source_s_do(self):
+        image = self.make()
+        os.chown(image, 65534, 65534)
+        for name, option in (("b", "--full"), ("c", "--linked")):
+            self.w.ok("clone", "a", name, option)
+            self.assertEqual(os.stat(self.disk(name)["path"]).st_uid, 65534)
+        self.assertEqual(os.stat(self.disk("a")["path"]).st_uid, 65534)
+
     def test_refusals(self):
         image = self.make()
         self.make("other")
@@ -277,6 +307,7 @@ class Clone(WorldTest):
         self.w.ok("image", "cache", "--delete", name)
         self.assertFalse(os.path.exists(base))
 
+    @unittest.skipUnless(os.geteuid() == 0, "who is not root mounts nothing")
     def test_blocks_are_shared_where_the_file_system_can(self):
         disk, folder = self.path("btrfs.img"), self.path("mnt")
         self.img("create", "-q", "-f", "raw", disk, "256M")
