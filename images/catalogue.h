@@ -3,7 +3,8 @@
  *
  * An image is known by its device and inode, so that a symlink, a hard link or a bind mount of it is the same one. VMs
  * are those that are defined, by their specs, and those that run, by what their QEMU has; a change that is under way
- * counts as if it were done. Places are STATEDIR/images, the folders in which an image of a VM lies, and those that the
+ * counts as if it were done. What a server has is known by what its URL names, and stands among what VMs have, not among the
+ * images. Places are STATEDIR/images, the folders in which an image of a VM lies, and those that the
  * caller adds.
  * Does not own: what a pool's volumes are.
  */
@@ -25,7 +26,7 @@ int img_catalogue_add_folder(struct img_catalogue *c, const char *folder, bool r
 int img_catalogue_add(struct img_catalogue *c, const char *path, struct qmp_error *err);
 
 /*
- * Who has the file PATH: [{"vm", "disk", "state": "running" or "defined", "writes": bool, "depth": 0 for the disk itself, n
+ * Who has the image PATH, which may be a URL: [{"vm", "disk", "state": "running" or "defined", "writes": bool, "depth": 0 for the disk itself, n
  * for what it is backed by, "path", "format"}], sorted. One that runs stands there once, as it runs. New; NULL: no memory.
  */
 json_t *img_catalogue_users(const struct img_catalogue *c, const char *path);

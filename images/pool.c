@@ -18,7 +18,7 @@
 #include <linux/fs.h>
 
 static const struct img_pool_type *const types[] = {&img_pool_dir, &img_pool_mount, &img_pool_btrfs, &img_pool_lvm,
-						     &img_pool_lvm_thin, &img_pool_zfs, &img_pool_block};
+						     &img_pool_lvm_thin, &img_pool_zfs, &img_pool_block, &img_pool_rbd};
 
 /* ---- Opening, making, forgetting ---- */
 
@@ -181,10 +181,12 @@ static void add_sums(json_t *info, const json_t *volumes)
 		promised += int_of(v, "capacity");
 		allocation += int_of(v, "allocation");
 	}
-	room = int_of(info, "available") + allocation;
 	json_object_set_new(info, "volumes", json_integer((json_int_t)json_array_size(volumes)));
 	json_object_set_new(info, "allocation", json_integer(allocation));
 	json_object_set_new(info, "promised", json_integer(promised));
+	if (!json_object_get(info, "available"))
+		return; /* it does not say */
+	room = int_of(info, "available") + allocation;
 	json_object_set_new(info, "overcommitted", json_boolean(promised > room));
 	if (room > 0)
 		json_object_set_new(info, "committed-percent", json_integer((json_int_t)((double)promised * 100 / (double)room)));

@@ -38,6 +38,8 @@ struct img_pool_type {
 	int (*create)(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err);
 	int (*remove)(struct img_pool *p, const char *volume, struct qmp_error *err);
 	int (*resize)(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err);
+	/* Bytes that a guest sees; -ENOENT: it is not there. NULL: a volume is a node of this host, which says so itself. */
+	int (*size)(struct img_pool *p, const char *volume, uint64_t *ret, struct qmp_error *err);
 	/* A volume that has what another has now, and takes no room for it; written to by itself. NULL: it cannot. */
 	int (*clone)(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err);
 	/* Gives a volume another name; at once. */
@@ -45,7 +47,7 @@ struct img_pool_type {
 };
 
 extern const struct img_pool_type img_pool_dir, img_pool_mount, img_pool_btrfs, img_pool_btrfs_subvolumes, img_pool_lvm, img_pool_lvm_thin, img_pool_zfs,
-	img_pool_block;
+	img_pool_block, img_pool_rbd;
 
 /* -ENOENT: there is no such pool. */
 int img_pool_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, struct img_pool *ret, struct qmp_error *err);

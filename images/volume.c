@@ -43,13 +43,27 @@ void img_volume_close(struct img_volume *v)
 	*v = (struct img_volume){0};
 }
 
+/* 1, 0 or an error; PATH is that of the volume NAME. */
+static int is_there(struct img_volume *v, const char *name, const char *path, struct qmp_error *err)
+{
+	struct qmp_error why = {0};
+	uint64_t size;
+	int r = v->pool.type->size ? v->pool.type->size(&v->pool, name, &size, &why) : 0;
+
+	if (!v->pool.type->size)
+		return access(path, F_OK) == 0;
+	if (r < 0 && r != -ENOENT)
+		return qmp_error_set(err, why.kind, r, "%s", why.message);
+	return r == 0;
+}
+
 /* What is made by device-mapper or ZFS has its node when udev has seen it. */
 static void await_node(struct img_volume *v)
 {
 	_cleanup_free_ char *exists = qmp_asprintf("--exit-if-exists=%s", v->path);
 	const char *const argv[] = {"udevadm", "settle", "--timeout=10", exists, NULL};
 
-	if (exists && access(v->path, F_OK) < 0)
+	if (exists && !v->pool.type->size && access(v->path, F_OK) < 0)
 		(void)img_pool_tool(&v->pool, "waiting for the device", "udev", argv, NULL, NULL);
 }
 
@@ -62,7 +76,9 @@ int img_volume_create(struct img_volume *v, const char *format, uint64_t size, s
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "%s: a volume of the pool %s (%s) is raw, not %s", v->location, v->pool.name,
 				     v->pool.type->name, format);
 	r = img_pool_lock(&v->pool, &lock, err);
-	if (r == 0 && access(v->path, F_OK) == 0)
+	if (r == 0)
+		r = is_there(v, v->name, v->path, err);
+	if (r == 1)
 		r = qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", v->location);
 	if (r == 0)
 		r = v->pool.type->create(&v->pool, v->name, size, err);
@@ -71,10 +87,13 @@ int img_volume_create(struct img_volume *v, const char *format, uint64_t size, s
 	return r;
 }
 
-static int check_there(const struct img_volume *v, struct qmp_error *err)
+static int check_there(struct img_volume *v, struct qmp_error *err)
 {
-	return access(v->path, F_OK) == 0 ? 0 : qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "there is no volume %s (%s)", v->location,
-							     v->path);
+	int r = is_there(v, v->name, v->path, err);
+
+	if (r == 0)
+		return qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "there is no volume %s (%s)", v->location, v->path);
+	return r < 0 ? r : 0;
 }
 
 int img_volume_remove(struct img_volume *v, struct qmp_error *err)
@@ -87,11 +106,13 @@ int img_volume_remove(struct img_volume *v, struct qmp_error *err)
 	return r < 0 ? r : v->pool.type->remove(&v->pool, v->name, err);
 }
 
-int img_volume_size(const struct img_volume *v, uint64_t *ret, struct qmp_error *err)
+int img_volume_size(struct img_volume *v, uint64_t *ret, struct qmp_error *err)
 {
-	_cleanup_fd_ int fd = open(v->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	_cleanup_fd_ int fd = v->pool.type->size ? -1 : open(v->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	off_t end = fd >= 0 ? lseek(fd, 0, SEEK_END) : -1;
 
+	if (v->pool.type->size)
+		return v->pool.type->size(&v->pool, v->name, ret, err);
 	if (end < 0)
 		return qmp_error_errno(err, -errno, "%s (%s)", v->location, v->path);
 	*ret = (uint64_t)end;
@@ -131,7 +152,9 @@ int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err
 	r = img_pool_lock(&v->pool, &lock, err);
 	if (r == 0)
 		r = check_there(v, err);
-	if (r == 0 && access(path, F_OK) == 0)
+	if (r == 0)
+		r = is_there(v, volume, path, err);
+	if (r == 1)
 		r = qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", to);
 	return r < 0 ? r : v->pool.type->clone(&v->pool, v->name, volume, err);
 }

@@ -29,4 +29,4 @@ int img_volume_resize(struct img_volume *v, uint64_t size, bool shrink, struct q
 /* TO: another of the same pool, which is not there yet. */
 int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err);
 /* Bytes. */
-int img_volume_size(const struct img_volume *v, uint64_t *ret, struct qmp_error *err);
+int img_volume_size(struct img_volume *v, uint64_t *ret, struct qmp_error *err);

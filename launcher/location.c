@@ -495,6 +495,20 @@ void vm_location_deinit(struct vm_location *l)
 	*l = (struct vm_location){0};
 }
 
+char *vm_location_escape(const char *text)
+{
+	char *out = malloc(3 * strlen(text) + 1), *p = out;
+
+	for (; out && *text; text++)
+		if (isalnum((unsigned char)*text) || strchr("-._~/", *text))
+			*p++ = *text;
+		else
+			p += sprintf(p, "%%%02X", (unsigned)(unsigned char)*text);
+	if (out)
+		*p = '\0';
+	return out;
+}
+
 char *vm_location_shown(const char *text)
 {
 	bool is_web = strncmp(text, "http://", 7) == 0 || strncmp(text, "https://", 8) == 0;

@@ -50,6 +50,8 @@ static inline bool vm_location_is_file(const char *text)
 {
 	return vm_location_looks(text) == VM_FILE;
 }
+/* TEXT as a part of a URL: each byte but letters, digits and - . _ ~ / as "%XX". New; NULL: no memory. */
+char *vm_location_escape(const char *text);
 /* TEXT for a message: without a web address's query, which may be a key, or a password. New; NULL: no memory. */
 char *vm_location_shown(const char *text);
 bool vm_location_read_only(const struct vm_location *l);

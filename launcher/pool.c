@@ -54,6 +54,43 @@ static char *in_dataset(const json_t *pool, const char *volume, const char **why
 	return qmp_asprintf("/dev/zvol/%s/%s", text_of(pool, "dataset"), volume);
 }
 
+/* rbd://POOL[/NAMESPACE]/VOLUME[?conf=PATH][&user=NAME], as launcher/location.h has it. */
+static char *in_ceph(const json_t *pool, const char *volume, const char **why)
+{
+	const char *const parts[] = {text_of(pool, "pool"), text_of(pool, "namespace"), volume, text_of(pool, "conf"),
+				     text_of(pool, "user")};
+	static const char *const before[] = {"rbd://", "/", "/", "?conf=", "?user="};
+	_cleanup_free_ char *url = strdup("");
+
+	if (strpbrk(volume, "@")) {
+		*why = "the name of an image of Ceph's has no \"@\"";
+		return NULL;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(parts) && url; i++) {
+		_cleanup_free_ char *escaped = parts[i] ? vm_location_escape(parts[i]) : NULL, *longer = NULL;
+		if (!parts[i])
+			continue;
+		longer = escaped ? qmp_asprintf("%s%s%s", url, i == 4 && parts[3] ? "&user=" : before[i], escaped) : NULL;
+		free(url);
+		url = take_ptr(longer);
+	}
+	return take_ptr(url);
+}
+
+static const char *check_ceph(const json_t *pool)
+{
+	static const char *const names[] = {"pool", "namespace"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		const char *name = text_of(pool, names[i]);
+		if (name && (!*name || *name == '-' || strpbrk(name, "/@")))
+			return "a name of Ceph's pools and namespaces is not empty and has no \"/\" or \"@\", nor \"-\" first";
+	}
+	if (text_of(pool, "user") && (!*text_of(pool, "user") || *text_of(pool, "user") == '-'))
+		return "\"user\" is a name such as admin, without \"client.\"";
+	return NULL;
+}
+
 /* As lvm(8) has it. */
 static bool is_lvm_name(const char *name)
 {
@@ -129,6 +166,15 @@ static const struct vm_field zfs_fields[] = {
 	{0},
 };
 
+static const struct vm_field rbd_fields[] = {
+	COMMON,
+	{"pool", VM_T_STRING, "the pool's name in the Ceph cluster", .required = 1},
+	{"namespace", VM_T_STRING, "the namespace in it"},
+	{"conf", VM_T_PATH, "the cluster's configuration; /etc/ceph/ceph.conf unless given"},
+	{"user", VM_T_STRING, "as whom, without \"client.\": its key is where the configuration says; admin unless given"},
+	{0},
+};
+
 const struct vm_pool_type vm_pool_types[] = {
 	{"dir", "a folder", dir_fields, NULL, in_folder},
 	{"mount", "a folder that something is mounted at: NFS, another disk", mount_fields, NULL, in_folder},
@@ -137,6 +183,7 @@ const struct vm_pool_type vm_pool_types[] = {
 	{"lvm-thin", "a thin pool of LVM", lvm_thin_fields, check_lvm, in_vg},
 	{"zfs", "zvols of ZFS", zfs_fields, check_zfs, in_dataset},
 	{"block", "block devices that are there: disks, partitions, md arrays", block_fields, NULL, in_devices},
+	{"rbd", "images in a pool of a Ceph cluster", rbd_fields, check_ceph, in_ceph},
 	{0},
 };
 

@@ -96,8 +96,9 @@ int image_find(struct cli *cli, const char *word, const char *format, bool chain
 	if (r == 0 && vm_location_is_file(f.path)) {
 		r = find_file(cli, format, chain_may_lack, &f);
 	} else if (r == 0) {
-		f.users = json_array();
+		f.users = img_catalogue_users(f.catalogue, f.path);
 		f.overlays = json_array();
+		r = f.users && f.overlays ? 0 : qmp_error_errno(&cli->error, -ENOMEM, "looking at %s", f.path);
 		f.image = json_pack("{s:s, s:s}", "path", f.path, "format", format ? format : "raw");
 	}
 	if (r < 0) {

@@ -299,7 +299,7 @@ const struct verb verb_pool_create = {
 	.args = {{"NAME"}, {"TYPE[,KEY=VALUE...]", .kind = ARG_POOL_WORDS}},
 	.summary = "Name a place for images: dir,path=/srv/vms",
 	.notes = "From then on NAME:VOLUME stands wherever an image's path does. Types: dir, mount and btrfs (path=...), lvm (vg=...), "
-		 "lvm-thin (vg=...,thin-pool=...), zfs (dataset=...), block (path=/dev/md,only=...). Nothing is formatted.",
+		 "lvm-thin (vg=...,thin-pool=...), zfs (dataset=...), block (path=/dev/md,only=...), rbd (pool=...,conf=...,user=...). Nothing is formatted.",
 	.run = run_pool_create,
 };
 

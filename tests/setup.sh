@@ -23,6 +23,7 @@ TEST_PACKAGES=(qemu-guest-agent busybox-static linux-image-cloud-amd64 cpio kmod
 	qemu-block-extra openssl zstd ovmf openssh-server openssh-client tgt
 	btrfs-progs e2fsprogs
 	clang-14 libclang-rt-14-dev clang g++ systemd groff-base zsh fish)
+CEPH_PACKAGES=(ceph-mon ceph-osd ceph-common)
 DEBIAN_PACKAGES=(mmdebstrap e2fsprogs)
 QEMU10_PACKAGES=(qemu-system-x86 qemu-system-common qemu-system-data qemu-utils qemu-block-extra seabios)
 
@@ -112,8 +113,8 @@ fetch_qemu10() {
 case ${1-} in
 '') install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" ;;
 --build-only) install_missing "${BUILD_PACKAGES[@]}" ;;
---tests) install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}" ;;
---debian) install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${DEBIAN_PACKAGES[@]}" ;;
+--tests) install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${CEPH_PACKAGES[@]}" ;;
+--debian) install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${CEPH_PACKAGES[@]}" "${DEBIAN_PACKAGES[@]}" ;;
 --qemu10) fetch_qemu10 ;;
 *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

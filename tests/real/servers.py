@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
+import uuid
 
 
 def free_port():
@@ -34,10 +35,13 @@ class Server:
             s.settimeout(5)
             s.connect(self.address)
 
-    def start(self, timeout=10):
-        deadline = time.monotonic() + timeout
+    def run(self):
         with open(self.log, "ab") as log:
             self.proc = subprocess.Popen(self.argv, env=self.world.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def start(self, timeout=10):
+        deadline = time.monotonic() + timeout
+        self.run()
         while True:
             try:
                 self.connect()
@@ -230,6 +234,83 @@ class Iscsi(Server):
         for name in (f"socket.{self.channel}", f"socket.{self.channel}.lock"):
             if os.path.exists(f"/run/tgtd/{name}"):
                 os.unlink(f"/run/tgtd/{name}")
+
+
+# ---- Ceph ----
+
+class Ceph:
+    """A cluster: one monitor, one OSD that keeps all in memory, no manager; with one pool, "rbd". All in one folder, .conf is
+    what a client needs."""
+
+    CONF = """[global]
+fsid = {fsid}
+mon host = [v2:127.0.0.1:{port}/0,v1:127.0.0.1:{port1}/0]
+public addr = 127.0.0.1
+keyring = {folder}/$name.keyring
+run dir = {folder}
+admin socket = {folder}/$name.$pid.asok
+log file = {folder}/$name.log
+crash dir = {folder}
+mon data = {folder}/mon
+osd data = {folder}/osd
+osd objectstore = memstore
+memstore device bytes = 268435456
+osd pool default size = 1
+osd pool default min size = 1
+osd crush chooseleaf type = 0
+mon allow pool size one = true
+"""
+
+    def __init__(self, world):
+        self.world, self.folder = world, os.path.join(world.base, "ceph")
+        self.conf = self.path("ceph.conf")
+        os.makedirs(self.path("mon"))
+        os.mkdir(self.path("osd"))
+        self.port, self.port1 = free_port(), free_port()
+        self.servers = []
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def run(self, *argv, timeout=60):
+        done = subprocess.run(argv, env=dict(self.world.env, CEPH_CONF=self.conf), stdin=subprocess.DEVNULL, cwd=self.folder,
+                              capture_output=True, text=True, timeout=timeout, check=False)
+        if done.returncode != 0:
+            raise AssertionError(f"{argv}: exit status {done.returncode}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def start(self):
+        fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
+        with open(self.conf, "w", encoding="ascii") as f:
+            f.write(self.CONF.format(fsid=fsid, port=self.port, port1=self.port1, folder=self.folder))
+        self.run("ceph-authtool", "--create-keyring", "mon..keyring", "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
+        self.run("ceph-authtool", "--create-keyring", "client.admin.keyring", "--gen-key", "-n", "client.admin", "--cap", "mon",
+                 "allow *", "--cap", "osd", "allow *")
+        self.run("ceph-authtool", "mon..keyring", "--import-keyring", "client.admin.keyring")
+        self.run("monmaptool", "--create", "--fsid", fsid, "--addv", "a", f"[v2:127.0.0.1:{self.port},v1:127.0.0.1:{self.port1}]",
+                 "monmap")
+        self.run("ceph-mon", "-i", "a", "--mkfs", "--monmap", "monmap", "--keyring", "mon..keyring")
+        self.serve("ceph-mon", "-f", "-i", "a")
+        self.run("ceph", "--connect-timeout", "30", "osd", "new", osd, "0")
+        with open(self.path("osd.0.keyring"), "w", encoding="ascii") as f:
+            f.write(self.run("ceph", "auth", "get-or-create", "osd.0", "mon", "allow *", "osd", "allow *"))
+        self.run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
+        self.serve("ceph-osd", "-f", "-i", "0", ready=False)
+        self.run("ceph", "osd", "pool", "create", "rbd", "8")
+        self.run("rbd", "pool", "init", "rbd")
+        return self
+
+    def serve(self, *argv, ready=True):
+        server = Server(self.world, [*argv, "--conf", self.conf], ("127.0.0.1", self.port))
+        self.servers.append(server)
+        if ready:
+            server.start(30)
+        else:
+            server.run()
+
+    def end(self):
+        for server in reversed(self.servers):
+            server.end()
 
 
 if __name__ == "__main__":

@@ -208,6 +208,18 @@ static void test_identity(void)
 	}
 }
 
+/* What is escaped is read back. */
+static void test_escape(void)
+{
+	_cleanup_free_ char *part = vm_location_escape("a b/%?&#@\xc3\xa4-._~"), *url = qmp_asprintf("nbd://h/%s", part);
+	struct vm_location l = {0};
+
+	CHECK_STR(part, "a%20b/%25%3F%26%23%40%C3%A4-._~");
+	CHECK_INT(vm_location_parse(url, &l, NULL), 0);
+	CHECK_STR(l.name, "a b/%?&#@\xc3\xa4-._~");
+	vm_location_deinit(&l);
+}
+
 static void test_shown(void)
 {
 	_cleanup_free_ char *web = vm_location_shown("https://h/a?token=x"),
@@ -228,6 +240,7 @@ int main(void)
 	RUN(test_refused);
 	RUN(test_too_long);
 	RUN(test_identity);
+	RUN(test_escape);
 	RUN(test_shown);
 	return 0;
 }

@@ -58,6 +58,8 @@ static void test_bad_definitions(void)
 	bad("{\"name\": \"ab\", \"type\": \"lvm\", \"vg\": \"../x\"}", "a name of LVM's");
 	bad("{\"name\": \"ab\", \"type\": \"lvm-thin\", \"vg\": \"v\", \"thin-pool\": \"--x\"}", "a name of LVM's");
 	bad("{\"name\": \"ab\", \"type\": \"zfs\", \"dataset\": \"a/../b\"}", "tank/vms");
+	bad("{\"name\": \"ab\", \"type\": \"rbd\", \"pool\": \"a/b\"}", "no \"/\"");
+	bad("{\"name\": \"ab\", \"type\": \"rbd\", \"pool\": \"--help\"}", "nor \"-\" first");
 }
 
 static void test_where_a_volume_is(void)
@@ -75,6 +77,11 @@ static void test_where_a_volume_is(void)
 		{"{\"name\": \"ab\", \"type\": \"block\", \"path\": \"/dev/md\"}", "a", "/dev/md/a"},
 		{"{\"name\": \"ab\", \"type\": \"block\", \"path\": \"/dev\", \"only\": [\"sd[b-z]\"]}", "sdb", "/dev/sdb"},
 		{"{\"name\": \"ab\", \"type\": \"block\", \"path\": \"/dev\", \"only\": [\"sd[b-z]\"]}", "sda", NULL},
+		{"{\"name\": \"ab\", \"type\": \"rbd\", \"pool\": \"vms\"}", "a", "rbd://vms/a"},
+		{"{\"name\": \"ab\", \"type\": \"rbd\", \"pool\": \"v%s\", \"namespace\": \"n\", \"conf\": \"/e/c&d\", \"user\": \"u\"}",
+		 "a b?c", "rbd://v%25s/n/a%20b%3Fc?conf=/e/c%26d&user=u"},
+		{"{\"name\": \"ab\", \"type\": \"rbd\", \"pool\": \"vms\", \"user\": \"u\"}", "a", "rbd://vms/a?user=u"},
+		{"{\"name\": \"ab\", \"type\": \"rbd\", \"pool\": \"vms\"}", "a@b", NULL},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
@@ -89,7 +96,7 @@ static void test_where_a_volume_is(void)
 		if (cases[i].where)
 			CHECK_STR(where, cases[i].where);
 		else
-			CHECK_CONTAINS(err.message, "\"only\" leaves it out");
+			CHECK_CONTAINS(err.message, strstr(cases[i].definition, "rbd") ? "no \"@\"" : "\"only\" leaves it out");
 		json_decref(pools);
 	}
 }

@@ -1,0 +1,275 @@
+/*
+ * Pools of the type rbd: a volume is an image in a pool of a Ceph cluster, which QEMU reaches by itself; a clone is one of a
+ * snapshot that was made for it.
+ */
+#include "images/pool.h"
+#include "proto/base.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#define PACKAGE	 "ceph-common"
+#define SNAPSHOT "qmpctl-" /* the clone NAME is of VOLUME@qmpctl-NAME */
+
+enum { UNIT = 4096, WORDS_MAX = 24 };
+
+/* PROGRAM with the cluster's options and the words behind ERR, which end with NULL. RET_JSON (may be NULL): what it says; new. */
+static int ceph(struct img_pool *p, const char *program, const char *doing, json_t **ret_json, struct qmp_error *err, ...)
+{
+	const char *argv[WORDS_MAX] = {program}, *conf = text_of(p->definition, "conf"), *user = text_of(p->definition, "user");
+	_cleanup_free_ char *output = NULL;
+	json_t *json;
+	size_t n = 1;
+	va_list ap;
+	int r;
+
+	if (conf)
+		argv[n++] = "--conf", argv[n++] = conf;
+	if (user)
+		argv[n++] = "--id", argv[n++] = user;
+	va_start(ap, err);
+	for (const char *word; n < WORDS_MAX - 3 && (word = va_arg(ap, const char *));)
+		argv[n++] = word;
+	va_end(ap);
+	if (ret_json)
+		argv[n++] = "--format", argv[n++] = "json";
+	r = img_pool_tool(p, doing, PACKAGE, argv, &output, err);
+	if (r < 0 || !ret_json)
+		return r;
+	json = qmp_json_decode(output, strlen(output), NULL);
+	if (!json)
+		return qmp_error_set(err, QMP_ERR_PROTOCOL, -EPROTO, "the pool %s: %s: %s did not answer with JSON", p->name, doing,
+				     program);
+	*ret_json = json;
+	return 0;
+}
+
+/* "POOL/NAMESPACE": what rbd takes in the place of a pool. */
+static char *pool_spec(const struct img_pool *p)
+{
+	const char *space = text_of(p->definition, "namespace");
+
+	return qmp_asprintf("%s%s%s", text_of(p->definition, "pool"), space ? "/" : "", space ? space : "");
+}
+
+/* "POOL/NAMESPACE/IMAGE@SNAPSHOT"; SNAPSHOT may be NULL. */
+static char *image_spec(const struct img_pool *p, const char *volume, const char *snapshot)
+{
+	_cleanup_free_ char *pool = pool_spec(p);
+
+	return pool ? qmp_asprintf("%s/%s%s%s", pool, volume, snapshot ? "@" : "", snapshot ? snapshot : "") : NULL;
+}
+
+static int no_memory(const struct img_pool *p, struct qmp_error *err)
+{
+	return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+}
+
+/* ---- What there is ---- */
+
+/* It is the manager that counts: where none runs, nothing is known of the cluster's room. */
+static int measure_rbd(struct img_pool *p, json_t *info, struct qmp_error *err)
+{
+	json_auto_t *df = NULL;
+	const json_t *pool, *stats = NULL;
+	size_t i;
+	int r = ceph(p, "ceph", "asking the cluster", &df, err, "--connect-timeout", "10", "df", (char *)NULL);
+
+	if (r < 0)
+		return r;
+	json_array_foreach(json_object_get(df, "pools"), i, pool)
+		if (streq(text_of(pool, "name"), text_of(p->definition, "pool")))
+			stats = json_object_get(pool, "stats");
+	if (!stats) {
+		img_pool_note(p, "the cluster does not say how full it is: no manager (ceph-mgr) counts");
+		return 0;
+	}
+	json_object_set_new(info, "capacity", json_integer(int_of(stats, "stored") + int_of(stats, "max_avail")));
+	json_object_set(info, "used", json_object_get(stats, "stored"));
+	json_object_set(info, "available", json_object_get(stats, "max_avail"));
+	return 0;
+}
+
+/* What IMAGE itself takes, of "rbd du". */
+static json_int_t used_size(const json_t *usage, const char *image)
+{
+	const json_t *entry;
+	size_t i;
+
+	json_array_foreach(json_object_get(usage, "images"), i, entry)
+		if (!text_of(entry, "snapshot") && text_of(entry, "name") && streq(text_of(entry, "name"), image))
+			return int_of(entry, "used_size");
+	return 0;
+}
+
+static int add_volume(struct img_pool *p, json_t *volumes, const json_t *image, const json_t *usage)
+{
+	const char *name = text_of(image, "image");
+	const json_t *parent = json_object_get(image, "parent");
+	json_int_t size = int_of(image, "size");
+	_cleanup_free_ char *path = NULL;
+	json_t *v;
+
+	if (!name || text_of(image, "snapshot") || !vm_volume_name_valid(name))
+		return 0;
+	path = img_pool_path(p, name);
+	if (!path)
+		return 0;
+	v = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I}", "name", name, "path", path, "format", "raw", "capacity", size, "allocation",
+		      used_size(usage, name), "physical", size);
+	if (v && parent)
+		json_object_set_new(v, "origin",
+				    json_sprintf("%s/%s@%s", text_of(parent, "pool"), text_of(parent, "image"), text_of(parent, "snapshot")));
+	return json_array_append_new(volumes, v) < 0 ? -ENOMEM : 0;
+}
+
+/* With their snapshots. */
+static int list_images(struct img_pool *p, json_t **ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *pool = pool_spec(p), *doing = pool ? qmp_asprintf("listing the images of Ceph's pool %s", pool) : NULL;
+
+	return doing ? ceph(p, "rbd", doing, ret, err, "ls", "--long", pool, (char *)NULL) : no_memory(p, err);
+}
+
+static int list_rbd(struct img_pool *p, json_t *volumes, struct qmp_error *err)
+{
+	const char *space = text_of(p->definition, "namespace");
+	json_auto_t *images = NULL, *usage = NULL;
+	const json_t *image;
+	size_t i;
+	int r = list_images(p, &images, err);
+
+	if (r == 0)
+		r = ceph(p, "rbd", "asking what the images take", &usage, err, "du", "--pool", text_of(p->definition, "pool"),
+			 space ? "--namespace" : NULL, space, (char *)NULL);
+	json_array_foreach(images, i, image)
+		if (r == 0)
+			r = add_volume(p, volumes, image, usage);
+	return r;
+}
+
+static int info_of(struct img_pool *p, const char *volume, json_t **ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *image = image_spec(p, volume, NULL);
+
+	return image ? ceph(p, "rbd", "looking at an image", ret, err, "info", image, (char *)NULL) : no_memory(p, err);
+}
+
+static int size_rbd(struct img_pool *p, const char *volume, uint64_t *ret, struct qmp_error *err)
+{
+	json_auto_t *images = NULL;
+	const json_t *image;
+	size_t i;
+	int r = list_images(p, &images, err);
+
+	if (r < 0)
+		return r;
+	json_array_foreach(images, i, image)
+		if (!text_of(image, "snapshot") && text_of(image, "image") && streq(text_of(image, "image"), volume)) {
+			*ret = (uint64_t)int_of(image, "size");
+			return 0;
+		}
+	return qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "there is no volume %s in the pool %s", volume, p->name);
+}
+
+static int prepare_rbd(struct img_pool *p, struct qmp_error *err)
+{
+	json_auto_t *volumes = json_array();
+
+	return list_rbd(p, volumes, err);
+}
+
+/* ---- Making and removing ---- */
+
+static void bytes_of(char out[32], uint64_t size)
+{
+	snprintf(out, 32, "%lluB", (unsigned long long)((size + UNIT - 1) / UNIT * UNIT));
+}
+
+static int create_rbd(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err)
+{
+	_cleanup_free_ char *image = image_spec(p, volume, NULL);
+	char bytes[32];
+
+	bytes_of(bytes, size);
+	return image ? ceph(p, "rbd", "making an image", NULL, err, "create", "--size", bytes, image, (char *)NULL) : no_memory(p, err);
+}
+
+static int resize_rbd(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err)
+{
+	_cleanup_free_ char *image = image_spec(p, volume, NULL);
+	char bytes[32];
+
+	bytes_of(bytes, size);
+	if (!image)
+		return no_memory(p, err);
+	return ceph(p, "rbd", "resizing an image", NULL, err, "resize", "--no-progress", "--allow-shrink", "--size", bytes, image,
+		    (char *)NULL);
+}
+
+/* The snapshot that was made for a clone goes with it; one that others hang on stays: it is protected. */
+static void remove_snapshot(struct img_pool *p, const char *snapshot)
+{
+	if (ceph(p, "rbd", "releasing a snapshot", NULL, NULL, "snap", "unprotect", snapshot, (char *)NULL) == 0)
+		(void)ceph(p, "rbd", "removing a snapshot", NULL, NULL, "snap", "rm", "--no-progress", snapshot, (char *)NULL);
+}
+
+/* rbd refuses an image that has snapshots: clones hang on them. */
+static int remove_rbd(struct img_pool *p, const char *volume, struct qmp_error *err)
+{
+	_cleanup_free_ char *image = image_spec(p, volume, NULL), *origin = NULL;
+	json_auto_t *info = NULL;
+	const json_t *parent;
+	int r = image ? info_of(p, volume, &info, err) : no_memory(p, err);
+
+	if (r < 0)
+		return r;
+	parent = json_object_get(info, "parent");
+	if (parent && streq(text_of(parent, "pool"), text_of(p->definition, "pool")) &&
+	    strncmp(text_of(parent, "snapshot"), SNAPSHOT, strlen(SNAPSHOT)) == 0)
+		origin = image_spec(p, text_of(parent, "image"), text_of(parent, "snapshot"));
+	r = ceph(p, "rbd", "removing an image", NULL, err, "rm", "--no-progress", image, (char *)NULL);
+	if (r == 0 && origin)
+		remove_snapshot(p, origin);
+	return r;
+}
+
+static int clone_rbd(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
+{
+	_cleanup_free_ char *name = qmp_asprintf(SNAPSHOT "%s", to), *snapshot = name ? image_spec(p, volume, name) : NULL;
+	_cleanup_free_ char *image = image_spec(p, to, NULL);
+	int r = snapshot && image ? ceph(p, "rbd", "making a snapshot", NULL, err, "snap", "create", "--no-progress", snapshot,
+					 (char *)NULL)
+				  : no_memory(p, err);
+
+	if (r < 0)
+		return r;
+	r = ceph(p, "rbd", "protecting a snapshot", NULL, err, "snap", "protect", snapshot, (char *)NULL);
+	if (r == 0)
+		r = ceph(p, "rbd", "making a clone", NULL, err, "clone", snapshot, image, (char *)NULL);
+	if (r < 0) {
+		(void)ceph(p, "rbd", "releasing the snapshot", NULL, NULL, "snap", "unprotect", snapshot, (char *)NULL);
+		(void)ceph(p, "rbd", "removing the snapshot", NULL, NULL, "snap", "rm", "--no-progress", snapshot, (char *)NULL);
+	}
+	return r;
+}
+
+static int rename_rbd(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
+{
+	_cleanup_free_ char *from = image_spec(p, volume, NULL), *image = image_spec(p, to, NULL);
+
+	return from && image ? ceph(p, "rbd", "renaming an image", NULL, err, "rename", from, image, (char *)NULL) : no_memory(p, err);
+}
+
+const struct img_pool_type img_pool_rbd = {
+	.name = "rbd",
+	.prepare = prepare_rbd,
+	.measure = measure_rbd,
+	.list = list_rbd,
+	.create = create_rbd,
+	.remove = remove_rbd,
+	.resize = resize_rbd,
+	.clone = clone_rbd,
+	.rename = rename_rbd,
+	.size = size_rbd,
+};

@@ -1,0 +1,83 @@
+"""Disks and pools on Ceph: a real cluster of one monitor and one OSD in memory, made once for all of it."""
+import json
+
+import servers
+import world
+from world import NOT_FOUND, STATE, WorldTest
+
+
+class Ceph(WorldTest):
+    @classmethod
+    def setUpClass(cls):
+        cls.home = world.World()
+        cls.addClassCleanup(cls.home.close)
+        cls.cluster = servers.Ceph(cls.home)
+        cls.addClassCleanup(cls.cluster.end)
+        cls.cluster.start()
+
+    def url(self, image):
+        return f"rbd://rbd/{image}?conf={self.cluster.conf}&user=admin"
+
+    def rbd(self, *words):
+        return self.cluster.run("rbd", *words)
+
+    def images(self):
+        return set(json.loads(self.rbd("ls", "--format", "json")))
+
+    def nodes(self, name):
+        with self.w.control(name) as qmp:
+            return {n["node-name"] for n in qmp.execute("query-named-block-nodes", {"flat": True})}
+
+    def test_disks(self):
+        """Cold, hot, unplugged; an image that is not there; a snapshot, which is only read; two VMs with one image."""
+        self.rbd("create", "--size", "16M", "one")
+        self.rbd("create", "--size", "16M", "two")
+        self.rbd("snap", "create", "two@before")
+        self.w.start_tiny("demo", disks=[{"path": self.url("one"), "format": "raw"}])
+        before = self.nodes("demo")
+        self.w.ok("disk", "add", "demo", f"{self.url('two')},format=raw")
+        self.w.ok("disk", "remove", "demo", "vdb")
+        self.assertEqual(self.nodes("demo"), before)
+        result = self.w.run("disk", "add", "demo", f"{self.url('none')},format=raw")
+        self.assertIn("No such file", result.err)
+        self.assertEqual(self.nodes("demo"), before)
+        result = self.w.run("disk", "add", "demo", f"{self.url('two@before')},format=raw")
+        self.assertIn("can only be read", result.err)
+        self.w.ok("disk", "add", "demo", f"{self.url('two@before')},format=raw,read-only=true")
+        self.w.create_tiny("other", disks=[{"path": self.url("one"), "format": "raw"}])
+        result = self.w.expect(STATE, "start", "other")
+        self.assertIn("in use by the VM demo", result.err)
+        self.assertEqual(self.w.state("demo"), "running")
+
+    def test_pool(self):
+        self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,conf={self.cluster.conf},user=admin")
+        self.w.ok("image", "create", "ceph:root", "8M")
+        result = self.w.run("image", "create", "ceph:root", "8M")
+        self.assertNotEqual(result.rc, 0)
+        self.assertIn("is there already", result.err)
+        self.assertIn("root", self.images())
+        self.w.ok("image", "resize", "ceph:root", "12M")
+        volumes = self.w.ok("pool", "info", "ceph", "-o", "json").json()["content"]
+        root = [v for v in volumes if v["name"] == "root"][0]
+        self.assertEqual((root["capacity"], root["format"]), (12 << 20, "raw"))
+        self.assertTrue(root["path"].startswith("rbd://rbd/root?conf="))
+        self.w.start_tiny("demo", disks=[{"path": "ceph:root", "format": "raw"}])
+        self.assertIn("vda-file", self.nodes("demo"))
+        result = self.w.run("image", "delete", "ceph:root")
+        self.assertEqual(result.rc, STATE, result)
+        self.assertIn("demo", result.err)
+        self.w.ok("stop", "demo")
+        self.w.ok("delete", "demo")
+        self.w.ok("image", "delete", "ceph:root")
+        self.assertNotIn("root", self.images())
+        self.w.expect(NOT_FOUND, "image", "delete", "ceph:root")
+
+    def test_a_pool_that_the_cluster_does_not_have(self):
+        result = self.w.run("pool", "create", "ceph", f"rbd,pool=none,conf={self.cluster.conf},user=admin")
+        self.assertNotEqual(result.rc, 0)
+        self.assertIn("Ceph's pool none", result.err)
+        self.assertNotIn("ceph", self.w.ok("pool", "list").out)
+
+
+if __name__ == "__main__":
+    world.main()
