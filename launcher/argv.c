@@ -48,14 +48,9 @@ static int find_fd(const struct vm_named_fd *fds, size_t n, const char *name, in
 	return qmp_error_set(err, QMP_ERR_INTERNAL, -EINVAL, "no file descriptor for \"%s\" was prepared", name);
 }
 
-/* Those that every kernel in use has (QEMU, docs/system/i386/hyperv.rst); the clock among them spares the guest much. */
-#define HYPERV \
-	",hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-time,hv-vpindex,hv-runtime,hv-synic,hv-stimer,hv-frequencies,hv-reset"
-
 static void add_machine(struct args *a, const json_t *spec, const struct vm_host *host)
 {
 	const json_t *cpu = json_object_get(spec, "cpu");
-	bool hyperv = json_is_true(json_object_get(cpu, "hyperv")) && streq(host->accel, "kvm");
 	bool smm = json_is_true(json_object_get(host->firmware, "smm"));
 	static const char *const parts[] = {"sockets", "cores", "threads"};
 	char smp[160];
@@ -74,7 +69,7 @@ static void add_machine(struct args *a, const json_t *spec, const struct vm_host
 		add_pair(a, "-global", "driver=cfi.pflash01,property=secure,value=on");
 		add_pair(a, "-global", "ICH9-LPC.disable_s3=1");
 	}
-	add_format(a, "-cpu", "%s%s", host->cpu_model, hyperv ? HYPERV : "");
+	add_pair(a, "-cpu", host->cpu_model);
 	n = snprintf(smp, sizeof smp, "%lld", (long long)json_integer_value(json_object_get(cpu, "count")));
 	for (size_t i = 0; i < ARRAY_SIZE(parts); i++)
 		if (json_object_get(cpu, parts[i]))

@@ -20,6 +20,13 @@
 /* In order of preference. Some nested KVMs refuse a register that "host" sets; all take the last. */
 static const char *const kvm_models[] = {"host", "host,-arch-capabilities", "qemu64"};
 
+/*
+ * What Windows heeds of Hyper-V (QEMU, docs/system/i386/hyperv.rst), likewise: the clock among them spares the guest much.
+ */
+static const char *const hyperv_sets[] = {
+	"hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-time,hv-vpindex,hv-runtime,hv-synic,hv-stimer,hv-frequencies,hv-reset",
+	"hv-relaxed,hv-spinlocks=0x1fff", ""};
+
 struct probe {
 	uv_loop_t *loop;
 	uv_timer_t defer; /* tells a cached answer from the loop; gives each probe its deadline */
@@ -28,7 +35,8 @@ struct probe {
 	int cache; /* directory */
 	json_t *caps;
 	size_t model; /* of kvm_models */
-	bool machines_known, cpu_probing, up;
+	size_t hyperv; /* of hyperv_sets */
+	bool machines_known, cpu_probing, hyperv_probing, up;
 	struct vm_qemu *qemu;
 	struct qmp_error error;
 	vm_caps_cb cb;
@@ -192,6 +200,7 @@ static void on_deadline(uv_timer_t *t)
 
 static void save(struct probe *p)
 {
+	json_object_set_new(p->caps, "hyperv", json_string(hyperv_sets[p->hyperv]));
 	/* A cache that cannot be written costs time, nothing else. */
 	(void)vm_file_write_json(p->cache, p->file, p->caps, NULL);
 	tell(p, true);
@@ -211,9 +220,17 @@ static void on_exit_probe(void *data, const struct vm_exit *how)
 		tell(p, false);
 		return;
 	}
+	if (p->hyperv_probing) {
+		if (p->up || !*hyperv_sets[++p->hyperv])
+			save(p);
+		else
+			start_probe(p);
+		return;
+	}
 	if (p->cpu_probing && p->up) {
 		json_object_set_new(p->caps, "kvm-cpu", json_string(kvm_models[p->model]));
-		save(p);
+		p->hyperv_probing = true;
+		start_probe(p);
 		return;
 	}
 	p->model = p->cpu_probing ? p->model + 1 : 0;
@@ -228,6 +245,7 @@ static void on_exit_probe(void *data, const struct vm_exit *how)
 		return;
 	}
 	json_object_set_new(p->caps, "kvm-cpu", json_null());
+	p->hyperv = ARRAY_SIZE(hyperv_sets) - 1;
 	save(p);
 }
 
@@ -317,7 +335,9 @@ static void start_probe(struct probe *p)
 {
 	_cleanup_free_ char *machine =
 		p->machines_known ? strdup("q35,accel=kvm") : strdup("none");
-	const char *model = p->machines_known ? kvm_models[p->model] : NULL;
+	_cleanup_free_ char *with_hyperv =
+		p->hyperv_probing ? qmp_asprintf("%s,%s", kvm_models[p->model], hyperv_sets[p->hyperv]) : NULL;
+	const char *model = with_hyperv ? with_hyperv : p->machines_known ? kvm_models[p->model] : NULL;
 	const char *argv[] = {p->binary, "-S", "-nodefaults", "-no-user-config", "-display", "none", "-chardev",
 			      "socket,id=qmp,fd=3", "-mon", "chardev=qmp,mode=control", "-machine", machine,
 			      model ? "-cpu" : NULL, model, "-m", "16M", NULL};

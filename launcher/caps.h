@@ -1,7 +1,7 @@
 /*
  * What a QEMU binary can on this host, found by asking it once and kept on disk by its identity (path, size, time,
  * inode, build id, and the kernel that runs), in STATEDIR/cache: {"identity", "binary", "version", "machines": {"q35":
- * "pc-q35-7.2", ...}, "kvm-cpu": model | null, "sandbox": whether it knows -sandbox}.
+ * "pc-q35-7.2", ...}, "kvm-cpu": model | null, "hyperv": what can stand behind that model for Windows, "sandbox": whether it knows -sandbox}.
  */
 #pragma once
 

@@ -520,7 +520,7 @@ int vm_fragment_nic(const json_t *spec, const json_t *item, const struct vm_host
 	if (r < 0)
 		return r;
 	device = json_pack("{s:s, s:s}", "driver",
-			   streq(text_of(item, "model"), "e1000e") ? "e1000e" : "virtio-net-pci", "id", id);
+			   streq(text_of(item, "model"), "virtio") ? "virtio-net-pci" : text_of(item, "model"), "id", id);
 	if (connected)
 		json_object_set_new(device, "netdev", json_string(dev));
 	copy_member(device, "mac", item, "mac");

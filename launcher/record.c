@@ -113,7 +113,7 @@ bool vm_caps_are_whole(const json_t *caps)
 {
 	const json_t *cpu = json_object_get(caps, "kvm-cpu");
 
-	return json_is_boolean(json_object_get(caps, "sandbox")) && is_text(caps, "identity") && is_text(caps, "binary") &&
+	return json_is_boolean(json_object_get(caps, "sandbox")) && is_text(caps, "hyperv") && is_text(caps, "identity") && is_text(caps, "binary") &&
 	       (json_is_string(cpu) || json_is_null(cpu)) && json_is_object(json_object_get(caps, "machines")) &&
 	       vm_version_is_whole(json_object_get(caps, "version"));
 }

@@ -13,7 +13,7 @@ static const struct vm_field machine_fields[] = {
 
 static const struct vm_field cpu_fields[] = {
 	{"model", VM_T_STRING, "auto, or a model as QEMU's -cpu takes it", .default_json = "\"auto\""},
-	{"hyperv", VM_T_BOOL, "what a Windows guest heeds of Hyper-V (kvm alone)", .default_json = "false"},
+	{"hyperv", VM_T_BOOL, "what a Windows guest heeds of Hyper-V, as far as the host's KVM has it", .default_json = "false"},
 	{"count", VM_T_INT, "vCPUs", .default_json = "1", .min = 1, .max = 512},
 	{"sockets", VM_T_INT, "sockets; with cores and threads it must make up count", .min = 1, .max = 512},
 	{"cores", VM_T_INT, "cores in a socket", .min = 1, .max = 512},
@@ -141,7 +141,7 @@ static const struct vm_field nic_qemu_fields[] = {
 
 static const struct vm_field nic_fields[] = {
 	{"id", VM_T_ID, "its name in QEMU and in the verbs: net0, ..."},
-	{"model", VM_T_CHOICE, "the card", .default_json = "\"virtio\"", .choices = CHOICES("virtio", "e1000e")},
+	{"model", VM_T_CHOICE, "the card", .default_json = "\"virtio\"", .choices = CHOICES("virtio", "e1000e", "e1000", "rtl8139")},
 	{"mac", VM_T_MAC, "made once and kept, in 52:54:00:..."},
 	{"backend", VM_T_CHOICE, "what it is connected to", .default_json = "\"user\"",
 	 .choices = CHOICES("user", "tap", "bridge", "stream", "dgram", "none")},

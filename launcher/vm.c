@@ -779,6 +779,7 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 	bool wants_sandbox = json_is_true(json_object_get(spec, "sandbox"));
 	bool has_sandbox = json_is_true(json_object_get(caps, "sandbox"));
 	_cleanup_identity_ struct vm_identity *id = NULL;
+	_cleanup_free_ char *with_hyperv = NULL;
 	json_auto_t *firmware = NULL;
 	int opens;
 	bool kvm;
@@ -795,6 +796,8 @@ static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_e
 		return refuse_kvm(id, err);
 	if (streq(model, "auto"))
 		model = kvm ? (kvm_cpu ? kvm_cpu : "host") : "max";
+	if (kvm && json_is_true(json_object_get(json_object_get(spec, "cpu"), "hyperv")) && *text_of(caps, "hyperv"))
+		model = with_hyperv = qmp_asprintf("%s,%s", model, text_of(caps, "hyperv"));
 	facts = json_pack("{s:s, s:s, s:s, s:O, s:O, s:O, s:b}", "accel", kvm ? "kvm" : "tcg", "cpu-model", model, "machine",
 			  versioned ? versioned : type, "qemu-version", json_object_get(caps, "version"), "binary",
 			  json_object_get(caps, "binary"), "binary-id", json_object_get(caps, "identity"), "sandbox",

@@ -160,6 +160,28 @@ int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *user
 	return 0;
 }
 
+int image_find_base(struct cli *cli, const char *word, const char *format, struct found *ret)
+{
+	_cleanup_found_ struct found f = {0};
+	json_auto_t *writers = json_array();
+	json_t *user;
+	size_t i;
+	int r = image_find(cli, word, format, false, &f);
+
+	if (r == 0)
+		r = image_refuse_running(cli, &f, true, "an overlay on it");
+	json_array_foreach(f.users, i, user)
+		if (json_is_true(json_object_get(user, "writes")))
+			json_array_append(writers, user);
+	if (r == 0)
+		r = image_refuse_hurt(cli, &f, writers, NULL, "whoever writes to it destroys what is backed by it");
+	if (r < 0)
+		return r;
+	*ret = f;
+	f = (struct found){0};
+	return 0;
+}
+
 /* ---- New ones ---- */
 
 static int may_replace(struct cli *cli, const char *path)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "images/catalogue.h"
+#include "images/import.h"
 #include "images/qemu-img.h"
 #include "images/volume.h"
 #include "qmpctl/verb.h"
@@ -37,6 +38,14 @@ int image_refuse_running(struct cli *cli, const struct found *f, bool writes, co
  * HURTS says what would become of them.
  */
 int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *users, const json_t *overlays, const char *hurts);
+
+/* The image that another one is to be backed by: image_find, and nobody writes to it, which would destroy both. */
+int image_find_base(struct cli *cli, const char *word, const char *format, struct found *ret);
+/*
+ * PLACE: the source (a path or an address), the destination (absolute; NULL: the cache) and a list of digests (NULL: none);
+ * the rest is options' (verb_image_import has them), with its progress. RET's path is new.
+ */
+int image_import(struct cli *cli, char *const place[3], struct img_import_result *ret);
 
 /*
  * An image that is to be made at WORD: it is not there; or --replace is given, and nobody is hurt. The location, absolute; new.

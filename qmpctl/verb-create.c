@@ -2,10 +2,13 @@
  * create: a new spec, from options.
  */
 #include "qmpctl/verb.h"
+#include "qmpctl/image.h"
 #include "qmpctl/keeper.h"
+#include "qmpctl/os.h"
 #include "qmpctl/ready.h"
 #include "qmpctl/words.h"
 #include "images/chain.h"
+#include "images/fetch.h"
 #include "images/seed.h"
 #include "launcher/location.h"
 #include "launcher/pool.h"
@@ -44,6 +47,49 @@ static int append(json_t *spec, const char *kind, json_t *item_consume)
 		json_object_set_new(spec, kind, list);
 	}
 	return json_array_append_new(list, item_consume);
+}
+
+/* ---- --image ---- */
+
+/* A disk that begins as the image is, which nobody may write to from then on. RET new; NULL: none is wanted. */
+static int take_image(struct cli *cli, const char *name, json_t **ret)
+{
+	const char *word = cli_option(cli, "image"), *wants = cli_option(cli, "size");
+	_cleanup_found_ struct found base = {0};
+	_cleanup_free_ char *fetched = NULL;
+	struct img_import_result result;
+	uint64_t size = 0;
+
+	*ret = NULL;
+	if (!word && wants)
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "--size %s is for an --image; --disk size=%s makes an empty one", wants, wants);
+	if (!word)
+		return 0;
+	if (wants && parse_size(cli, "--size ", wants, &size) < 0)
+		return cli->error.code;
+	if (img_is_http(word)) {
+		if (image_import(cli, (char *[]){(char *)word, NULL, (char *)cli_option(cli, "sums")}, &result) < 0)
+			return cli->error.code;
+		fetched = (char *)result.path;
+	} else if (cli_option(cli, "sha256") || cli_option(cli, "sums")) {
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "--image %s: a digest is looked at for what comes from an address; image import does it for a file",
+				     word);
+	}
+	if (image_find_base(cli, fetched ? fetched : word, NULL, &base) < 0)
+		return cli->error.code;
+	*ret = image_disk_from(cli, name, base.image, base.size, size);
+	return *ret ? 0 : cli->error.code;
+}
+
+static int put_first(json_t *spec, json_t *disk)
+{
+	json_t *list = json_object_get(spec, "disks");
+
+	if (!disk)
+		return 0;
+	return list ? json_array_insert(list, 0, disk) : append(spec, "disks", json_incref(disk));
 }
 
 static int add_devices(struct cli *cli, json_t *spec, const char *name)
@@ -156,11 +202,11 @@ static int add_seed(struct cli *cli, json_t *spec)
 }
 
 /* Its drive; and what it is to be made from can be had. */
-static int settle_seed(struct cli *cli, json_t *spec)
+static int settle_seed(struct cli *cli, json_t *spec, const char *bus)
 {
 	json_auto_t *files = NULL;
 
-	if (img_seed_attach(&cli->dirs, NULL, spec) < 0)
+	if (img_seed_attach(&cli->dirs, bus, spec) < 0)
 		return qmp_error_errno(&cli->error, -ENOMEM, "making the seed");
 	if (!img_seed_has_image(spec))
 		return 0;
@@ -168,57 +214,23 @@ static int settle_seed(struct cli *cli, json_t *spec)
 	return files ? 0 : -EINVAL;
 }
 
-/* ---- --os: what a guest has drivers for where that is not virtio, and a screen where it has no serial console ---- */
-
-static const struct os {
-	const char *name, *bus, *nic, *display, *clock; /* NULL: the spec's defaults */
-} systems[] = {
-	{"linux", NULL, NULL, NULL, NULL},
-	{"bsd", NULL, NULL, NULL, NULL},
-	{"windows", "sata", "e1000e", "vnc", "localtime"},
-	{"other", "sata", "e1000e", "vnc", NULL},
-};
-
-/* Gives each item of KIND that leaves KEY open the VALUE; CD-ROMs have their own. */
-static void suit_items(json_t *spec, const char *kind, const char *key, const char *value)
-{
-	json_t *item;
-	size_t i;
-
-	json_array_foreach(json_object_get(spec, kind), i, item)
-	{
-		const char *type = text_of(item, "type");
-		if (value && !json_object_get(item, key) && !(type && streq(type, "cdrom")))
-			json_object_set_new(item, key, json_string(value));
-	}
-}
-
-static int suit_os(struct cli *cli, json_t *spec)
+static int find_os(struct cli *cli, json_t **ret)
 {
 	const char *name = cli_option(cli, "os");
-	const struct os *os = NULL;
+	json_auto_t *table = name ? os_table(cli) : NULL;
 
-	for (size_t i = 0; i < ARRAY_SIZE(systems) && name; i++)
-		if (streq(systems[i].name, name))
-			os = &systems[i];
-	if (!os)
-		return 0;
-	suit_items(spec, "disks", "bus", os->bus);
-	suit_items(spec, "nics", "model", os->nic);
-	if (os->display && !json_object_get(spec, "display"))
-		json_object_set_new(spec, "display", json_pack("{s:s}", "type", os->display));
-	if (os->clock) {
-		_cleanup_free_ char *clock = qmp_asprintf("base=%s", os->clock);
-		if (append(spec, "args", json_string("-rtc")) < 0 || append(spec, "args", json_string(clock)) < 0)
-			return -ENOMEM;
-	}
-	return 0;
+	*ret = table ? os_find(cli, table, name) : NULL;
+	return *ret || !name ? 0 : cli->error.code;
 }
 
 /* All that can be refused is refused before anything is made. */
-static int build_spec(struct cli *cli, json_t *spec, const char *name)
+static int build_spec(struct cli *cli, json_t *spec, const char *name, json_t *first)
 {
-	int r = set_text(cli, spec, "memory", cli_option(cli, "memory"));
+	json_auto_t *os = NULL;
+	int r = find_os(cli, &os);
+
+	if (r == 0)
+		r = set_text(cli, spec, "memory", cli_option(cli, "memory"));
 
 	if (r == 0)
 		r = set_text(cli, spec, "cpu.count", cli_option(cli, "cpus"));
@@ -241,10 +253,13 @@ static int build_spec(struct cli *cli, json_t *spec, const char *name)
 	if (r == 0)
 		r = vm_spec_check(spec, &cli->error);
 	if (r == 0)
-		r = add_devices(cli, spec, name);
+		r = put_first(spec, first);
 	if (r == 0)
-		r = suit_os(cli, spec);
-	return r < 0 ? r : settle_seed(cli, spec);
+		r = add_devices(cli, spec, name);
+	if (r < 0)
+		return r;
+	os_suit(os, spec);
+	return settle_seed(cli, spec, os_cdrom_bus(os));
 }
 
 static int decide_formats(struct cli *cli, json_t *spec)
@@ -262,20 +277,28 @@ static int decide_formats(struct cli *cli, json_t *spec)
 	return img_chains_check(located, NULL, true, &cli->error);
 }
 
-/* From nothing to the file, or no trace. DIR is locked: of two runs one is the first. */
-static int make(struct cli *cli, int dir, const char *name, json_t **ret)
+static int refuse_name(struct cli *cli, const char *name)
+{
+	return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST,
+			     "there is a VM named %s already; delete it first, or choose another name", name);
+}
+
+/*
+ * From nothing to the file, or no trace. FIRST (may be NULL): a disk that is made already. DIR is locked: of two runs one is
+ * the first.
+ */
+static int make(struct cli *cli, int dir, const char *name, json_t *first, json_t **ret)
 {
 	_cleanup_free_ char *entry = qmp_asprintf("%s.json", name);
 	const char *file = cli_option(cli, "spec");
 	json_auto_t *spec = NULL;
 
 	if (faccessat(dir, entry, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST,
-				     "there is a VM named %s already; delete it first, or choose another name", name);
+		return refuse_name(cli, name);
 	if (file ? cli_read_spec(cli, file, &spec) < 0 : !(spec = json_object()))
 		return -EINVAL;
 	json_object_set_new(spec, "name", json_string(name));
-	if (build_spec(cli, spec, name) < 0 || decide_formats(cli, spec) < 0 || vm_spec_check(spec, &cli->error) < 0 ||
+	if (build_spec(cli, spec, name, first) < 0 || decide_formats(cli, spec) < 0 || vm_spec_check(spec, &cli->error) < 0 ||
 	    vm_spec_complete(spec, &cli->error) < 0)
 		return -EINVAL;
 	if (vm_file_write_json(dir, entry, spec, &cli->error) < 0) {
@@ -292,7 +315,8 @@ static int run_create(struct cli *cli)
 	const char *wait = cli_option(cli, "wait");
 	bool start = cli_option(cli, "start") || wait, await = wait && streq(wait, "ready");
 	_cleanup_fd_ int dir = -1;
-	json_auto_t *spec = NULL;
+	json_auto_t *spec = NULL, *first = NULL;
+	_cleanup_free_ char *entry = NULL;
 	int64_t timeout;
 
 	if (cli_seconds(cli, "timeout", READY_TIMEOUT, &timeout) < 0)
@@ -309,7 +333,11 @@ static int run_create(struct cli *cli)
 	dir = vm_dir_open(cli->dirs.conf, "vms", true, &cli->error);
 	if (dir < 0)
 		return cli_fail(cli);
-	if (flock(dir, LOCK_EX) < 0 || make(cli, dir, name, &spec) < 0) {
+	/* What may take minutes comes before the lock. */
+	entry = qmp_asprintf("%s.json", name);
+	if (cli_option(cli, "image") && faccessat(dir, entry, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+		return refuse_name(cli, name), cli_fail(cli);
+	if (take_image(cli, name, &first) < 0 || flock(dir, LOCK_EX) < 0 || make(cli, dir, name, first, &spec) < 0) {
 		images_undo(cli);
 		qmp_error_errno(&cli->error, -errno, "creating the VM %s", name);
 		return cli_fail(cli);
@@ -339,6 +367,10 @@ const struct verb verb_create = {
 	.options = (const struct cli_option[]){
 		{"memory", "SIZE", "RAM, as in 1G"},
 		{"cpus", "N", "vCPUs"},
+		{"image", "LOCATION", "a disk that begins as this image: a file, or an address of http or https", .kind = ARG_PATH},
+		{"size", "SIZE", "that disk's size, as in 20G (the image's)"},
+		{"sha256", "DIGITS", "the SHA-256 of what comes from that address"},
+		{"sums", "FILE", "a list of digests in which it stands, as SHA256SUMS; a file or an address", .kind = ARG_PATH},
 		{"disk", "WORDS", "size=10G[,format=qcow2] or PATH[,format=...]; any disk field as KEY=VALUE, as key-file=FILE of an encrypted one; repeatable",
 		 .kind = ARG_DISK_WORDS},
 		{"nic", "WORDS", "user[,forward=2222:22], bridge=br0, tap=tap0, ...; repeatable", .kind = ARG_NIC_WORDS},
@@ -358,9 +390,8 @@ const struct verb verb_create = {
 		{"kernel", "FILE", "a kernel that QEMU loads itself", .kind = ARG_PATH},
 		{"initrd", "FILE", "its initial RAM disk", .kind = ARG_PATH},
 		{"cmdline", "TEXT", "its command line"},
-		{"os", "KIND", "what the guest has drivers for: linux or bsd (virtio, the default), windows (SATA, e1000e, VNC, "
-			       "a clock in local time) or other (SATA, e1000e, VNC); what you give yourself goes before it",
-		 .kind = ARG_CHOICE, .choices = "linux|bsd|windows|other"},
+		{"os", "NAME", "what the guest has drivers for, as in debian12, win11, winxp (\"qmpctl os list\"); what you give yourself "
+			       "goes before it"},
 		{"accel", "NAME", "auto, kvm or tcg", .kind = ARG_CHOICE, .choices = "auto|kvm|tcg"},
 		{"machine", "TYPE", "q35, pc, or a versioned name", .kind = ARG_MACHINE},
 		{"firmware", "FILE", "another firmware than QEMU's", .kind = ARG_PATH},

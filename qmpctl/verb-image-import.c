@@ -1,6 +1,7 @@
 /*
  * image import: from a file or an address.
  */
+#include "qmpctl/image.h"
 #include "qmpctl/progress.h"
 #include "qmpctl/verb.h"
 #include "qmpctl/words.h"
@@ -61,7 +62,7 @@ static int take_place(struct cli *cli, const char *given, char **ret)
 	return *ret || !given ? 0 : qmp_error_errno(&cli->error, -ENOMEM, "reading the command line");
 }
 
-static int import(struct cli *cli, char *const place[3], struct img_import_result *ret)
+int image_import(struct cli *cli, char *const place[3], struct img_import_result *ret)
 {
 	struct shown shown = {.cli = cli, .phase = -1};
 	struct img_import_options o = {
@@ -92,7 +93,7 @@ static int run_image_import(struct cli *cli)
 		return cli_fail(cli);
 	if (cli->n_args > 1 && !(destination = path_absolute(cli, cli->args[1])))
 		return cli_fail(cli);
-	if (import(cli, (char *[]){source, destination, sums}, &result) < 0)
+	if (image_import(cli, (char *[]){source, destination, sums}, &result) < 0)
 		return cli_fail(cli);
 	path = (char *)result.path;
 	if (cli->json) {

@@ -13,24 +13,6 @@
 
 /* ---- create ---- */
 
-/* A VM that writes to what others are backed by destroys them. */
-static int find_backing(struct cli *cli, struct found *f)
-{
-	json_auto_t *writers = json_array();
-	json_t *user;
-	size_t i;
-	int r = image_find(cli, cli_option(cli, "backing"), cli_option(cli, "backing-format"), false, f);
-
-	if (r == 0)
-		r = image_refuse_running(cli, f, true, "an overlay on it");
-	json_array_foreach(f->users, i, user)
-		if (json_is_true(json_object_get(user, "writes")))
-			json_array_append(writers, user);
-	if (r == 0)
-		r = image_refuse_hurt(cli, f, writers, NULL, "whoever writes to it destroys what is backed by it");
-	return r;
-}
-
 static int make(struct cli *cli, const char *path, const char *format, json_t **ret)
 {
 	_cleanup_found_ struct found backing = {0};
@@ -43,7 +25,7 @@ static int make(struct cli *cli, const char *path, const char *format, json_t **
 	if (cli->n_args > 1)
 		r = parse_size(cli, "", cli->args[1], &size);
 	if (r == 0 && cli_option(cli, "backing"))
-		r = find_backing(cli, &backing);
+		r = image_find_base(cli, cli_option(cli, "backing"), cli_option(cli, "backing-format"), &backing);
 	if (r == 0 && !size && !backing.image)
 		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted, or --backing");
 	target.backing = backing.image;

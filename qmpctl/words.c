@@ -2,6 +2,7 @@
  * Words that describe a disk or a NIC, and the images that they ask for.
  */
 #include "qmpctl/words.h"
+#include "qmpctl/image.h"
 #include "launcher/location.h"
 #include "launcher/spec.h"
 #include "images/made.h"
@@ -163,17 +164,47 @@ char *location_absolute(struct cli *cli, const char *text)
 	return copy;
 }
 
+/* An image that has no place yet. */
+struct new_image {
+	const char *vm, *format;
+	uint64_t size;
+	const json_t *image; /* that it begins as; NULL: empty */
+	uint64_t image_size;
+	bool overlay;
+	const char *key_file; /* of an empty one; NULL: not encrypted */
+};
+
+static int copy_to(struct cli *cli, const struct new_image *n, const char *path)
+{
+	struct img_target target = {.path = path, .format = n->format, .backing = n->overlay ? n->image : NULL};
+	json_auto_t *made = json_pack("{s:s, s:s}", "path", path, "format", n->format);
+	struct img_task *task;
+	int r = images_begin(cli, n->vm);
+
+	if (r == 0)
+		r = n->overlay ? img_create(&target, n->size, &task, &cli->error)
+			       : img_convert(n->image, NULL, &target, false, false, &task, &cli->error);
+	if (r < 0)
+		return r;
+	img_task_before_naming(task, img_made_note, &cli->made);
+	if (n->overlay)
+		return img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
+	r = image_run(cli, task, "copying", n->image_size, NULL);
+	if (r == 0 && n->size > n->image_size && (r = img_resize(made, n->size, false, &task, &cli->error)) == 0)
+		r = img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
+	return r;
+}
+
 /* As STATEDIR/images/NAME-N.FORMAT, the first that is free and that no other run is making. */
-static int create_somewhere(struct cli *cli, const char *vm, const char *format, uint64_t size, const char *key_file,
-			    char **ret_path)
+static int create_somewhere(struct cli *cli, const struct new_image *n, char **ret_path)
 {
 	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.state, "images", true, &cli->error);
 
 	for (int i = 1; dir >= 0; i++) {
-		_cleanup_free_ char *path = qmp_asprintf("%s/images/%s-%d.%s", cli->dirs.state, vm, i, format);
-		int r = path ? -EEXIST : qmp_error_errno(&cli->error, -ENOMEM, "making an image of %s", vm);
+		_cleanup_free_ char *path = qmp_asprintf("%s/images/%s-%d.%s", cli->dirs.state, n->vm, i, n->format);
+		int r = path ? -EEXIST : qmp_error_errno(&cli->error, -ENOMEM, "making an image of %s", n->vm);
 		if (path && faccessat(dir, strrchr(path, '/') + 1, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
-			r = image_create(cli, vm, path, format, size, key_file);
+			r = n->image ? copy_to(cli, n, path) : image_create(cli, n->vm, path, n->format, n->size, n->key_file);
 		if (r == 0)
 			*ret_path = take_ptr(path);
 		if (r != -EEXIST && r != -EBUSY)
@@ -181,6 +212,27 @@ static int create_somewhere(struct cli *cli, const char *vm, const char *format,
 		cli->error = (struct qmp_error){0};
 	}
 	return dir;
+}
+
+json_t *image_disk_from(struct cli *cli, const char *vm, const json_t *image, uint64_t image_size, uint64_t size)
+{
+	const char *format = text_of(image, "format");
+	const struct new_image n = {.vm = vm, .format = "qcow2", .size = size, .image = image, .image_size = image_size,
+				    .overlay = streq(format, "raw") || streq(format, "qcow2")};
+	_cleanup_free_ char *path = NULL;
+	json_t *disk;
+
+	if (size > 0 && size < image_size) {
+		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s has %llu bytes: a smaller disk would lose its end; leave the size "
+			      "out, or ask for more", text_of(image, "path"), (unsigned long long)image_size);
+		return NULL;
+	}
+	if (create_somewhere(cli, &n, &path) < 0)
+		return NULL;
+	disk = json_pack("{s:s, s:s}", "path", path, "format", n.format);
+	if (n.overlay)
+		json_object_set(disk, "backing", (json_t *)image);
+	return disk;
 }
 
 /* ---- Words: "PATH,format=qcow2,cache=none", "size=10G", or the JSON object itself ---- */
@@ -286,7 +338,8 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 		if (vm_spec_check(spec, &cli->error) < 0)
 			return NULL;
 		if (path ? create_at(cli, name, path, format, bytes, key_file) < 0
-			 : create_somewhere(cli, name, format, bytes, key_file, &path) < 0)
+			 : create_somewhere(cli, &(struct new_image){.vm = name, .format = format, .size = bytes, .key_file = key_file},
+					    &path) < 0)
 			return NULL;
 	}
 	if (path)

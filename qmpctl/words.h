@@ -24,7 +24,13 @@ int image_create(struct cli *cli, const char *vm, const char *path, const char *
 int images_begin(struct cli *cli, const char *vm);
 /* What makers that are gone have left. */
 void images_settle(struct cli *cli);
-/* What image_create has made is the VM's; or is not wanted, and goes. One of them at the end of a verb that makes images. */
+/*
+ * An image for VM, in STATEDIR/images, that begins as IMAGE (chain.h) is: an overlay on it, or, of a format that is for
+ * exchange, a copy. IMAGE_SIZE: its virtual size, 0: not known; SIZE: that of the new one, 0: the same. The disk; new. NULL:
+ * cli->error.
+ */
+json_t *image_disk_from(struct cli *cli, const char *vm, const json_t *image, uint64_t image_size, uint64_t size);
+/* What these have made is the VM's; or is not wanted, and goes. One of them at the end of a verb that makes images. */
 void images_keep(struct cli *cli);
 void images_undo(struct cli *cli);
 /* PATH from the root on; new. NULL, with the error in CLI, where that cannot be found out. */

@@ -125,7 +125,7 @@ def seeds_state():
     lost = b'{"return":{"running":false,"status":"prelaunch"},"id":"\x11B"}\n\x06\x07\x07'
     end = json.dumps({"reason": "guest-shutdown", "time": 1700000000, "exit-code": 0}).encode()
     caps = json.dumps({"identity": "/usr/bin/qemu-system-x86_64 1 2", "binary": "/usr/bin/qemu-system-x86_64",
-                       "kvm-cpu": None, "sandbox": True, "version": {"major": 7, "minor": 2, "micro": 22},
+                       "kvm-cpu": None, "hyperv": "", "sandbox": True, "version": {"major": 7, "minor": 2, "micro": 22},
                        "machines": {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}}).encode()
     host = {"accel": "tcg", "cpu-model": "max", "machine": "pc-q35-7.2", "qemu-version": {"major": 7, "minor": 2, "micro": 22},
             "binary": "/usr/bin/qemu-system-x86_64"}

@@ -32,12 +32,14 @@ share/doc/qmpctl/control-protocol.md
 share/doc/qmpctl/examples/example.c
 share/doc/qmpctl/examples/qmpctl.openrc
 share/doc/qmpctl/exit-status.md
+share/doc/qmpctl/first-boot.md
 share/doc/qmpctl/reliability.md
 share/doc/qmpctl/spec.md
 share/doc/qmpctl/storage.md
 share/doc/qmpctl/testing.md
 share/fish/vendor_completions.d/qmpctl.fish
 share/man/man1/qmpctl.1
+share/qmpctl/os.json
 share/qmpctl/spec.schema.json
 share/zsh/site-functions/_qmpctl
 """.split()
