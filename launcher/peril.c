@@ -115,16 +115,106 @@ static int check_program(const char *command, const json_t *arguments, struct qm
 
 	if (what)
 		return refuse_program(err, command, what, "hand over a tap's fd (as nics of the backends tap and bridge do)");
+	if (streq(command, "block-export-add") && is_type(arguments, "fuse"))
+		return refuse_program(err, command, "a fuse export", "export it by NBD");
 	for (size_t i = 0; i < ARRAY_SIZE(migrating); i++)
 		if (streq(command, migrating[i]) && migrates_by_exec(arguments))
 			return refuse_program(err, command, "exec:", "use fd:, unix: or tcp:");
 	return 0;
 }
 
+/* ---- What makes an assertion of QEMU's fail, or has it end as a program that was called wrongly ---- */
+
+/* A type of module that may be missing, or be of another build. None of them can be plugged. */
+#define GL "virtio-gpu-gl", "virtio-gpu-gl-pci", "virtio-gpu-gl-device", "virtio-vga-gl"
+/* An object of them cannot be freed before it is whole: so it is where it is only looked at, or refused. */
+#define HALF "colo-compare", "x-remote-object"
+
+static int check_type(const char *command, const json_t *arguments, struct qmp_error *err)
+{
+	static const struct {
+		const char *command, *member, *types[8];
+	} fatal[] = {{"device_add", "driver", {GL}},
+		     {"device-list-properties", "typename", {GL}},
+		     {"qom-list-properties", "typename", {GL, HALF, "qio-net-listener", "microvm-machine"}},
+		     {"object-add", "qom-type", {HALF}}};
+	const char *type;
+
+	for (size_t i = 0; i < ARRAY_SIZE(fatal); i++) {
+		if (!streq(command, fatal[i].command) || !(type = text_of(arguments, fatal[i].member)))
+			continue;
+		for (size_t k = 0; k < ARRAY_SIZE(fatal[i].types) && fatal[i].types[k]; k++)
+			if (streq(type, fatal[i].types[k]))
+				return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP,
+						     "%s: of the type %s QEMU may end at it, VM and all, so it was not asked; "
+						     "\"args\" in the spec can have it at the start",
+						     command, type);
+	}
+	return 0;
+}
+
+/* ---- What QEMU's main loop would wait for, VM and all, for as long as nobody comes ---- */
+
+static int refuse_wait(struct qmp_error *err, const char *command, const char *what, const char *instead)
+{
+	return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP,
+			     "%s: %s, and until somebody connects QEMU does nothing else, so it was not asked; %s", command, what,
+			     instead);
+}
+
+/* "server" is true unless it is said. */
+static int check_chardev(const char *command, const json_t *arguments, struct qmp_error *err)
+{
+	const json_t *backend = json_object_get(arguments, "backend"), *data = json_object_get(backend, "data");
+
+	if (!is_type(backend, "socket") || !json_is_true(json_object_get(data, "wait")) ||
+	    json_is_false(json_object_get(data, "server")))
+		return 0;
+	return refuse_wait(err, command, "\"wait\": true has it wait for its first client", "leave \"wait\" out");
+}
+
+/* As text, a server waits unless that is switched off. */
+static int check_line_chardev(const char *command, const json_t *options, struct qmp_error *err)
+{
+	const json_t *wait = json_object_get(options, "wait");
+
+	if (!is_on(json_object_get(options, "server")) || json_object_get(options, "nowait") || (wait && !is_on(wait)))
+		return 0;
+	return refuse_wait(err, command, "a server waits for its first client", "say wait=off");
+}
+
+const char *vm_peril_chardev(const char *command, const json_t *arguments)
+{
+	const char *driver = streq(command, "device_add") ? text_of(arguments, "driver") : NULL;
+
+	if ((streq(command, "netdev_add") && is_type(arguments, "vhost-user")) ||
+	    (driver && strncmp(driver, "vhost-user-", strlen("vhost-user-")) == 0))
+		return text_of(arguments, "chardev");
+	return NULL;
+}
+
+int vm_peril_check_chardev(const char *command, const char *chardev, const json_t *chardevs, struct qmp_error *err)
+{
+	const json_t *one;
+	size_t i;
+
+	json_array_foreach(chardevs, i, one)
+	{
+		const char *label = text_of(one, "label"), *filename = text_of(one, "filename");
+		if (!label || !streq(label, chardev) || !filename || strncmp(filename, "disconnected:", 13) != 0)
+			continue;
+		return qmp_error_set(err, QMP_ERR_STATE, -ENOTCONN,
+				     "%s: the chardev %s is not connected (%s), and until it is QEMU would do nothing else, VM and "
+				     "all, so it was not asked; start the vhost-user back end first",
+				     command, chardev, filename);
+	}
+	return 0;
+}
+
 /* ---- The human monitor ---- */
 
-/* "tap,id=n,ifname=t" as netdev_add's arguments; ",," is a comma of the value. */
-static json_t *line_options(const char *text)
+/* "tap,id=n,ifname=t" as netdev_add's arguments; IMPLIED is the first one's name. ",," is a comma of the value. */
+static json_t *line_options(const char *text, const char *implied)
 {
 	json_t *options = json_object();
 	char part[512];
@@ -145,7 +235,7 @@ static json_t *line_options(const char *text)
 		if (equals)
 			*equals++ = '\0';
 		if (!equals && first)
-			json_object_set_new(options, "type", qmp_json_text(part));
+			json_object_set_new(options, implied, qmp_json_text(part));
 		else
 			json_object_set_new(options, part, qmp_json_text(equals ? equals : "on"));
 	}
@@ -157,31 +247,62 @@ static const char *skip_blanks(const char *text)
 	return text + strspn(text, " \t\n\r\f\v");
 }
 
-/* "-d uri", "-d -r \"uri\"" as migrate's arguments. */
-static json_t *line_uri(const char *text)
+/* object_add takes JSON as well. */
+static json_t *line_object(const char *text, const char *implied)
 {
+	json_t *object = *text == '{' ? qmp_json_decode(text, strlen(text), NULL) : NULL;
+
+	return object ? object : line_options(text, implied);
+}
+
+/* "-d uri", "-d -r \"uri\"" as migrate's arguments. */
+static json_t *line_uri(const char *text, const char *implied)
+{
+	UNUSED(implied);
 	while (*text == '-' && text[1])
 		text = skip_blanks(text + 2);
 	return json_pack("{s:o}", "uri", qmp_json_text(text + (*text == '"')));
 }
 
+/* "ID OPTIONS" */
+static json_t *line_changed(const char *text, const char *implied)
+{
+	return line_options(skip_blanks(text + strcspn(text, " \t\n\r\f\v")), implied);
+}
+
+static int check_parsed(const char *command, const json_t *arguments, const struct vm_host *host, struct qmp_error *err)
+{
+	if (streq(command, "chardev-add") || streq(command, "gdbserver"))
+		return check_line_chardev(command, arguments, err);
+	if (vm_peril_chardev(command, arguments))
+		return refuse_wait(err, command, "a vhost-user device waits for its back end",
+				   "ask for it as a QMP command, which looks whether it is there");
+	return vm_peril_check(command, arguments, host, err);
+}
+
 static int check_line(const char *line, const struct vm_host *host, struct qmp_error *err)
 {
 	static const struct {
-		const char *word, *command;
-		json_t *(*arguments)(const char *);
-	} known[] = {{"netdev_add", "netdev_add", line_options},
-		     {"migrate", "migrate", line_uri},
-		     {"migrate_incoming", "migrate-incoming", line_uri},
-		     {"migrate_recover", "migrate-recover", line_uri}};
+		const char *word, *command, *implied;
+		json_t *(*arguments)(const char *text, const char *implied);
+	} known[] = {{"netdev_add", "netdev_add", "type", line_options},
+		     {"device_add", "device_add", "driver", line_options},
+		     {"object_add", "object-add", "qom-type", line_object},
+		     {"chardev-add", "chardev-add", "backend", line_options},
+		     {"chardev-change", "chardev-add", "backend", line_changed},
+		     {"gdbserver", "gdbserver", "device", line_options}, /* a tcp: one does not wait, nor does it say "server" */
+		     {"migrate", "migrate", NULL, line_uri},
+		     {"migrate_incoming", "migrate-incoming", NULL, line_uri},
+		     {"migrate_recover", "migrate-recover", NULL, line_uri}};
 	const char *word = skip_blanks(line), *rest;
 	size_t n = strcspn(word, " \t\n\r\f\v");
 
 	rest = skip_blanks(word + n);
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
 		if (strlen(known[i].word) == n && strncmp(word, known[i].word, n) == 0) {
-			json_auto_t *arguments = known[i].arguments(rest + (known[i].arguments == line_options && *rest == '"'));
-			return vm_peril_check(known[i].command, arguments, host, err);
+			bool quoted = known[i].implied && *rest == '"';
+			json_auto_t *arguments = known[i].arguments(rest + quoted, known[i].implied);
+			return check_parsed(known[i].command, arguments, host, err);
 		}
 	return 0;
 }
@@ -198,5 +319,9 @@ int vm_peril_check(const char *command, const json_t *arguments, const struct vm
 		return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP,
 				     "x-blockdev-amend: QEMU 10.0 ends at it, VM and all, so it was not asked; use qemu-img amend "
 				     "while nothing uses the image");
+	if (streq(command, "chardev-add") || streq(command, "chardev-change"))
+		return check_chardev(command, arguments, err);
+	if (check_type(command, arguments, err) < 0)
+		return -EOPNOTSUPP;
 	return host->sandbox ? check_program(command, arguments, err) : 0;
 }

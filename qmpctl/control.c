@@ -179,7 +179,7 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 	go_on(c);
 }
 
-static void pass_on(struct client *c, const struct qmp_peer_command *command)
+static void send_on(struct client *c, const struct qmp_peer_command *command)
 {
 	struct vm *vm = c->guest->vm;
 	struct qmp_command out = {
@@ -192,8 +192,7 @@ static void pass_on(struct client *c, const struct qmp_peer_command *command)
 		.raw = true,
 	};
 	struct qmp_error err = {0};
-	struct vm_host host = vm_host_of(vm);
-	struct qmp_session *s = vm_peril_check(command->name, command->arguments, &host, &err) < 0 ? NULL : vm_session(vm, &err);
+	struct qmp_session *s = vm_session(vm, &err);
 	struct relay *relay = relay_take(c, command->id, ours_beside(command->name));
 
 	if (streq(command->name, "quit"))
@@ -207,6 +206,78 @@ static void pass_on(struct client *c, const struct qmp_peer_command *command)
 	}
 	if (++c->in_flight >= QMP_IN_FLIGHT)
 		qmp_peer_pause(c->peer);
+}
+
+/* A command that waits for what QEMU says of a chardev; its client's next ones wait, too. */
+struct vetted {
+	struct client *client;
+	char *name, *chardev;
+	json_t *id, *arguments;
+	bool oob;
+};
+
+static void vetted_free(struct vetted *v)
+{
+	free(v->name);
+	free(v->chardev);
+	json_decref(v->id);
+	json_decref(v->arguments);
+	free(v);
+}
+
+static void on_chardevs(void *data, const struct qmp_reply *reply)
+{
+	struct vetted *v = data;
+	struct client *c = v->client;
+	struct qmp_error err = reply->error;
+
+	c->op_runs = false;
+	if (reply->status == 0)
+		vm_peril_check_chardev(v->name, v->chardev, reply->value, &err);
+	if (err.kind != QMP_ERR_NONE)
+		send_error(c, v->id, &err);
+	else if (c->peer)
+		send_on(c, &(struct qmp_peer_command){.name = v->name, .arguments = v->arguments, .id = v->id, .oob = v->oob});
+	vetted_free(v);
+	go_on(c);
+}
+
+static void vet(struct client *c, const struct qmp_peer_command *command, const char *chardev)
+{
+	struct vetted *v = calloc(1, sizeof *v);
+	struct qmp_command ask = {.name = "query-chardev", .timeout_ms = UINT64_MAX};
+	struct qmp_error err = {0};
+	struct qmp_session *s = vm_session(c->guest->vm, &err);
+
+	if (!v)
+		qmp_error_errno(&err, -ENOMEM, "%s", command->name);
+	if (v)
+		*v = (struct vetted){c, strdup(command->name), strdup(chardev), command->id ? json_incref(command->id) : NULL,
+				     json_incref(command->arguments), command->oob};
+	if (v && (!v->name || !v->chardev))
+		qmp_error_errno(&err, -ENOMEM, "%s", command->name);
+	if (err.kind != QMP_ERR_NONE || qmp_session_execute(s, &ask, on_chardevs, v, NULL, &err) < 0) {
+		send_error(c, command->id, &err);
+		if (v)
+			vetted_free(v);
+		return;
+	}
+	c->op_runs = true;
+	qmp_peer_pause(c->peer);
+}
+
+static void pass_on(struct client *c, const struct qmp_peer_command *command)
+{
+	const char *chardev = vm_peril_chardev(command->name, command->arguments);
+	struct vm_host host = vm_host_of(c->guest->vm);
+	struct qmp_error err = {0};
+
+	if (vm_peril_check(command->name, command->arguments, &host, &err) < 0)
+		send_error(c, command->id, &err);
+	else if (chardev)
+		vet(c, command, chardev);
+	else
+		send_on(c, command);
 }
 
 /* What a secret holds can be read as a property of it. Source: QEMU crypto/secret.c, secret_common.c. */

@@ -68,6 +68,7 @@ static void test_the_sandbox(void)
 		{"netdev_add", "{\"type\": \"bridge\", \"id\": \"n\"}"},
 		{"netdev_add", "{\"type\": \"passt\", \"id\": \"n\"}"},
 		{"netdev_add", "{\"type\": \"user\", \"id\": \"n\", \"smb\": \"/x\"}"},
+		{"block-export-add", "{\"type\": \"fuse\", \"id\": \"e\", \"node-name\": \"n\", \"mountpoint\": \"/x\"}"},
 		{"netdev_add", "{\"type\": \"user\", \"id\": \"n\", \"guestfwd\": [{\"str\": \"tcp:10.0.2.1:1-cmd:x\"}]}"},
 	};
 	static const struct {
@@ -152,6 +153,82 @@ static void test_raw_members(void)
 	vm_fragment_deinit(&f);
 }
 
+static void test_types(void)
+{
+	static const struct {
+		const char *command, *arguments;
+	} fatal[] = {{"device_add", "{\"driver\": \"virtio-gpu-gl-pci\", \"id\": \"g\"}"},
+		     {"device-list-properties", "{\"typename\": \"virtio-vga-gl\"}"},
+		     {"qom-list-properties", "{\"typename\": \"microvm-machine\"}"},
+		     {"qom-list-properties", "{\"typename\": \"colo-compare\"}"},
+		     {"object-add", "{\"qom-type\": \"x-remote-object\", \"id\": \"o\"}"}},
+	  harmless[] = {{"device_add", "{\"driver\": \"virtio-gpu-pci\", \"id\": \"g\"}"},
+			{"device_add", "{\"driver\": 5}"},
+			{"device-list-properties", "{\"typename\": \"virtio-blk-pci\"}"},
+			{"qom-list-properties", "{}"},
+			{"object-add", "{\"qom-type\": \"iothread\", \"id\": \"colo-compare\"}"}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(fatal); i++)
+		CHECK(check(fatal[i].command, fatal[i].arguments, &with) < 0);
+	for (size_t i = 0; i < ARRAY_SIZE(harmless); i++)
+		CHECK_INT(check(harmless[i].command, harmless[i].arguments, &with), 0);
+	CHECK(check_line("device_add virtio-vga-gl,help") < 0);
+	CHECK(check_line("object_add colo-compare,id=c") < 0);
+	CHECK(check_line("object_add {\"qom-type\": \"x-remote-object\", \"id\": \"o\"}") < 0);
+	CHECK_INT(check_line("device_add virtio-rng-pci,id=virtio-vga-gl"), 0);
+	CHECK_INT(check_line("object_add {"), 0);
+}
+
+static void test_servers_that_wait(void)
+{
+#define SOCKET(MEMBERS) "{\"id\": \"c\", \"backend\": {\"type\": \"socket\", \"data\": {\"addr\": {}" MEMBERS "}}}"
+	static const char *const waits[] = {SOCKET(", \"server\": true, \"wait\": true"), SOCKET(", \"wait\": true")},
+			   *const comes_back[] = {SOCKET(", \"server\": true, \"wait\": false"), SOCKET(", \"server\": true"),
+						  SOCKET(", \"server\": false, \"wait\": true"), SOCKET(""),
+						  "{\"id\": \"c\", \"backend\": {\"type\": \"null\", \"data\": {}}}", "{}"};
+	static const char *const lines[] = {"chardev-add socket,id=c,path=/x,server=on", "chardev-add id=c,backend=socket,path=/x,server",
+					    "chardev-change c socket,path=/x,server=on,wait=on", "gdbserver unix:/x,server=on",
+					    "chardev-add \"socket,id=c,path=/x,server=on\""},
+			   *const harmless_lines[] = {"chardev-add socket,id=c,path=/x,server=on,wait=off",
+						      "chardev-add socket,id=c,path=/x,server,nowait",
+						      "chardev-add socket,id=c,path=/x,server=off", "chardev-add null,id=server",
+						      "chardev-change c null", "gdbserver tcp::1234", "gdbserver"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(waits); i++) {
+		CHECK(check("chardev-add", waits[i], &with) < 0);
+		CHECK(check("chardev-change", waits[i], &with) < 0);
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(comes_back); i++)
+		CHECK_INT(check("chardev-add", comes_back[i], &with), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
+		CHECK(check_line(lines[i]) < 0);
+	for (size_t i = 0; i < ARRAY_SIZE(harmless_lines); i++)
+		CHECK_INT(check_line(harmless_lines[i]), 0);
+}
+
+static void test_vhost_user(void)
+{
+	json_auto_t *netdev = json_pack("{s:s, s:s, s:s}", "type", "vhost-user", "id", "n", "chardev", "c1");
+	json_auto_t *device = json_pack("{s:s, s:s}", "driver", "vhost-user-blk-pci", "chardev", "c0");
+	json_auto_t *other = json_pack("{s:s, s:s}", "driver", "isa-serial", "chardev", "c0");
+	json_auto_t *chardevs = json_pack("[{s:s, s:s}, {s:s, s:s}, {}]", "label", "c0", "filename", "unix:/x,server=on", "label", "c1",
+					  "filename", "disconnected:unix:/y,server=on");
+	struct qmp_error err = {0};
+
+	CHECK_STR(vm_peril_chardev("netdev_add", netdev), "c1");
+	CHECK_STR(vm_peril_chardev("device_add", device), "c0");
+	CHECK(!vm_peril_chardev("device_add", other));
+	CHECK(!vm_peril_chardev("device_add", NULL));
+	CHECK(!vm_peril_chardev("object-add", netdev));
+	CHECK_INT(vm_peril_check_chardev("device_add", "c0", chardevs, &err), 0);
+	CHECK_INT(vm_peril_check_chardev("device_add", "nosuch", chardevs, &err), 0); /* QEMU says so */
+	CHECK_INT(vm_peril_check_chardev("device_add", "c1", NULL, &err), 0);
+	CHECK_INT(vm_peril_check_chardev("netdev_add", "c1", chardevs, &err), -ENOTCONN);
+	CHECK_CONTAINS(err.message, "the chardev c1 is not connected");
+	CHECK(check_line("netdev_add vhost-user,id=n,chardev=c1") < 0);
+	CHECK(check_line("device_add vhost-user-blk-pci,chardev=c0,id=d") < 0);
+}
+
 int main(void)
 {
 	RUN(test_vhost);
@@ -160,5 +237,8 @@ int main(void)
 	RUN(test_the_sandbox_by_the_human_monitor);
 	RUN(test_amend);
 	RUN(test_raw_members);
+	RUN(test_types);
+	RUN(test_servers_that_wait);
+	RUN(test_vhost_user);
 	return 0;
 }
