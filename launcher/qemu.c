@@ -1,6 +1,8 @@
 #include "launcher/qemu.h"
 #include "proto/base.h"
 
+#include <signal.h>
+
 #define UP_MS    30000
 #define DRAIN_MS 1000
 #define GONE_MS  200 /* the socket of a QEMU that ends closes before its exit is known */
@@ -19,6 +21,7 @@ struct vm_qemu {
 	bool heard; /* it has said how it is, over this session */
 	unsigned asked; /* query-status that are on their way */
 	bool silent; /* none was answered for longer than a turn */
+	bool ends;   /* it has said SHUTDOWN, and not that it stays */
 	struct vm_exit how;
 	struct qmp_error lost;
 };
@@ -98,6 +101,10 @@ static bool is_status(const json_t *value)
  * Without a deadline of its own, because a slot of QEMU's stays taken until it answers. An answer may be lost for good, so
  * one that is silent is asked again: the session ends what a later answer has overtaken. An event is no answer: QEMU's
  * threads tell some while its main loop hangs.
+ *
+ * One that ends may hang in that for good (7.2 and 10.0, where a command came in that moment: monitor_cleanup waits for
+ * the dispatcher, and sleeps through what would wake it). A SIGTERM, by which it would end as well, gets it on. One that is
+ * to stay (-no-shutdown) says STOP behind its SHUTDOWN.
  */
 
 /* It negotiates, and does not say how it is: another connection may find it better. */
@@ -162,6 +169,15 @@ static void on_pulse(uv_timer_t *t)
 	} else if (q->asked < ASKED_MAX) {
 		ask(q, UINT64_MAX);
 	}
+	if (q->silent && q->ends)
+		vm_child_signal(q->child, SIGTERM);
+}
+
+static void on_end(void *data, const struct qmp_event *event)
+{
+	struct vm_qemu *q = data;
+
+	q->ends = streq(event->name, "SHUTDOWN");
 }
 
 static void start_pulse(struct vm_qemu *q)
@@ -177,7 +193,7 @@ static void on_ready(void *data, json_t *greeting)
 
 	UNUSED(greeting);
 	q->asked = 0;
-	q->heard = q->silent = false;
+	q->heard = q->silent = q->ends = false;
 	/* One that was up before, or was taken over, may be in the middle of a long command. */
 	ask(q, starts ? 0 : UINT64_MAX);
 	if (!starts)
@@ -195,9 +211,13 @@ int vm_qemu_reconnect(struct vm_qemu *q, int qmp_fd, struct qmp_error *err)
 	};
 	int r = qmp_session_new(q->loop, qmp_fd, &so, &q->session, err);
 
-	if (r == 0 && q->opts.on_event)
+	if (r < 0)
+		return r;
+	qmp_session_subscribe(q->session, "SHUTDOWN", on_end, q);
+	qmp_session_subscribe(q->session, "STOP", on_end, q);
+	if (q->opts.on_event)
 		qmp_session_subscribe(q->session, NULL, q->opts.on_event, q->opts.data);
-	return r;
+	return 0;
 }
 
 int vm_qemu_new(uv_loop_t *loop, const struct vm_qemu_options *o, struct vm_qemu **ret, struct qmp_error *err)

@@ -215,8 +215,9 @@ static void answer(const char *command, json_t *arguments, json_t *id)
 		send_consume(json_pack("{s:o, s:O*}", "return", value, "id", id));
 	else
 		send_error(class, desc, id);
-	if (machine.ends)
+	if (machine.ends && !script.hang_at_end)
 		exit(0);
+	silent |= machine.ends;
 	machine_settle(&machine);
 }
 
@@ -507,7 +508,8 @@ static void take_sigterm(int fd)
 
 	if (read(fd, &info, sizeof info) < 0 || !machine.quits)
 		return;
-	machine_end(&machine, "host-signal", false);
+	if (!machine.ends)
+		machine_end(&machine, "host-signal", false);
 	exit(0);
 }
 

@@ -36,6 +36,7 @@ static const struct {
 	{"trickle", LONG, offsetof(struct script, trickle)},
 	{"no-unplug", FLAG, offsetof(struct script, no_unplug)},
 	{"no-powerdown", FLAG, offsetof(struct script, no_powerdown)},
+	{"hang-at-end", FLAG, offsetof(struct script, hang_at_end)},
 	{"no-quit", FLAG, offsetof(struct script, no_quit)},
 	{"talks", FLAG, offsetof(struct script, talks)},
 	{"count", FLAG, offsetof(struct script, count)},

@@ -21,6 +21,7 @@
  *   trickle=MS           sends one byte at a time, each MS after the one before
  *   no-unplug            the guest never lets go of a device; a reset makes it
  *   no-powerdown         the guest ignores the power button
+ *   hang-at-end          says SHUTDOWN when the guest powers off, and then hangs until a SIGTERM comes
  *   no-quit              quit and SIGTERM do nothing
  *   count                appends a line to the file "fake-starts" of its directory: its pid, and "double" where another
  *                        one lives
@@ -46,7 +47,7 @@ struct script {
 	int exit_status, signal;
 	const char *exit_at, *silent, *garbage, *wrong_id, *refuse, *close; /* lists; "": none */
 	const char *stderr_text;
-	bool no_listen, no_unplug, no_powerdown, no_quit, talks, count, probe;
+	bool no_listen, no_unplug, no_powerdown, hang_at_end, no_quit, talks, count, probe;
 	json_t *answers; /* what "fake-answers" holds; NULL: nothing */
 };
 
