@@ -13,7 +13,7 @@ from chaos import amount, chance, figure, seed
 
 import world
 from qmp import QmpError
-from world import WorldTest
+from world import PATIENCE, WorldTest
 
 CLIENTS = amount("QMPCTL_CLIENTS", 32)
 OPERATIONS = amount("QMPCTL_OPERATIONS", 6)  # of each client
@@ -80,7 +80,7 @@ class Conflicts(WorldTest):
     def client(self, number, seed_):
         draw = chance(seed_, number)
         try:
-            with self.w.control("a", timeout=120) as qmp:
+            with self.w.control("a", timeout=4 * PATIENCE) as qmp:
                 self.ready.wait()
                 for turn in range(OPERATIONS):
                     ident, command, arguments = self.one(qmp, draw, number, turn)

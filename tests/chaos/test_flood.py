@@ -7,7 +7,7 @@ import time
 from chaos import FakeWorld, amount, cpu_seconds, figure, percentile, private_kib
 
 import world
-from world import WorldTest
+from world import PATIENCE, WorldTest
 
 EVENTS = amount("QMPCTL_EVENTS", 100000)  # a second
 SECONDS = amount("QMPCTL_FLOOD_SECONDS", 4)
@@ -58,7 +58,7 @@ class Flood(WorldTest):
         keeper = self.w.spawn("run", "a")
         self.w.ok("wait", "a", "--for", "running")
         pid = self.w.status("a")["pid"]
-        with self.w.control("a", timeout=60) as deaf:
+        with self.w.control("a") as deaf:
             reader = Reader(lambda: self.w.control("a", timeout=10))
             before, most, took = private_kib(keeper.pid), 0, []
             begun, cpu = time.monotonic(), cpu_seconds(keeper.pid)
@@ -66,7 +66,7 @@ class Flood(WorldTest):
             try:
                 while time.monotonic() < begun + SECONDS:
                     # A new one each time: it is not what others are told that is measured.
-                    with self.w.control("a", timeout=60) as other:
+                    with self.w.control("a") as other:
                         sent = time.monotonic()
                         self.assertEqual(other.execute("query-status")["status"], "running")
                         took.append((time.monotonic() - sent) * 1000)
@@ -88,7 +88,7 @@ class Flood(WorldTest):
         status = self.w.status("a")
         self.assertEqual((status["state"], status["pid"], status["keeper-pid"]), ("running", pid, keeper.pid))
         self.w.ok("kill", "a")
-        self.assertEqual(keeper.wait(10), world.KILLED)
+        self.assertEqual(keeper.wait(PATIENCE), world.KILLED)
 
     def cut_off(self, deaf):
         """The client reads nothing, and is told no more: seen without reading."""

@@ -6,7 +6,7 @@ import time
 from chaos import amount, figure, percentile
 
 import world
-from world import WorldTest
+from world import PATIENCE, WorldTest
 
 VMS = amount("QMPCTL_VMS", 20)
 ASKED = amount("QMPCTL_ASKED", 50)  # how often each, before and meanwhile
@@ -34,7 +34,7 @@ class Isolation(WorldTest):
             self.w.ok("wait", name, "--for", "paused")
         clients = []
         for name in names:
-            clients.append(self.w.control(name, timeout=20))
+            clients.append(self.w.control(name))
             self.addCleanup(clients[-1].close)
         victim, others = clients[0], clients[1:]
         pids = [qmp.execute("qmpctl-status")["pid"] for qmp in clients]
@@ -42,7 +42,7 @@ class Isolation(WorldTest):
         os.kill(pids[0], signal.SIGSTOP)
         begun = time.monotonic()
         ident = victim.send("query-name")
-        victim.event("QMPCTL_STATE", {"state": "unresponsive"}, timeout=30)
+        victim.event("QMPCTL_STATE", {"state": "unresponsive"})
         noticed = time.monotonic() - begun
         meanwhile = {command: self.ask_all(others, command) for command in before}
         status = self.w.status(names[0])
@@ -64,7 +64,7 @@ class Isolation(WorldTest):
         self.assertEqual(victim.execute("qmpctl-status")["pid"], pids[0])
         for qmp in clients:
             qmp.execute("qmpctl-kill")
-        self.assertEqual(keeper.wait(20), world.KILLED)
+        self.assertEqual(keeper.wait(PATIENCE), world.KILLED)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ ROLES = {"keeper": 1, "cli": 2}
 MESSAGE, FILES, PROCESS, FD, MEMORY = 1, 2, 4, 8, 16
 FAULTS = {"kill": (MESSAGE | FILES | PROCESS, 0), "ENOSPC": (FILES, errno.ENOSPC), "EIO": (FILES, errno.EIO),
           "EMFILE": (FD, errno.EMFILE), "ENOMEM": (MEMORY, errno.ENOMEM)}
-SETTLE = 10  # seconds in which a keeper settles what a crash left
+SETTLE = world.PATIENCE  # until a keeper has settled what a crash left
 
 
 class Broken(Exception):
@@ -221,7 +221,7 @@ class Case:
             time.sleep(0.05)
 
     def ask_what_it_has(self):
-        with self.w.control("a", timeout=20) as qmp:
+        with self.w.control("a") as qmp:
             nodes = {n["node-name"] for n in qmp.execute("query-named-block-nodes", {"flat": True})}
             devices = {d["name"] for d in qmp.execute("qom-list", {"path": "/machine/peripheral"})}
             nets = qmp.execute("human-monitor-command", {"command-line": "info network"})
@@ -311,7 +311,7 @@ class Case:
 
     def again(self, words):
         """Does it (again): it works, or says that it is so already."""
-        result = self.w.run(*self.argv(words), timeout=60)
+        result = self.w.run(*self.argv(words))
         fine = (world.OK, world.FAILED, world.USAGE, world.NOT_FOUND, world.STATE)
         self.require(result.rc in fine, f"done again: {result}")
         self.require(result.rc == 0 or any(s in result.err for s in ("already", "same id", "has no", "there is no",
@@ -375,7 +375,7 @@ class Case:
         """(boundaries passed, whether the kill came, the call that was not made)."""
         self.prepare()
         self.boundary.arm(role, at, fault)
-        result = self.w.run(*self.argv(self.op.argv), timeout=60)
+        result = self.w.run(*self.argv(self.op.argv))
         if role == "keeper" and at:
             self.wait_quiet()
         seen, killed, call = self.boundary.read()

@@ -6,7 +6,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "real"))
 import world  # noqa: E402
-from world import WorldTest  # noqa: E402
+from world import PATIENCE, WorldTest  # noqa: E402
 
 FAKE = os.environ["QMPCTL_FAKE"]
 VMS = int(os.environ.get("QMPCTL_VMS", 48))
@@ -29,7 +29,7 @@ class Scale(WorldTest):
         """One that has all the VMs."""
         keeper = self.w.spawn("run", "--on-term", "detach", *self.names)
         # Asked by list alone: any verb that names a VM gives it a keeper of its own where this one is not there yet.
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while any(vm["state"] != "running" for vm in self.w.ok("list", "-o", "json").json()):
             self.assertIsNone(keeper.poll(), self.w.logs())
             self.assertLess(time.monotonic(), deadline, self.w.logs())
@@ -47,12 +47,12 @@ class Scale(WorldTest):
         self.assertEqual(set(self.listed("keeper-pid")), {keeper.pid})
         pids = self.listed("pid")
         keeper.kill()
-        keeper.wait(10)
+        keeper.wait(PATIENCE)
         keeper = self.keeper()
         self.assertEqual(self.listed("pid"), pids)
         self.assertEqual(set(self.listed("keeper-pid")), {keeper.pid})
         keeper.terminate()
-        self.assertEqual(keeper.wait(30), 0)
+        self.assertEqual(keeper.wait(PATIENCE), 0)
         self.assertTrue(set(pids) <= set(self.w.processes()), "the VMs go on without a keeper")
 
     def test_a_keeper_each(self):

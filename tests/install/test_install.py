@@ -16,6 +16,8 @@ BUILD = os.environ.get("BUILD_DIR") or os.path.join(SOURCE, "build/release")
 CC = os.environ.get("CC", "cc").split()
 STRICT = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
 
+PATIENCE = 120  # seconds, on a machine that has no time for us
+
 # Below the prefix. LIB: lib, or what the distribution has in its place. VERSION, MAJOR: the library's.
 FILES = """
 bin/qmpctl
@@ -47,7 +49,7 @@ PROGRAMS = ("bin/qmpctl", "share/doc/qmpctl/examples/qmpctl.openrc")
 
 
 def run(*argv, **kw):
-    done = subprocess.run(argv, text=True, capture_output=True, timeout=60, **kw)
+    done = subprocess.run(argv, text=True, capture_output=True, timeout=PATIENCE, **kw)
     if done.returncode != 0:
         raise AssertionError(f"$ {' '.join(argv)}\n[exit status {done.returncode}]\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -159,8 +161,8 @@ class Install(unittest.TestCase):
             monitor = FakeMonitor(path)
             env = dict(os.environ, LD_LIBRARY_PATH=os.path.join(self.prefix, self.lib))
             done = subprocess.run([program, path, command, '{"a": [18446744073709551615]}'], text=True, capture_output=True,
-                                  timeout=20, env=env)
-            monitor.join(10)
+                                  timeout=PATIENCE, env=env)
+            monitor.join(PATIENCE)
             monitor.listener.close()
             event, _, rest = done.stdout.partition("\n")
             self.assertIn('"event": "STOP"', event)
@@ -198,7 +200,7 @@ class Install(unittest.TestCase):
 
     def test_systemd_takes_the_unit(self):
         unit = os.path.join(self.prefix, "lib/systemd/system/qmpctl@.service")
-        done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], text=True, capture_output=True, timeout=60)
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], text=True, capture_output=True, timeout=PATIENCE)
         self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
 
     def test_openrc_takes_the_script(self):
