@@ -12,8 +12,8 @@
 
 struct img_digest;
 
-/* SHA-512 only where asked for: it costs more than what disk and network take. NULL: no memory. */
-struct img_digest *img_digest_new(bool with_sha512);
+/* SHA-512 only where asked for: it costs more than what disk and network take. */
+int img_digest_new(bool with_sha512, struct img_digest **ret, struct qmp_error *err);
 void img_digest_free(struct img_digest *d);
 /* Begins anew. */
 int img_digest_reset(struct img_digest *d);

@@ -4,11 +4,59 @@
  * a stall, taken back. Always: the transfer is taken out of curl, every handle closed, then done.
  */
 #include "images/fetch.h"
+#include "images/library.h"
 #include "proto/base.h"
 
+#define CURL_DISABLE_TYPECHECK
 #include <curl/curl.h>
 #include <stdio.h>
 #include <strings.h>
+
+static IMG_SYMBOL(curl_easy_cleanup);
+static IMG_SYMBOL(curl_easy_getinfo);
+static IMG_SYMBOL(curl_easy_init);
+static IMG_SYMBOL(curl_easy_setopt);
+static IMG_SYMBOL(curl_easy_strerror);
+static IMG_SYMBOL(curl_free);
+static IMG_SYMBOL(curl_global_init);
+static IMG_SYMBOL(curl_multi_add_handle);
+static IMG_SYMBOL(curl_multi_assign);
+static IMG_SYMBOL(curl_multi_cleanup);
+static IMG_SYMBOL(curl_multi_info_read);
+static IMG_SYMBOL(curl_multi_init);
+static IMG_SYMBOL(curl_multi_remove_handle);
+static IMG_SYMBOL(curl_multi_setopt);
+static IMG_SYMBOL(curl_multi_socket_action);
+static IMG_SYMBOL(curl_slist_append);
+static IMG_SYMBOL(curl_slist_free_all);
+static IMG_SYMBOL(curl_url);
+static IMG_SYMBOL(curl_url_cleanup);
+static IMG_SYMBOL(curl_url_get);
+static IMG_SYMBOL(curl_url_set);
+static const struct img_symbol symbols[] = {
+	IMG_SYMBOL_OF(curl_easy_cleanup),
+	IMG_SYMBOL_OF(curl_easy_getinfo),
+	IMG_SYMBOL_OF(curl_easy_init),
+	IMG_SYMBOL_OF(curl_easy_setopt),
+	IMG_SYMBOL_OF(curl_easy_strerror),
+	IMG_SYMBOL_OF(curl_free),
+	IMG_SYMBOL_OF(curl_global_init),
+	IMG_SYMBOL_OF(curl_multi_add_handle),
+	IMG_SYMBOL_OF(curl_multi_assign),
+	IMG_SYMBOL_OF(curl_multi_cleanup),
+	IMG_SYMBOL_OF(curl_multi_info_read),
+	IMG_SYMBOL_OF(curl_multi_init),
+	IMG_SYMBOL_OF(curl_multi_remove_handle),
+	IMG_SYMBOL_OF(curl_multi_setopt),
+	IMG_SYMBOL_OF(curl_multi_socket_action),
+	IMG_SYMBOL_OF(curl_slist_append),
+	IMG_SYMBOL_OF(curl_slist_free_all),
+	IMG_SYMBOL_OF(curl_url),
+	IMG_SYMBOL_OF(curl_url_cleanup),
+	IMG_SYMBOL_OF(curl_url_get),
+	IMG_SYMBOL_OF(curl_url_set),
+	{0},
+};
 
 #define STALL_S        30
 #define CONNECT_S      30
@@ -47,6 +95,11 @@ struct img_fetch {
 	struct img_fetch_result result;
 };
 
+static int load(struct qmp_error *err)
+{
+	return img_library_load("libcurl.so.4", "libcurl4", symbols, err);
+}
+
 /* ---- URLs ---- */
 
 bool img_is_http(const char *source)
@@ -62,14 +115,16 @@ static bool is_https(const char *url)
 /* That part of URL; new. NULL: it has none. */
 static char *part_of(const char *url, CURLUPart part, unsigned flags)
 {
-	CURLU *u = curl_url();
+	CURLU *u = load(NULL) == 0 ? sym_curl_url() : NULL;
 	char *text = NULL, *copy = NULL;
 
-	if (u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK && curl_url_get(u, part, &text, flags) == CURLUE_OK) {
+	if (!u)
+		return NULL;
+	if (sym_curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK && sym_curl_url_get(u, part, &text, flags) == CURLUE_OK) {
 		copy = strdup(text);
-		curl_free(text);
+		sym_curl_free(text);
 	}
-	curl_url_cleanup(u);
+	sym_curl_url_cleanup(u);
 	return copy;
 }
 
@@ -79,16 +134,18 @@ int img_url_shown(const char *url, char **ret, struct qmp_error *err)
 	CURLU *u;
 	char *text = NULL;
 
+	if (load(err) < 0)
+		return -ENOENT;
 	if (user || password)
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 				     "the address has a user's name or a password in it, which every list of processes would show; put "
 				     "them into a file as netrc(5) describes it, and name that with --netrc");
-	u = curl_url();
-	if (u && curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK && curl_url_set(u, CURLUPART_QUERY, NULL, 0) == CURLUE_OK &&
-	    curl_url_set(u, CURLUPART_FRAGMENT, NULL, 0) == CURLUE_OK && curl_url_get(u, CURLUPART_URL, &text, 0) == CURLUE_OK)
+	u = sym_curl_url();
+	if (u && sym_curl_url_set(u, CURLUPART_URL, url, 0) == CURLUE_OK && sym_curl_url_set(u, CURLUPART_QUERY, NULL, 0) == CURLUE_OK &&
+	    sym_curl_url_set(u, CURLUPART_FRAGMENT, NULL, 0) == CURLUE_OK && sym_curl_url_get(u, CURLUPART_URL, &text, 0) == CURLUE_OK)
 		*ret = strdup(text);
-	curl_free(text);
-	curl_url_cleanup(u);
+	sym_curl_free(text);
+	sym_curl_url_cleanup(u);
 	if (!text)
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "this is no address of http or https that can be used");
 	return *ret ? 0 : qmp_error_errno(err, -ENOMEM, "reading an address");
@@ -111,7 +168,7 @@ static void on_closed(uv_handle_t *handle)
 	if (--f->open > 0)
 		return;
 	f->o.done(f->o.data, &f->result);
-	curl_slist_free_all(f->headers);
+	sym_curl_slist_free_all(f->headers);
 	free(f->url);
 	free(f->shown);
 	free(f->if_range);
@@ -140,11 +197,11 @@ static void end(struct img_fetch *f)
 		return;
 	f->ending = true;
 	if (f->easy) {
-		(void)curl_multi_remove_handle(f->multi, f->easy);
-		curl_easy_cleanup(f->easy);
+		(void)sym_curl_multi_remove_handle(f->multi, f->easy);
+		sym_curl_easy_cleanup(f->easy);
 	}
 	if (f->multi)
-		(void)curl_multi_cleanup(f->multi); /* tells of each socket that it goes */
+		(void)sym_curl_multi_cleanup(f->multi); /* tells of each socket that it goes */
 	uv_close((uv_handle_t *)&f->timer, on_closed);
 }
 
@@ -313,7 +370,7 @@ static void judge_status(struct img_fetch *f)
 
 static void judge_failure(struct img_fetch *f, CURLcode code)
 {
-	const char *words = *f->words ? f->words : curl_easy_strerror(code);
+	const char *words = *f->words ? f->words : sym_curl_easy_strerror(code);
 
 	switch (code) {
 	case CURLE_OPERATION_TIMEDOUT:
@@ -355,7 +412,7 @@ static int follow(struct img_fetch *f)
 	struct qmp_error why = {0};
 	char *to = NULL;
 
-	if (curl_easy_getinfo(f->easy, CURLINFO_REDIRECT_URL, &to) != CURLE_OK || !to)
+	if (sym_curl_easy_getinfo(f->easy, CURLINFO_REDIRECT_URL, &to) != CURLE_OK || !to)
 		return qmp_error_set(&f->result.error, QMP_ERR_HOST, -EBADMSG, "fetching %s: it redirects to nowhere", f->shown);
 	if (++f->redirects > IMG_FETCH_REDIRECTS)
 		return qmp_error_set(&f->result.error, QMP_ERR_HOST, -ELOOP, "fetching %s: it redirects again and again", f->shown);
@@ -377,7 +434,7 @@ static int follow(struct img_fetch *f)
 
 static void on_transfer_end(struct img_fetch *f, CURLcode code)
 {
-	(void)curl_multi_remove_handle(f->multi, f->easy);
+	(void)sym_curl_multi_remove_handle(f->multi, f->easy);
 	if (f->result.error.kind) {
 		/* said already, by the head, the body or us */
 	} else if (code == CURLE_OK && is_redirect(&f->head)) {
@@ -398,7 +455,7 @@ static void look_for_end(struct img_fetch *f)
 	CURLMsg *m;
 	int left;
 
-	while (!f->ending && (m = curl_multi_info_read(f->multi, &left)))
+	while (!f->ending && (m = sym_curl_multi_info_read(f->multi, &left)))
 		if (m->msg == CURLMSG_DONE) {
 			on_transfer_end(f, m->data.result);
 			return;
@@ -414,7 +471,7 @@ static void on_ready(uv_poll_t *poll, int status, int events)
 	int flags = status < 0 ? CURL_CSELECT_ERR : 0, running;
 
 	flags |= (events & UV_READABLE ? CURL_CSELECT_IN : 0) | (events & UV_WRITABLE ? CURL_CSELECT_OUT : 0);
-	(void)curl_multi_socket_action(f->multi, w->fd, flags, &running);
+	(void)sym_curl_multi_socket_action(f->multi, w->fd, flags, &running);
 	look_for_end(f);
 }
 
@@ -423,7 +480,7 @@ static void on_time(uv_timer_t *timer)
 	struct img_fetch *f = timer->data;
 	int running;
 
-	(void)curl_multi_socket_action(f->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+	(void)sym_curl_multi_socket_action(f->multi, CURL_SOCKET_TIMEOUT, 0, &running);
 	look_for_end(f);
 }
 
@@ -452,7 +509,7 @@ static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *data, void
 		if (w) {
 			uv_poll_stop(&w->poll);
 			uv_close((uv_handle_t *)&w->poll, on_socket_closed);
-			(void)curl_multi_assign(f->multi, fd, NULL);
+			(void)sym_curl_multi_assign(f->multi, fd, NULL);
 		}
 		return 0;
 	}
@@ -465,7 +522,7 @@ static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *data, void
 		w->fetch = f;
 		w->fd = fd;
 		f->open++;
-		(void)curl_multi_assign(f->multi, fd, w);
+		(void)sym_curl_multi_assign(f->multi, fd, w);
 	}
 	return uv_poll_start(&w->poll, events, on_ready) < 0 ? -1 : 0;
 }
@@ -475,7 +532,7 @@ static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *data, void
 static bool add_header(struct img_fetch *f, const char *name, const char *value)
 {
 	_cleanup_free_ char *line = qmp_asprintf("%s: %s", name, value);
-	struct curl_slist *list = line ? curl_slist_append(f->headers, line) : NULL;
+	struct curl_slist *list = line ? sym_curl_slist_append(f->headers, line) : NULL;
 
 	if (list)
 		f->headers = list;
@@ -489,31 +546,31 @@ static bool set_up(struct img_fetch *f)
 	bool good = add_header(f, "Accept-Encoding", "identity");
 
 	if (f->o.from > 0)
-		good = good && range && curl_easy_setopt(e, CURLOPT_RANGE, range) == CURLE_OK;
+		good = good && range && sym_curl_easy_setopt(e, CURLOPT_RANGE, range) == CURLE_OK;
 	if (f->o.from > 0 && f->if_range)
 		good = good && add_header(f, "If-Range", f->if_range);
 	if (f->if_none_match)
 		good = good && add_header(f, "If-None-Match", f->if_none_match);
-	good = good && curl_easy_setopt(e, CURLOPT_HTTPHEADER, f->headers) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_USERAGENT, "qmpctl") == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_BUFFERSIZE, 256L << 10) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_LOW_SPEED_LIMIT, (long)SLOWEST) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_LOW_SPEED_TIME, f->o.stall_s > 0 ? (long)f->o.stall_s : (long)STALL_S) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_ERRORBUFFER, f->words) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, on_header) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_HEADERDATA, f) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body) == CURLE_OK &&
-	       curl_easy_setopt(e, CURLOPT_WRITEDATA, f) == CURLE_OK;
+	good = good && sym_curl_easy_setopt(e, CURLOPT_HTTPHEADER, f->headers) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_USERAGENT, "qmpctl") == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_BUFFERSIZE, 256L << 10) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_S) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_LOW_SPEED_LIMIT, (long)SLOWEST) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_LOW_SPEED_TIME, f->o.stall_s > 0 ? (long)f->o.stall_s : (long)STALL_S) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_ERRORBUFFER, f->words) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, on_header) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_HEADERDATA, f) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, on_body) == CURLE_OK &&
+	       sym_curl_easy_setopt(e, CURLOPT_WRITEDATA, f) == CURLE_OK;
 	if (f->ca_file)
-		good = good && curl_easy_setopt(e, CURLOPT_CAINFO, f->ca_file) == CURLE_OK &&
-		       curl_easy_setopt(e, CURLOPT_CAPATH, NULL) == CURLE_OK;
+		good = good && sym_curl_easy_setopt(e, CURLOPT_CAINFO, f->ca_file) == CURLE_OK &&
+		       sym_curl_easy_setopt(e, CURLOPT_CAPATH, NULL) == CURLE_OK;
 	if (f->netrc_file)
-		good = good && curl_easy_setopt(e, CURLOPT_NETRC, (long)CURL_NETRC_REQUIRED) == CURLE_OK &&
-		       curl_easy_setopt(e, CURLOPT_NETRC_FILE, f->netrc_file) == CURLE_OK;
+		good = good && sym_curl_easy_setopt(e, CURLOPT_NETRC, (long)CURL_NETRC_REQUIRED) == CURLE_OK &&
+		       sym_curl_easy_setopt(e, CURLOPT_NETRC_FILE, f->netrc_file) == CURLE_OK;
 	return good;
 }
 
@@ -523,7 +580,7 @@ static int ask(struct img_fetch *f)
 	f->header_bytes = 0;
 	f->chatter = 0;
 	*f->words = '\0';
-	if (curl_easy_setopt(f->easy, CURLOPT_URL, f->url) != CURLE_OK || curl_multi_add_handle(f->multi, f->easy) != CURLM_OK)
+	if (sym_curl_easy_setopt(f->easy, CURLOPT_URL, f->url) != CURLE_OK || sym_curl_multi_add_handle(f->multi, f->easy) != CURLM_OK)
 		return qmp_error_errno(&f->result.error, -ENOMEM, "fetching %s", f->shown);
 	return 0;
 }
@@ -563,14 +620,14 @@ int img_fetch_run(uv_loop_t *loop, const struct img_fetch_options *o, struct img
 	uv_timer_init(loop, &f->timer);
 	f->timer.data = f;
 	r = copy_options(f, o);
-	if (r == 0 && curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+	if (r == 0 && sym_curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
 		r = -ENOMEM;
-	f->multi = r == 0 ? curl_multi_init() : NULL;
-	f->easy = f->multi ? curl_easy_init() : NULL;
-	if (!f->easy || !set_up(f) || curl_multi_setopt(f->multi, CURLMOPT_SOCKETFUNCTION, watch_socket) != CURLM_OK ||
-	    curl_multi_setopt(f->multi, CURLMOPT_SOCKETDATA, f) != CURLM_OK ||
-	    curl_multi_setopt(f->multi, CURLMOPT_TIMERFUNCTION, set_timer) != CURLM_OK ||
-	    curl_multi_setopt(f->multi, CURLMOPT_TIMERDATA, f) != CURLM_OK || ask(f) < 0) {
+	f->multi = r == 0 ? sym_curl_multi_init() : NULL;
+	f->easy = f->multi ? sym_curl_easy_init() : NULL;
+	if (!f->easy || !set_up(f) || sym_curl_multi_setopt(f->multi, CURLMOPT_SOCKETFUNCTION, watch_socket) != CURLM_OK ||
+	    sym_curl_multi_setopt(f->multi, CURLMOPT_SOCKETDATA, f) != CURLM_OK ||
+	    sym_curl_multi_setopt(f->multi, CURLMOPT_TIMERFUNCTION, set_timer) != CURLM_OK ||
+	    sym_curl_multi_setopt(f->multi, CURLMOPT_TIMERDATA, f) != CURLM_OK || ask(f) < 0) {
 		qmp_error_errno(err, r < 0 ? r : -ENOMEM, "fetching %s", f->shown);
 		f->o.done = ignore;
 		end(f);

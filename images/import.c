@@ -748,9 +748,7 @@ static void step_lock(uv_timer_t *timer)
 static void step_look(struct img_import *i)
 {
 	img_cache_sweep(i->o.dirs);
-	i->digest = img_digest_new(*i->sha512 != '\0');
-	if (!i->digest) {
-		qmp_error_errno(&i->result.error, -ENOMEM, "importing %s", i->shown);
+	if (img_digest_new(*i->sha512 != '\0', &i->digest, &i->result.error) < 0) {
 		(void)fail(i);
 		return;
 	}
@@ -948,13 +946,14 @@ static int take_address(struct img_import *i, struct qmp_error *err)
 {
 	_cleanup_free_ char *shown_sums = NULL;
 	char none[IMG_SHA512_LEN + 1];
-	struct img_digest *d;
+	struct img_digest *d = NULL;
 	int r = img_url_shown(i->source, &i->shown, err);
 
+	if (r == 0)
+		r = img_digest_new(false, &d, err);
 	if (r < 0)
 		return r;
-	d = img_digest_new(false);
-	r = d ? img_digest_update(d, i->source, strcspn(i->source, "#")) : -ENOMEM;
+	r = img_digest_update(d, i->source, strcspn(i->source, "#"));
 	if (r == 0)
 		r = img_digest_finish(d, i->key, none);
 	img_digest_free(d);

@@ -1,3 +1,4 @@
+#include "images/library.h"
 #include "images/unpack.h"
 #include "proto/base.h"
 
@@ -5,6 +6,52 @@
 #include <lzma.h>
 #include <zlib.h>
 #include <zstd.h>
+
+static IMG_SYMBOL(inflate);
+static IMG_SYMBOL(inflateInit2_);
+static IMG_SYMBOL(inflateReset);
+static IMG_SYMBOL(inflateEnd);
+static IMG_SYMBOL(BZ2_bzDecompress);
+static IMG_SYMBOL(BZ2_bzDecompressInit);
+static IMG_SYMBOL(BZ2_bzDecompressEnd);
+static IMG_SYMBOL(lzma_code);
+static IMG_SYMBOL(lzma_stream_decoder);
+static IMG_SYMBOL(lzma_end);
+static IMG_SYMBOL(ZSTD_decompressStream);
+static IMG_SYMBOL(ZSTD_createDCtx);
+static IMG_SYMBOL(ZSTD_freeDCtx);
+static IMG_SYMBOL(ZSTD_DCtx_setParameter);
+static IMG_SYMBOL(ZSTD_isError);
+static IMG_SYMBOL(ZSTD_getErrorName);
+
+static const struct img_symbol gzip_symbols[] = {
+	IMG_SYMBOL_OF(inflate),
+	IMG_SYMBOL_OF(inflateInit2_),
+	IMG_SYMBOL_OF(inflateReset),
+	IMG_SYMBOL_OF(inflateEnd),
+	{0},
+};
+static const struct img_symbol bzip2_symbols[] = {
+	IMG_SYMBOL_OF(BZ2_bzDecompress),
+	IMG_SYMBOL_OF(BZ2_bzDecompressInit),
+	IMG_SYMBOL_OF(BZ2_bzDecompressEnd),
+	{0},
+};
+static const struct img_symbol xz_symbols[] = {
+	IMG_SYMBOL_OF(lzma_code),
+	IMG_SYMBOL_OF(lzma_stream_decoder),
+	IMG_SYMBOL_OF(lzma_end),
+	{0},
+};
+static const struct img_symbol zstd_symbols[] = {
+	IMG_SYMBOL_OF(ZSTD_decompressStream),
+	IMG_SYMBOL_OF(ZSTD_createDCtx),
+	IMG_SYMBOL_OF(ZSTD_freeDCtx),
+	IMG_SYMBOL_OF(ZSTD_DCtx_setParameter),
+	IMG_SYMBOL_OF(ZSTD_isError),
+	IMG_SYMBOL_OF(ZSTD_getErrorName),
+	{0},
+};
 
 #define OUT_SIZE   ((size_t)256 << 10)
 #define MEMORY_MAX ((uint64_t)1 << 30) /* for a dictionary; xz -9 takes 65 MiB, zstd --long=27 128 MiB */
@@ -34,13 +81,15 @@ struct img_unpack {
 static const struct {
 	const char *name, *magic;
 	size_t n;
+	const char *library, *package;
+	const struct img_symbol *symbols;
 } packings[] = {
 	[IMG_PACKING_NONE] = {"none", "", 0},
-	[IMG_PACKING_GZIP] = {"gzip", "\x1f\x8b\x08", 3},
-	[IMG_PACKING_BZIP2] = {"bzip2", "BZh", 3},
+	[IMG_PACKING_GZIP] = {"gzip", "\x1f\x8b\x08", 3, "libz.so.1", "zlib1g", gzip_symbols},
+	[IMG_PACKING_BZIP2] = {"bzip2", "BZh", 3, "libbz2.so.1.0", "libbz2-1.0", bzip2_symbols},
 	[IMG_PACKING_XZ] = {"xz", "\xfd"
-				  "7zXZ\0", 6},
-	[IMG_PACKING_ZSTD] = {"zstd", "\x28\xb5\x2f\xfd", 4},
+				  "7zXZ\0", 6, "liblzma.so.5", "liblzma5", xz_symbols},
+	[IMG_PACKING_ZSTD] = {"zstd", "\x28\xb5\x2f\xfd", 4, "libzstd.so.1", "libzstd1", zstd_symbols},
 };
 
 enum img_packing img_packing_of(const unsigned char *head, size_t n)
@@ -67,12 +116,12 @@ static struct step step_gzip(struct img_unpack *u, const unsigned char *in, size
 	u->gzip.avail_in = (uInt)n;
 	u->gzip.next_out = u->out;
 	u->gzip.avail_out = (uInt)OUT_SIZE;
-	r = inflate(&u->gzip, Z_NO_FLUSH);
+	r = sym_inflate(&u->gzip, Z_NO_FLUSH);
 	s.in = n - u->gzip.avail_in;
 	s.out = OUT_SIZE - u->gzip.avail_out;
 	s.end = r == Z_STREAM_END;
 	if (s.end)
-		(void)inflateReset(&u->gzip);
+		(void)sym_inflateReset(&u->gzip);
 	else if (r != Z_OK && r != Z_BUF_ERROR)
 		s.why = r == Z_MEM_ERROR ? "no memory" : u->gzip.msg ? u->gzip.msg : "damaged";
 	return s;
@@ -87,14 +136,14 @@ static struct step step_bzip2(struct img_unpack *u, const unsigned char *in, siz
 	u->bzip2.avail_in = (unsigned)n;
 	u->bzip2.next_out = (char *)u->out;
 	u->bzip2.avail_out = (unsigned)OUT_SIZE;
-	r = BZ2_bzDecompress(&u->bzip2);
+	r = sym_BZ2_bzDecompress(&u->bzip2);
 	s.in = n - u->bzip2.avail_in;
 	s.out = OUT_SIZE - u->bzip2.avail_out;
 	s.end = r == BZ_STREAM_END;
 	if (s.end) {
-		(void)BZ2_bzDecompressEnd(&u->bzip2);
+		(void)sym_BZ2_bzDecompressEnd(&u->bzip2);
 		u->bzip2 = (bz_stream){0};
-		if (BZ2_bzDecompressInit(&u->bzip2, 0, 0) != BZ_OK)
+		if (sym_BZ2_bzDecompressInit(&u->bzip2, 0, 0) != BZ_OK)
 			s.why = "no memory";
 	} else if (r != BZ_OK) {
 		s.why = r == BZ_MEM_ERROR ? "no memory" : "damaged";
@@ -111,11 +160,11 @@ static struct step step_xz(struct img_unpack *u, const unsigned char *in, size_t
 	u->xz.avail_in = n;
 	u->xz.next_out = u->out;
 	u->xz.avail_out = OUT_SIZE;
-	r = lzma_code(&u->xz, LZMA_RUN);
+	r = sym_lzma_code(&u->xz, LZMA_RUN);
 	s.in = n - u->xz.avail_in;
 	s.out = OUT_SIZE - u->xz.avail_out;
 	s.end = r == LZMA_STREAM_END;
-	if (s.end && lzma_stream_decoder(&u->xz, MEMORY_MAX, LZMA_TELL_UNSUPPORTED_CHECK) != LZMA_OK)
+	if (s.end && sym_lzma_stream_decoder(&u->xz, MEMORY_MAX, LZMA_TELL_UNSUPPORTED_CHECK) != LZMA_OK)
 		s.why = "no memory";
 	else if (!s.end && r != LZMA_OK && r != LZMA_BUF_ERROR)
 		s.why = r == LZMA_MEM_ERROR ? "no memory" :
@@ -127,10 +176,10 @@ static struct step step_zstd(struct img_unpack *u, const unsigned char *in, size
 {
 	ZSTD_inBuffer input = {in, n, 0};
 	ZSTD_outBuffer output = {u->out, OUT_SIZE, 0};
-	size_t r = ZSTD_decompressStream(u->zstd, &output, &input);
+	size_t r = sym_ZSTD_decompressStream(u->zstd, &output, &input);
 
 	return (struct step){.in = input.pos, .out = output.pos, .end = r == 0,
-			     .why = ZSTD_isError(r) ? ZSTD_getErrorName(r) : NULL};
+			     .why = sym_ZSTD_isError(r) ? sym_ZSTD_getErrorName(r) : NULL};
 }
 
 static struct step step_of(struct img_unpack *u, const unsigned char *in, size_t n)
@@ -153,14 +202,14 @@ static bool begin(struct img_unpack *u)
 {
 	switch (u->packing) {
 	case IMG_PACKING_GZIP:
-		return inflateInit2(&u->gzip, 15 + 16) == Z_OK;
+		return sym_inflateInit2_(&u->gzip, 15 + 16, ZLIB_VERSION, (int)sizeof u->gzip) == Z_OK;
 	case IMG_PACKING_BZIP2:
-		return BZ2_bzDecompressInit(&u->bzip2, 0, 0) == BZ_OK;
+		return sym_BZ2_bzDecompressInit(&u->bzip2, 0, 0) == BZ_OK;
 	case IMG_PACKING_XZ:
-		return lzma_stream_decoder(&u->xz, MEMORY_MAX, LZMA_TELL_UNSUPPORTED_CHECK) == LZMA_OK;
+		return sym_lzma_stream_decoder(&u->xz, MEMORY_MAX, LZMA_TELL_UNSUPPORTED_CHECK) == LZMA_OK;
 	case IMG_PACKING_ZSTD:
-		u->zstd = ZSTD_createDCtx();
-		return u->zstd && !ZSTD_isError(ZSTD_DCtx_setParameter(u->zstd, ZSTD_d_windowLogMax, 30));
+		u->zstd = sym_ZSTD_createDCtx();
+		return u->zstd && !sym_ZSTD_isError(sym_ZSTD_DCtx_setParameter(u->zstd, ZSTD_d_windowLogMax, 30));
 	default:
 		return true;
 	}
@@ -168,14 +217,18 @@ static bool begin(struct img_unpack *u)
 
 int img_unpack_new(enum img_packing p, img_unpack_sink sink, void *data, struct img_unpack **ret, struct qmp_error *err)
 {
-	struct img_unpack *u = calloc(1, sizeof *u);
+	struct img_unpack *u;
 
+	if (packings[p].library && img_library_load(packings[p].library, packings[p].package, packings[p].symbols, err) < 0)
+		return -ENOENT;
+	u = calloc(1, sizeof *u);
 	if (!u)
 		return qmp_error_errno(err, -ENOMEM, "unpacking %s", img_packing_name(p));
 	*u = (struct img_unpack){.packing = p, .sink = sink, .data = data, .between = true};
 	u->out = p == IMG_PACKING_NONE ? NULL : malloc(OUT_SIZE);
 	if ((p != IMG_PACKING_NONE && !u->out) || !begin(u)) {
-		img_unpack_free(u);
+		free(u->out);
+		free(u);
 		return qmp_error_errno(err, -ENOMEM, "unpacking %s", img_packing_name(p));
 	}
 	*ret = u;
@@ -187,13 +240,13 @@ void img_unpack_free(struct img_unpack *u)
 	if (!u)
 		return;
 	if (u->packing == IMG_PACKING_GZIP)
-		(void)inflateEnd(&u->gzip);
+		(void)sym_inflateEnd(&u->gzip);
 	else if (u->packing == IMG_PACKING_BZIP2)
-		(void)BZ2_bzDecompressEnd(&u->bzip2);
+		(void)sym_BZ2_bzDecompressEnd(&u->bzip2);
 	else if (u->packing == IMG_PACKING_XZ)
-		lzma_end(&u->xz);
+		sym_lzma_end(&u->xz);
 	else if (u->packing == IMG_PACKING_ZSTD)
-		(void)ZSTD_freeDCtx(u->zstd);
+		(void)sym_ZSTD_freeDCtx(u->zstd);
 	free(u->out);
 	free(u);
 }
