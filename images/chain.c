@@ -76,6 +76,8 @@ int img_chain_check(const json_t *disk, struct qmp_error *err)
 		int r = is_looked_into ? check_image(image, err) : 0;
 		if (r == 0 && key_file(image))
 			r = vm_secret_check(key_file(image), err);
+		if (r == 0 && text_of(image, "password-file"))
+			r = vm_secret_check(text_of(image, "password-file"), err);
 		if (r < 0)
 			return r;
 	}

@@ -311,14 +311,14 @@ static void on_added_fd(void *data, const struct qmp_reply *reply)
 	proceed(x);
 }
 
-static int send_secret(struct vm_exec *x, size_t i, const char *file)
+static int send_secret(struct vm_exec *x, size_t i, const char *file, bool is_line)
 {
 	_cleanup_fd_ int fd = -1;
 	struct qmp_command c = {.name = "add-fd", .fds = &fd, .n_fds = 1};
 	struct qmp_error why = {0};
 	int r;
 
-	(void)vm_secret_open(file, false, &fd, &why);
+	(void)vm_secret_open(file, is_line, &fd, &why);
 	r = send_call(x, i, &c, on_added_fd, &why);
 	x->handing_over = r == 0;
 	return r;
@@ -336,7 +336,7 @@ static bool opens_by_key(const json_t *step)
 
 static int send_command(struct vm_exec *x, size_t i, const json_t *step)
 {
-	const char *fd_name = text_of(step, "fd"), *secret = text_of(step, "secret");
+	const char *fd_name = text_of(step, "fd"), *secret = text_of(step, "secret"), *line = text_of(step, "secret-line");
 	struct qmp_error why = {0};
 	_cleanup_fd_ int fd = fd_name ? x->opts.fd(x->opts.data, fd_name, &why) : -1;
 	struct qmp_command c = {
@@ -347,7 +347,7 @@ static int send_command(struct vm_exec *x, size_t i, const json_t *step)
 		.timeout_ms = opens_by_key(step) ? KEY_MS : 0,
 	};
 
-	return secret ? send_secret(x, i, secret) : send_call(x, i, &c, on_reply, &why);
+	return secret || line ? send_secret(x, i, secret ? secret : line, !secret) : send_call(x, i, &c, on_reply, &why);
 }
 
 static bool must_stop(const struct vm_exec *x)

@@ -178,6 +178,17 @@ static int add_tls(struct vm_fragment *f, const json_t *image, const char *id, j
 	return add_consume(f, VM_OBJECT, credentials, NULL);
 }
 
+/* What NODE shows who it is by; ID is the secret's. */
+static int add_password(struct vm_fragment *f, const json_t *image, const char *id, json_t *node)
+{
+	const char *file = text_of(image, "password-file"), *driver = text_of(node, "driver");
+
+	if (!file)
+		return 0;
+	json_object_set_new(node, streq(driver, "rbd") ? "key-secret" : "password-secret", json_string(id));
+	return add_secret(f, id, file, true);
+}
+
 /*
  * The protocol node of IMAGE, which is DISK itself or an image that it is backed by: "PREFIX-file", with what it needs before
  * it. ROLE: what of the disk's raw members is merged into it, or NULL.
@@ -186,7 +197,7 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 		    const char *prefix, bool read_only, const char *role, struct qmp_error *err)
 {
 	_cleanup_free_ char *place = NULL;
-	char node[32], tls[32];
+	char node[32], tls[32], password[32];
 	struct vm_location l;
 	json_t *args;
 	int r = vm_pools_locate(host->pools, text_of(image, "path"), &place, err);
@@ -197,6 +208,7 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 		return qmp_error_wrap(err, "%s", f->item);
 	snprintf(node, sizeof node, "%s-file", prefix);
 	snprintf(tls, sizeof tls, "%s-tls", prefix);
+	snprintf(password, sizeof password, "%s-password", prefix);
 	args = l.kind == VM_VOLUME ? json_pack("{s:s, s:s}", "driver", "file", "filename", place) : vm_location_node(&l);
 	if (args) {
 		json_object_set_new(args, "node-name", json_string(node));
@@ -207,6 +219,8 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 		if (l.kind == VM_FILE)
 			json_object_set_new(args, "aio", json_string(text_of(disk, "aio")));
 		r = add_tls(f, image, tls, args);
+		if (r == 0)
+			r = add_password(f, image, password, args);
 	}
 	vm_location_deinit(&l);
 	if (r < 0) {
@@ -248,7 +262,10 @@ static json_t *format_node(const json_t *disk, const char *format, const char *n
 	return args;
 }
 
-/* The chain below the image, deepest first: "ID-b2-file", "ID-b2", "ID-b1-key", "ID-b1-tls", "ID-b1-file", "ID-b1". */
+/*
+ * The chain below the image, deepest first: "ID-b2-file", "ID-b2", "ID-b1-key", "ID-b1-tls" or "ID-b1-password", "ID-b1-file",
+ * "ID-b1".
+ */
 static int add_backing(struct vm_fragment *f, const json_t *disk, const struct vm_host *host, const json_t *backing, int depth,
 		       struct qmp_error *err)
 {

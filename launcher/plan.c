@@ -32,7 +32,8 @@ static json_t *del_step(const struct vm_object *o, uint64_t timeout_ms)
 /* {"execute": *_add, "arguments": ...}. */
 static json_t *add_step(const struct vm_object *o)
 {
-	return json_pack("{s:s, s:O, s:s*}", "execute", commands[o->kind].add, "arguments", o->args, "secret", o->secret_file);
+	return json_pack("{s:s, s:O, s:s*}", "execute", commands[o->kind].add, "arguments", o->args, 
+			 o->secret_is_line ? "secret-line" : "secret", o->secret_file);
 }
 
 static int append_consume(json_t *plan, json_t *step, const char *item, struct qmp_error *err)

@@ -4,8 +4,8 @@
  *   {"item": "disks.vda",                     what of the spec the step serves
  *    "execute": "blockdev-add", "arguments": {...},
  *    "fd": "net0-tap",                        (getfd: the name of the fd to pass)
- *    "secret": "/k",                          (object-add of a secret: the file that holds it, see secret.h)
- *    "undo": {"execute": ..., "arguments": ..., "wait"?, "fd"?, "secret"?},   (absent: nothing to undo)
+ *    "secret": "/k",                          (object-add of a secret: the file that holds it, see secret.h; "secret-line": but for a line's end at its end)
+ *    "undo": {"execute": ..., "arguments": ..., "wait"?, "fd"?, "secret"?, "secret-line"?},   (absent: nothing to undo)
  *    "optional": true,                        (that it is refused does not matter)
  *    "wait": {"event": "DEVICE_DELETED", "match": {"device": "vda"}, "timeout": 30000}}
  *

@@ -74,11 +74,12 @@ static bool is_step(const json_t *step, bool undoes)
 {
 	const json_t *arguments = json_object_get(step, "arguments"), *wait = json_object_get(step, "wait");
 	const json_t *fd = json_object_get(step, "fd"), *secret = json_object_get(step, "secret"), *undo = json_object_get(step, "undo");
+	const json_t *line = json_object_get(step, "secret-line");
 
 	if (!is_text(step, "execute") || (!undoes && !is_text(step, "item")))
 		return false;
 	if ((arguments && !json_is_object(arguments)) || (fd && !json_is_string(fd)) ||
-	    (secret && !json_is_string(secret)))
+	    (secret && !json_is_string(secret)) || (line && !json_is_string(line)))
 		return false;
 	if (wait && !(json_is_integer(json_object_get(wait, "timeout")) && is_text(arguments, "id")))
 		return false;

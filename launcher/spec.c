@@ -161,6 +161,19 @@ static int check_bus(const struct vm_check *c, const char *path, const json_t *d
 	return 0;
 }
 
+/* Whether a user of LOCATION can show a password: an iSCSI target's with a name, Ceph's. A volume's is not known here. */
+static bool takes_password(const char *location)
+{
+	struct vm_location l;
+	bool takes;
+
+	if (!location || vm_location_parse(location, &l, NULL) < 0)
+		return false;
+	takes = (l.kind == VM_ISCSI && l.user) || l.kind == VM_RBD;
+	vm_location_deinit(&l);
+	return takes;
+}
+
 /* ITEM, and each image below it: what belongs to a server beside the image. */
 static int check_server(const struct vm_check *c, const char *path, const json_t *item)
 {
@@ -175,6 +188,8 @@ static int check_server(const struct vm_check *c, const char *path, const json_t
 		snprintf(field, sizeof field, "%s.tls", at);
 		if (tls && !(location && (strncmp(location, "nbd://", 6) == 0 || strncmp(location, "nbd+unix://", 11) == 0)))
 			return vm_refuse(c, field, "belongs to an image at nbd:// or nbd+unix://");
+		if (text_of(item, "password-file") && !takes_password(location))
+			return vm_refuse(c, at, "\"password-file\" belongs to an image at iscsi://USER@... or rbd://...");
 		if (is_psk && text_of(tls, "hostname"))
 			return vm_refuse(c, field, "a hostname is that of a certificate, and the type \"psk\" has none");
 		if (text_of(tls, "username") && !is_psk)

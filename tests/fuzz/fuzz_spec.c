@@ -74,6 +74,16 @@ static void render(const json_t *spec, const struct vm_host *host)
 			fds[n] = (struct vm_named_fd){names[n], 9};
 			n++;
 		}
+	json_array_foreach(json_object_get(spec, "disks"), i, item)
+		for (size_t depth = 0; item; item = json_object_get(item, "backing"), depth++)
+			for (size_t k = 0; k < 2; k++)
+				if (n < ARRAY_SIZE(fds)) {
+					const char *id = json_string_value(json_object_get(json_array_get(json_object_get(spec, "disks"), i), "id"));
+					_cleanup_free_ char *node = depth ? qmp_asprintf("%s-b%zu", id, depth) : strdup(id);
+					names[n] = qmp_asprintf("%s-%s", node, k ? "password" : "key");
+					fds[n] = (struct vm_named_fd){names[n], 9};
+					n++;
+				}
 	if (vm_argv_render(spec, host, "qemu", fds, n, &argv, &err) == 0) {
 		_cleanup_free_ char *text = vm_argv_quote(argv);
 		MUST(text, "not quoted");

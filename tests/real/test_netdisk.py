@@ -1,6 +1,7 @@
 """Disks that an iSCSI target, an SSH server or a web server has."""
 import os
 import re
+import secrets
 import subprocess
 
 import servers
@@ -33,6 +34,10 @@ class NetDisk(WorldTest):
     def nodes(self, name):
         with self.w.control(name) as qmp:
             return {n["node-name"] for n in qmp.execute("query-named-block-nodes", {"flat": True})}
+
+    def objects(self, name):
+        with self.w.control(name) as qmp:
+            return {o["name"] for o in qmp.execute("qom-list", {"path": "/objects"})}
 
     def refused(self, words, *why, name="demo"):
         """The VM goes on, and nothing is left of it."""
@@ -132,6 +137,30 @@ class Iscsi(NetDisk):
         self.w.ok("disk", "add", "hot", f"{url}/1,format=raw")
         self.has_bytes("hot", "vda", "0x42")
         self.w.ok("disk", "remove", "hot", "vda")
+
+    def test_chap(self):
+        """A password in a file: the right one cold and hot; a wrong one; none; and it stands nowhere."""
+        port, password = servers.free_port(), secrets.token_hex(8)
+        server = self.serve(servers.Iscsi(self.w, port, servers.image(self.w, "a.img"), user=("me", password)))
+        right, wrong = (os.path.join(self.w.base, name) for name in ("right", "wrong"))
+        for path, text in ((right, password), (wrong, secrets.token_hex(8))):
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as f:
+                f.write(f"{text}\n")
+        url = f"iscsi://me@127.0.0.1:{port}/{server.TARGET}/1,format=raw"
+        self.w.start_tiny("demo")
+        objects = self.objects("demo")
+        self.refused(f"{url},password-file={wrong}", "Failed to log in")
+        self.refused(url.replace("me@", ""), "Failed to log in")
+        self.assertEqual(self.objects("demo"), objects)
+        self.w.ok("disk", "add", "demo", f"{url},password-file={right}")
+        self.has_bytes("demo", "vda", "0x00")
+        self.w.ok("stop", "demo")
+        self.w.ok("start", "demo")
+        self.has_bytes("demo", "vda", "0x00")
+        self.assertFalse(any(password in cmd for cmd in self.w.processes().values()))
+        self.assertNotIn(password, self.w.logs() + self.w.ok("show", "demo").out + self.w.ok("args", "demo").out)
+        self.w.ok("disk", "remove", "demo", "vda")
+        self.assertEqual(self.objects("demo"), objects)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ BEYOND_SCHEMA = {
     "limits-memory": "compares fields",
     "forward-injection": "the schema takes any string for an address",
     "nul": "the schema takes any string",
+    "password-nobody": "compares fields",
     "tls-file": "compares fields",
     "tls-username": "compares fields",
     "url-aio": "compares fields",
