@@ -42,6 +42,11 @@ const char *vm_state_name(enum vm_state s)
 	return state_names[s];
 }
 
+int vm_not_running(const char *name, struct qmp_error *err)
+{
+	return qmp_error_set(err, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running; \"qmpctl start %s\" starts it", name, name);
+}
+
 static void set_state(struct vm *vm, enum vm_state s)
 {
 	if (vm->state == s)
@@ -1142,7 +1147,7 @@ struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err)
 	if (s && qmp_session_is_ready(s))
 		return s;
 	if (vm->state == VM_STOPPED)
-		qmp_error_set(err, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", vm->name);
+		vm_not_running(vm->name, err);
 	else
 		qmp_error_set(err, QMP_ERR_CLOSED, -ENOTCONN, "the VM %s is %s: QEMU does not answer; it is left as it is",
 			      vm->name, vm_state_name(vm->state));

@@ -29,6 +29,9 @@ struct vm;
 /* In the run directory; goes with QEMU. Its keeper's, not ours. */
 #define VM_JOURNAL "journal.json"
 
+/* Where only a VM that runs would do: -ENOTCONN, and how to start it. */
+int vm_not_running(const char *name, struct qmp_error *err);
+
 struct vm_handlers {
 	/*
 	 * Before QEMU is started with vm->spec, complete: what that names is to be made ready. 1: it is; 0: it will be, or not,

@@ -385,15 +385,16 @@ void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json
 				  "changed", vm->name);
 	if (r == 0 && !vm->running && !config)
 		r = qmp_error_set(&err, QMP_ERR_STATE, -ENOTCONN,
-				  "the VM %s is not running, so there is nothing to change live", vm->name);
+				  "the VM %s is not running, so there is nothing to change live; without --live the spec is changed",
+				  vm->name);
 	if (r == 0 && config)
 		r = edit_config(c, edit, item, &err);
 	if (r >= 0 && live && vm->running)
 		r = edit_running(c, edit, item, &err);
 	if (r >= 0 && !config && json_array_size(c->next_start) > 0)
 		r = qmp_error_set(&err, QMP_ERR_STATE, -EBUSY,
-				  "%s cannot change while the VM %s runs, and nothing else is asked for: without \"live\" alone it "
-				  "is kept for the next start; nothing was changed",
+				  "%s cannot change while the VM %s runs; without --live (over the socket: without \"config\": false) it "
+				  "is kept for the next start. Nothing was changed",
 				  text_of(json_array_get(c->next_start, 0), "path"), vm->name);
 	if (!c->steps)
 		c->steps = json_incref(c->plan);

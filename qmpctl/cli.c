@@ -325,6 +325,17 @@ int cli_count(struct cli *cli, const char *name, int64_t fallback, int64_t *ret)
 	return 0;
 }
 
+/* What stands behind it may be left out, or is missing as well. */
+static const char *missing_arg(const struct cli *cli)
+{
+	int n = cli->n_args;
+
+	for (const struct cli_arg *a = cli->verb->args; a->name; a++)
+		if (!a->optional && n-- == 0)
+			return a->name;
+	return "";
+}
+
 static int check_args(struct cli *cli)
 {
 	const struct verb *v = cli->verb;
@@ -338,7 +349,7 @@ static int check_args(struct cli *cli)
 		any |= a->repeated;
 	}
 	if (cli->n_args < least)
-		return usage(cli, "%s: an argument is missing; usage: qmpctl %s%s", v->name, v->name, args);
+		return usage(cli, "%s: the argument %s is missing; usage: qmpctl %s%s", v->name, missing_arg(cli), v->name, args);
 	if (!any && cli->n_args > most)
 		return usage(cli, "%s: \"%s\" is one argument too many; usage: qmpctl %s%s", v->name, cli->args[most], v->name,
 			     args);

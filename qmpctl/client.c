@@ -167,7 +167,7 @@ static int call_here(struct cli *cli, struct guest *g, const char *operation, js
 	const struct op *op = op_find(operation);
 
 	if (!op)
-		return qmp_error_set(&cli->error, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", g->vm->name);
+		return vm_not_running(g->vm->name, &cli->error);
 	op_run(g, op, args, on_offline_done, &r);
 	r.looping = true;
 	if (!r.ended)
@@ -310,7 +310,7 @@ static int connect_to_keeper(struct cli *cli, const char *name, int *ret_fd)
 		return cli->error.code;
 	if (client_connect(cli, name, ret_fd) == 0)
 		return 0;
-	return qmp_error_set(&cli->error, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", name);
+	return vm_not_running(name, &cli->error);
 }
 
 struct follow {

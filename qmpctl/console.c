@@ -40,8 +40,7 @@ static void fail_without_console(struct op_call *call)
 	size_t i;
 
 	if (!vm->running) {
-		why = qmp_asprintf("the VM %s is not running", vm->name);
-		fail(call, QMP_ERR_STATE, -ENOTCONN, why);
+		op_fail_not_running(call);
 		return;
 	}
 	json_array_foreach(json_object_get(vm->running, "consoles"), i, console)

@@ -85,6 +85,8 @@ void op_return(struct op_call *call, json_t *result_consume);
 void op_fail(struct op_call *call, const struct qmp_error *why);
 void op_failf(struct op_call *call, enum qmp_error_kind kind, int code, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
+/* vm_not_running. */
+void op_fail_not_running(struct op_call *call);
 /* Arguments by name, checked against the table already. */
 const char *op_text(const struct op_call *call, const char *name);
 bool op_flag(const struct op_call *call, const char *name, bool fallback);

@@ -308,6 +308,14 @@ void op_fail(struct op_call *call, const struct qmp_error *why)
 	finish(call, NULL, why);
 }
 
+void op_fail_not_running(struct op_call *call)
+{
+	struct qmp_error err = {0};
+
+	(void)vm_not_running(call->guest->vm->name, &err);
+	op_fail(call, &err);
+}
+
 void op_failf(struct op_call *call, enum qmp_error_kind kind, int code, const char *fmt, ...)
 {
 	struct qmp_error err = {0};

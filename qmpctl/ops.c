@@ -73,7 +73,7 @@ static void start_security(struct op_call *call)
 	json_t *r;
 
 	if (!vm->qemu) {
-		op_failf(call, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", vm->name);
+		op_fail_not_running(call);
 		return;
 	}
 	r = vm_security_of(vm_child_pid(vm_qemu_child(vm->qemu)), &err);

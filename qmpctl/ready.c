@@ -258,7 +258,7 @@ void ready_start(struct op_call *call)
 
 	if (!r || vm->state == VM_STOPPED) {
 		free(r);
-		op_failf(call, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running", vm->name);
+		op_fail_not_running(call);
 		return;
 	}
 	call->state = r;

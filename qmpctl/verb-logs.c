@@ -6,17 +6,53 @@
 #include "proto/base.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 
-static int copy_file(int dir, const char *name)
+static void copy_bytes(FILE *file)
 {
-	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	char buffer[65536];
+	size_t n;
+
+	while ((n = fread(buffer, 1, sizeof buffer, file)) > 0)
+		fwrite(buffer, 1, n, stdout);
+}
+
+/* One object a line. */
+static void copy_as_json(FILE *file, const char *vm, const char *which)
+{
+	char *line = NULL;
+	size_t size = 0;
 	ssize_t n;
 
-	if (fd < 0)
-		return -errno;
-	while ((n = read(fd, buffer, sizeof buffer)) > 0)
-		fwrite(buffer, 1, (size_t)n, stdout);
+	while ((n = getline(&line, &size, file)) > 0) {
+		json_auto_t *entry = NULL;
+		_cleanup_free_ char *text = NULL;
+		while (n > 0 && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+			line[--n] = '\0';
+		entry = json_pack("{s:s, s:s, s:o}", "vm", vm, "log", which, "line", qmp_json_text(line));
+		text = entry ? qmp_json_encode(entry, JSON_COMPACT, NULL) : NULL;
+		if (text)
+			puts(text);
+	}
+	free(line);
+}
+
+static int copy_file(const struct cli *cli, int dir, const char *name, const char *which)
+{
+	int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	FILE *file = fd >= 0 ? fdopen(fd, "re") : NULL;
+
+	if (!file) {
+		int r = -errno;
+		if (fd >= 0)
+			(void)close(fd);
+		return r;
+	}
+	if (cli->json)
+		copy_as_json(file, cli->args[0], which);
+	else
+		copy_bytes(file);
+	(void)fclose(file);
 	return 0;
 }
 
@@ -42,8 +78,8 @@ static int print_log(struct cli *cli, const char *which)
 	if (dir < 0)
 		return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "the VM %s has no logs: it has never run here",
 				     cli->args[0]);
-	(void)copy_file(dir, old);
-	if (copy_file(dir, name) < 0)
+	(void)copy_file(cli, dir, old, which);
+	if (copy_file(cli, dir, name, which) < 0)
 		return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT,
 				     "the VM %s has no log \"%s\" (yet); there may be qemu, keeper, and its consoles' ids",
 				     cli->args[0], which);
@@ -75,6 +111,7 @@ const struct verb verb_logs = {
 	.group = GROUP_LOOK,
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Print what the guest's console said, or QEMU, or the keeper",
+	.notes = "With -o json: {\"vm\", \"log\", \"line\"}, one a line.",
 	.options = (const struct cli_option[]){
 		{"of", "WHAT", "a console's id, qemu or keeper (the first console)", .kind = ARG_CONSOLE, .choices = "qemu|keeper"},
 		{0},

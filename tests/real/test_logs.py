@@ -1,4 +1,5 @@
 """Logs do not fill the disk, whoever writes to them."""
+import json
 import os
 import signal
 
@@ -40,6 +41,15 @@ class Logs(WorldTest):
     def test_what_a_detached_keeper_says(self):
         self.w.start_tiny("a")
         self.flood(self.w.keeper_pid(), 2, "keeper.log")
+
+    def test_lines_as_json(self):
+        self.w.start_tiny("a")
+        with open(f"/proc/{self.w.qemu_pid('a')}/fd/2", "ab", buffering=0) as f:
+            f.write(b'one "two"\r\n')
+            self.assertTrue(self.w.ok("logs", "a", "--of", "qemu").out.endswith('one "two"\n'))
+            f.write(b"\xff\xfe\nthree")
+        lines = [json.loads(line) for line in self.w.ok("logs", "a", "--of", "qemu", "-o", "json").out.splitlines()]
+        self.assertEqual(lines[-3:], [{"vm": "a", "log": "qemu", "line": line} for line in ('one "two"', "\ufffd\ufffd", "three")])
 
 
 if __name__ == "__main__":
