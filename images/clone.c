@@ -1,5 +1,4 @@
 #include "images/clone.h"
-#include "images/header.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -55,50 +54,6 @@ int img_protect_check(const json_t *spec, const json_t *have, struct qmp_error *
 				     id ? id : "?", path, (unsigned)(st.st_mode & 07777));
 	}
 	return 0;
-}
-
-/* ---- Whether anything is in it ---- */
-
-#define L1_MAX ((uint64_t)32 << 20) /* bytes, as QEMU has it */
-
-static uint64_t big(const unsigned char *d, size_t n)
-{
-	uint64_t v = 0;
-
-	for (size_t i = 0; i < n; i++)
-		v = v << 8 | d[i];
-	return v;
-}
-
-static bool is_zero(int fd, uint64_t at, uint64_t n)
-{
-	unsigned char buffer[65536];
-
-	while (n > 0) {
-		size_t want = n < sizeof buffer ? (size_t)n : sizeof buffer;
-		ssize_t k = pread(fd, buffer, want, (off_t)at);
-		if (k <= 0 || buffer[0] != 0 || memcmp(buffer, buffer + 1, (size_t)k - 1) != 0)
-			return false;
-		at += (uint64_t)k;
-		n -= (uint64_t)k;
-	}
-	return true;
-}
-
-/* The level 1 table leads to all that was ever written; docs/interop/qcow2.txt. */
-bool img_overlay_is_empty(const char *path)
-{
-	_cleanup_fd_ int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	unsigned char h[104];
-	uint64_t entries;
-
-	if (fd < 0 || pread(fd, h, sizeof h, 0) != sizeof h || memcmp(h, "QFI\xfb\0\0\0\3", 8) != 0)
-		return false;
-	entries = big(h + 36, 4);
-	/* No snapshots, and nothing that we do not know but lazy refcounts. */
-	if (big(h + 60, 4) != 0 || big(h + 72, 8) != 0 || big(h + 32, 4) != 0 || 8 * entries > L1_MAX)
-		return false;
-	return is_zero(fd, big(h + 40, 8), 8 * entries);
 }
 
 /* ---- Its spec ---- */

@@ -16,8 +16,6 @@ int img_protect(const char *path, struct qmp_error *err);
  * stand in HAVE (may be NULL) just the same are left out.
  */
 int img_protect_check(const json_t *spec, const json_t *have, struct qmp_error *err);
-/* Whether a guest sees nothing in it but what it is backed by: a qcow2 into which nothing was written. False where in doubt. */
-bool img_overlay_is_empty(const char *path);
 /*
  * The spec of a clone NAME of SPEC, but for its disks, which are as SPEC has them: what one VM alone can have is left out
  * (uuid, MACs, the seed's instance-id, forwards of the host's ports, sockets and taps that one end alone can have). NOTES,

@@ -14,6 +14,7 @@
 #include "images/copy.h"
 #include "images/header.h"
 #include "images/made.h"
+#include "images/overlay.h"
 #include "images/seed.h"
 #include "launcher/firmware.h"
 #include "launcher/location.h"
@@ -130,8 +131,11 @@ static int overlay_to(struct clone *c, const json_t *base, uint64_t size, const 
 {
 	struct img_target target = {.path = path, .format = "qcow2", .backing = base};
 	struct img_task *task;
-	int r = img_create(&target, size, &task, &c->cli->error);
+	int r = img_overlay_make(path, base, size, on_whole, c, &c->cli->error);
 
+	if (r != -EOPNOTSUPP)
+		return r;
+	r = img_create(&target, size, &task, &c->cli->error);
 	if (r < 0)
 		return r;
 	img_task_before_naming(task, on_whole, c);

@@ -6,6 +6,7 @@
 #include "qmpctl/words.h"
 #include "images/clone.h"
 #include "images/copy.h"
+#include "images/overlay.h"
 #include "launcher/location.h"
 #include "proto/base.h"
 
@@ -40,11 +41,14 @@ static int make_overlay(struct cli *cli, const struct found *f, const char *path
 	if (r == 0 && (!vm_location_is_file(f->path) || stat(f->path, &st) < 0 || !S_ISREG(st.st_mode)))
 		r = qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP, "%s is no file, which could be protected as a base; --full "
 				  "copies it", f->path);
-	if (r == 0)
-		r = img_create(&target, 0, &task, &cli->error);
 	/* Before there is an overlay that a write would destroy. */
-	if (r == 0 && (r = img_protect(f->path, &cli->error)) < 0)
-		img_task_free(task);
+	if (r == 0)
+		r = img_protect(f->path, &cli->error);
+	if (r == 0)
+		r = img_overlay_make(path, f->image, 0, NULL, NULL, &cli->error);
+	if (r != -EOPNOTSUPP)
+		return r;
+	r = img_create(&target, 0, &task, &cli->error);
 	return r < 0 ? r : img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
 }
 

@@ -87,6 +87,27 @@ class Clone(WorldTest):
         self.w.ok("clone", "e", "f", "--linked")
         self.assertEqual(self.disk("f")["backing"], self.disk("e")["backing"])
 
+    def test_overlays_are_as_qemu_has_them(self):
+        """Ours are written by ourselves."""
+        for size, fmt in (("1M", "qcow2"), ("100G", "qcow2"), ("8T", "qcow2"), ("1000K", "raw"), ("1M", "vmdk"), ("10M", "vdi"),
+                          ("10M", "vhdx")):
+            with self.subTest(size=size, format=fmt):
+                base, mine, its = (self.path(f"{n}.{size}.{fmt}") for n in ("base", "mine", "its"))
+                self.img("create", "-q", "-f", fmt, base, size)
+                self.w.ok("image", "clone", base, mine, "--linked")
+                self.img("create", "-q", "-f", "qcow2", "-b", base, "-F", fmt, its)
+                keys = ("virtual-size", "format", "backing-filename", "backing-filename-format", "cluster-size",
+                        "format-specific")
+                a, b = (json.loads(self.img("info", "--output=json", p)) for p in (mine, its))
+                self.assertEqual([a.get(k) for k in keys], [b.get(k) for k in keys])
+                self.img("check", "-q", mine)
+                self.fill(mine, 7)
+                self.io("-c", f"write -P 8 {b['virtual-size'] - 512} 512", mine)
+                self.img("check", "-q", mine)
+                self.holds(mine, 7)
+                self.img("resize", "-q", mine, "+1G")
+                self.img("check", "-q", mine)
+
     def test_a_grown_overlay_keeps_its_size(self):
         self.make()
         self.w.ok("clone", "a", "b", "--linked")
