@@ -227,7 +227,13 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 		json_decref(args);
 		return r;
 	}
-	return add_consume(f, VM_BLOCKDEV, role ? with_raw_consume(args, disk, role) : args, NULL);
+	if (role)
+		args = with_raw_consume(args, disk, role);
+	if (args && vm_peril_check("blockdev-add", args, host, err) < 0) {
+		json_decref(args);
+		return qmp_error_wrap(err, "%s", f->item);
+	}
+	return add_consume(f, VM_BLOCKDEV, args, NULL);
 }
 
 /* IMAGE is a disk or a backing image. */

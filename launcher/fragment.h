@@ -15,6 +15,8 @@ struct vm_host {
 	int qemu_major;        /* 7, 10, ...; 0: not known */
 	bool sandbox;          /* QEMU has its seccomp filter: it ends at making a process */
 	const json_t *pools;   /* definitions of those that the spec names (pool.h); NULL: their volumes stay words */
+	const char *user;      /* whom QEMU runs as; NULL: as we do */
+	bool (*ssh_runs)(const char *user); /* whether that one's ssh configuration runs programs (sshconf.h); NULL: it does not */
 	const json_t *firmware; /* resolved (firmware.h); NULL: QEMU's own, or the spec's path */
 };
 

@@ -211,6 +211,55 @@ int vm_peril_check_chardev(const char *command, const char *chardev, const json_
 	return 0;
 }
 
+/* ---- What is read from an SSH server ---- */
+
+/* Whether VALUE, or what is in it, is to be opened by the driver ssh. */
+static bool names_ssh(const json_t *value)
+{
+	const char *text = json_string_value(value), *key;
+	json_t *member;
+	size_t i;
+
+	if (text)
+		return strncmp(text, "ssh:", 4) == 0 || (strncmp(text, "json:", 5) == 0 && strstr(text, "ssh"));
+	json_object_foreach((json_t *)value, key, member)
+		if (names_ssh(member) || (streq(key, "driver") && json_is_string(member) && streq(json_string_value(member), "ssh")))
+			return true;
+	json_array_foreach(value, i, member)
+		if (names_ssh(member))
+			return true;
+	return false;
+}
+
+static bool line_opens_ssh(const char *word, size_t n, const char *rest)
+{
+	static const char *const opening[] = {"drive_add", "change", "drive_mirror", "drive_backup", "snapshot_blkdev", "qemu-io"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(opening); i++)
+		if (strlen(opening[i]) == n && strncmp(word, opening[i], n) == 0)
+			return strstr(rest, "ssh") != NULL;
+	return false;
+}
+
+static int check_ssh(const char *command, bool opens, const struct vm_host *host, struct qmp_error *err)
+{
+	if (!opens || !host->sandbox || !host->ssh_runs || !host->ssh_runs(host->user))
+		return 0;
+	return refuse_program(err, command, "a \"Match exec\" in the ssh configuration (~/.ssh/config or /etc/ssh/ssh_config)",
+			      "take that line out");
+}
+
+static bool opens_images(const char *command)
+{
+	static const char *const opening[] = {"blockdev-add", "blockdev-create", "blockdev-reopen", "blockdev-snapshot-sync",
+					      "blockdev-change-medium", "drive-mirror", "drive-backup", "transaction"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(opening); i++)
+		if (streq(command, opening[i]))
+			return true;
+	return false;
+}
+
 /* ---- The human monitor ---- */
 
 /* "tap,id=n,ifname=t" as netdev_add's arguments; IMPLIED is the first one's name. ",," is a comma of the value. */
@@ -298,6 +347,8 @@ static int check_line(const char *line, const struct vm_host *host, struct qmp_e
 	size_t n = strcspn(word, " \t\n\r\f\v");
 
 	rest = skip_blanks(word + n);
+	if (check_ssh("human-monitor-command", line_opens_ssh(word, n, rest), host, err) < 0)
+		return -EOPNOTSUPP;
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
 		if (strlen(known[i].word) == n && strncmp(word, known[i].word, n) == 0) {
 			bool quoted = known[i].implied && *rest == '"';
@@ -321,7 +372,8 @@ int vm_peril_check(const char *command, const json_t *arguments, const struct vm
 				     "while nothing uses the image");
 	if (streq(command, "chardev-add") || streq(command, "chardev-change"))
 		return check_chardev(command, arguments, err);
-	if (check_type(command, arguments, err) < 0)
+	if (check_type(command, arguments, err) < 0 ||
+	    check_ssh(command, opens_images(command) && names_ssh(arguments), host, err) < 0)
 		return -EOPNOTSUPP;
 	return host->sandbox ? check_program(command, arguments, err) : 0;
 }

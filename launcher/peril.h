@@ -1,6 +1,7 @@
 /*
  * Requests at which QEMU ends, or hangs, where it should refuse: known here, so that they are refused before they are sent,
- * whoever asks: a fragment, raw members of a spec, or a client of control.sock. Pure.
+ * whoever asks: a fragment, raw members of a spec, or a client of control.sock. Pure, but for that
+ * the host's ssh configuration is asked for (vm_host.ssh_runs) where an image is to be opened by the driver ssh.
  *
  *   netdev_add type=tap vhost=on where /dev/vhost-net cannot be opened    7.2: assertion in net_client_init1
  *   x-blockdev-amend                                                      10.0: assertion in bdrv_graph_rdlock_main_loop
@@ -21,6 +22,7 @@
  *   netdev_add type=tap with a helper, or with a script (there is one unless "no" is said); type=bridge, passt
  *   netdev_add type=user with smb, or with a guestfwd to a command
  *   block-export-add type=fuse (both end, as root too)
+ *   whatever opens an image by the driver ssh, where the ssh configuration has a "Match exec" (sshconf.h; 7.2 ends)
  *
  * All but the last two kinds of netdev_add were found by trying (of a program 7.2 ends, 10.0 answers with an
  * error); those read in QEMU's net/slirp.c and net/passt.c. Also through human-monitor-command, as far as its line can be read.

@@ -14,6 +14,7 @@
 #include "launcher/identity.h"
 #include "launcher/record.h"
 #include "launcher/secret.h"
+#include "launcher/sshconf.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -281,6 +282,8 @@ struct vm_host vm_host_of(const struct vm *vm)
 			json_object_get(json_object_get(vm->host_facts, "qemu-version"), "major")),
 		.sandbox = json_is_true(json_object_get(vm->host_facts, "sandbox")),
 		.pools = vm_known_pools(vm),
+		.user = text_of(vm->running ? vm->running : vm->spec, "user"),
+		.ssh_runs = vm_ssh_config_runs,
 	};
 }
 

@@ -116,6 +116,30 @@ class Ssh(NetDisk):
         self.w.ok("disk", "add", "demo", f"{url}?host-key={server.fingerprint},format=raw")
         self.w.ok("disk", "remove", "demo", "vdb")
 
+    def test_a_configuration_that_runs_programs(self):
+        """libssh would have QEMU run one, at which its sandbox ends it: refused, cold and hot, and the VM goes on."""
+        port = servers.free_port()
+        server = self.serve(servers.Ssh(self.w, port))
+        config = os.path.join(self.w.base, "ssh_config")
+        with open(config, "w", encoding="ascii") as f:
+            f.write(f'Match exec "touch {self.w.base}/ran"\n  Compression no\n')
+        url = f"ssh://127.0.0.1:{port}{servers.image(self.w, 'a.img')}?host-key={server.fingerprint}"
+        self.w.create_tiny("demo")
+        self.w.create_tiny("cold", disks=[{"path": url, "format": "raw"}])
+        env = dict(self.w.env, SSH_AUTH_SOCK=server.agent_socket)
+
+        def within(*args):
+            return subprocess.run(["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/ssh/ssh_config && exec "$@"', config,
+                                   *self.w.argv(*args)], env=env, capture_output=True, text=True, timeout=60, check=False)
+        self.assertEqual(within("start", "demo").returncode, 0)
+        qemu = self.w.qemu_pid("demo")
+        for args in (("disk", "add", "demo", f"{url},format=raw"), ("start", "cold")):
+            result = within(*args)
+            self.assertNotEqual(result.returncode, 0)
+            self.assertIn("Match exec", result.stderr)
+        self.assertEqual((self.w.qemu_pid("demo"), self.w.state("demo")), (qemu, "running"))
+        self.assertFalse(os.path.exists(f"{self.w.base}/ran"))
+
 
 class Iscsi(NetDisk):
     def test_cold_and_hot_and_one_target_by_two_names(self):

@@ -41,6 +41,38 @@ static void test_vhost(void)
 	CHECK_INT(check("netdev_add", NULL, &without), 0);
 }
 
+static bool runs(const char *user)
+{
+	return streq(user, "runs");
+}
+
+static void test_ssh(void)
+{
+	static const struct {
+		const char *command, *arguments;
+		bool opens;
+	} cases[] = {
+		{"blockdev-add", "{\"driver\": \"ssh\", \"node-name\": \"x\"}", true},
+		{"blockdev-add", "{\"driver\": \"qcow2\", \"file\": {\"driver\": \"ssh\"}}", true},
+		{"drive-mirror", "{\"target\": \"ssh://h/x\"}", true},
+		{"transaction", "{\"actions\": [{\"type\": \"x\", \"data\": {\"target\": \"json:{\\\"driver\\\":\\\"ssh\\\"}\"}}]}", true},
+		{"human-monitor-command", "{\"command-line\": \"drive_add 0 file=ssh://h/x\"}", true},
+		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"/ssh:\"}", false},
+		{"blockdev-del", "{\"node-name\": \"ssh:\"}", false},
+		{"human-monitor-command", "{\"command-line\": \"info ssh\"}", false},
+	};
+	struct vm_host harmless = sandboxed, fatal = sandboxed, open = with;
+
+	harmless.ssh_runs = fatal.ssh_runs = open.ssh_runs = runs;
+	harmless.user = "other";
+	fatal.user = open.user = "runs";
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		CHECK_INT(check(cases[i].command, cases[i].arguments, &fatal) < 0, cases[i].opens);
+		CHECK_INT(check(cases[i].command, cases[i].arguments, &harmless), 0);
+		CHECK_INT(check(cases[i].command, cases[i].arguments, &open), 0);
+	}
+}
+
 static void test_the_human_monitor(void)
 {
 	CHECK(check("human-monitor-command", "{\"command-line\": \"netdev_add tap,id=n,vhost=on\"}", &without) < 0);
@@ -232,6 +264,7 @@ static void test_vhost_user(void)
 int main(void)
 {
 	RUN(test_vhost);
+	RUN(test_ssh);
 	RUN(test_the_human_monitor);
 	RUN(test_the_sandbox);
 	RUN(test_the_sandbox_by_the_human_monitor);
