@@ -1,6 +1,6 @@
 /*
  * A task, the way it goes well: made (its words; nothing is touched) -> run: a draft, where it makes an image -> qemu-img,
- * with its progress -> ended -> the draft is durable and named, in a thread -> done.
+ * with its progress -> ended -> the draft is durable and named, in a thread where others are on the loop -> done.
  * It fails: the draft cannot be begun, or qemu-img not started (from img_task_run); qemu-img fails or is taken back; the draft
  * cannot be kept. The draft is gone each time.
  */
@@ -45,7 +45,7 @@ struct img_task {
 
 	struct img_task_handlers handlers;
 	struct img_tool *tool;
-	bool cancelled;
+	bool waited_for; /* by img_task_call: nothing else is on the loop */
 	char *output; /* without the progress */
 	size_t output_len;
 	json_t *value;
@@ -589,15 +589,19 @@ static int rename_vmdk(const struct img_draft *d)
 	return pwrite(d->fd, text, (size_t)(end - text), text - head) == end - text ? 0 : -EIO;
 }
 
-static void keep(uv_work_t *work)
+static void keep(struct img_task *t)
 {
-	struct img_task *t = container_of(work, struct img_task, work);
 	int r = streq(t->format, "vmdk") ? rename_vmdk(&t->draft) : 0;
 
 	if (r < 0)
 		qmp_error_errno(&t->error, r, "%s: its name in it", t->doing);
 	else if (!t->whole || t->whole(t->whole_data, &t->draft, &t->error) == 0)
 		(void)img_draft_keep(&t->draft, &t->error);
+}
+
+static void keep_in_thread(uv_work_t *work)
+{
+	keep(container_of(work, struct img_task, work));
 }
 
 static void on_kept(uv_work_t *work, int status)
@@ -649,11 +653,14 @@ static void on_end(void *data, const struct img_tool_result *r)
 		if (!t->value)
 			qmp_error_set(&t->error, QMP_ERR_HOST, -EPROTO, "%s: what qemu-img says of it cannot be read", t->doing);
 	}
-	if (t->error.kind == QMP_ERR_NONE && t->draft.path &&
-	    uv_queue_work(t->work.loop, &t->work, keep, on_kept) == 0)
-		return;
-	if (t->error.kind == QMP_ERR_NONE && t->draft.path)
-		qmp_error_errno(&t->error, -EAGAIN, "%s: a thread to keep it", t->doing);
+	if (t->error.kind == QMP_ERR_NONE && t->draft.path && t->waited_for)
+		keep(t);
+	else if (t->error.kind == QMP_ERR_NONE && t->draft.path) {
+		int code = uv_queue_work(t->work.loop, &t->work, keep_in_thread, on_kept);
+		if (code == 0)
+			return;
+		qmp_error_errno(&t->error, code, "%s: a thread to keep it", t->doing);
+	}
 	finish(t);
 }
 
@@ -762,6 +769,7 @@ int img_task_call(uv_loop_t *loop, struct img_task *t, void (*progress)(void *da
 	struct img_wait wait;
 	int r;
 
+	t->waited_for = true;
 	img_wait_begin(&wait, loop, call_cancel, &c);
 	r = img_task_run(loop, t, &handlers, err);
 	c.done |= r < 0;

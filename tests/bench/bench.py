@@ -25,7 +25,7 @@ options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.
 options.add_argument("build", metavar="BUILD_DIR")
 options.add_argument("--turns", type=int, default=15, help="how often each is measured in turn (15)")
 options.add_argument("--vms", type=int, default=1000, help="how many fake VMs at once (1000)")
-options.add_argument("--only", default="", help="only the groups with one of these words: rtt process plug start memory virsh scale")
+options.add_argument("--only", default="", help="only the groups with one of these words: images rtt process plug start memory virsh scale")
 ARGS = options.parse_args()
 
 BUILD = os.path.abspath(ARGS.build)
@@ -505,7 +505,41 @@ def _detached(virsh, image):
         time.sleep(0.01)
 
 
-GROUPS = {"rtt": bench_rtt, "process": bench_process, "plug": bench_plug, "start": bench_start, "memory": bench_memory,
+# ---- Images
+
+
+def bench_images(root):
+    with tempfile.TemporaryDirectory(prefix="qmpctl-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")) as folder:
+        base, clone, source, copy = (os.path.join(folder, n) for n in ("base.qcow2", "clone.qcow2", "source.raw", "copy.qcow2"))
+
+        def run(*argv):
+            subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+
+        def made(path, *argv):
+            took = ms(lambda: run(*argv))
+            os.unlink(path)
+            return took
+
+        run("qemu-img", "create", "-q", "-f", "qcow2", base, "100G")
+        ours, plain = [QMPCTL, "--root", root.path], ["qemu-img"]
+        v = in_turns(ARGS.turns,
+                     floor=lambda: made(clone, *plain, "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", clone),
+                     ours=lambda: made(clone, *ours, "image", "create", clone, "--backing", base))
+        compare("a linked clone of 100 GiB, the whole process", "ms", v["ours"], v["floor"], 1.5, floor_is="qemu-img create -b")
+        with open(source, "wb") as f:
+            for _ in range(512):
+                f.write(os.urandom(1 << 20))
+        run("sync", source)
+        v = in_turns(max(ARGS.turns // 3, 1),
+                     floor=lambda: made(copy, *plain, "convert", "-f", "raw", "-O", "qcow2", source, copy),
+                     durable=lambda: made(copy, "sh", "-c", 'qemu-img convert -f raw -O qcow2 "$0" "$1" && sync "$1"', source, copy),
+                     ours=lambda: made(copy, *ours, "image", "convert", source, copy))
+        compare("converting 512 MiB, kept on disk", "ms", v["ours"], v["durable"], 1 / 0.97, floor_is="qemu-img convert, sync")
+        compare("converting 512 MiB, beside one that is not kept", "ms", v["ours"], v["floor"], 1 / 0.97,
+                floor_is="qemu-img convert")
+
+
+GROUPS = {"images": bench_images, "rtt": bench_rtt, "process": bench_process, "plug": bench_plug, "start": bench_start, "memory": bench_memory,
           "virsh": bench_virsh, "scale": bench_scale}
 
 
@@ -516,7 +550,7 @@ def main():
           flush=True)
     root = Root()
     try:
-        if set(wanted) - {"scale"}:
+        if set(wanted) - {"scale", "images"}:
             root("create", "b", "--memory", "32M", "--firmware", TINY)
             root("start", "b")
         for group in wanted:
