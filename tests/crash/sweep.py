@@ -97,6 +97,9 @@ OPERATIONS = [
     Operation("image-fetch", ["image", "import", "{url}", "{dir}/new.qcow2"], runs=False),
     Operation("clone", ["clone", "a", "b"], before=[DISK_OF_ITS_OWN], runs=False),
     Operation("clone-linked", ["clone", "a", "b", "--linked"], before=[DISK_OF_ITS_OWN], runs=False),
+    Operation("image-convert", ["image", "convert", "{image}", "{dir}/new.qcow2"], runs=False),
+    Operation("image-replace", ["image", "convert", "{image}", "{dir}/new.qcow2", "--replace"], runs=False,
+              before=[["image", "create", "{dir}/new.qcow2", "2M"]]),
     Operation("start", ["start", "a"], runs=False, starts=True),
     Operation("stop", ["stop", "a", "--timeout", "10"], ends=True),
     Operation("kill", ["kill", "a"], ends=True),
@@ -267,10 +270,14 @@ class Case:
 
     def check_images(self):
         """The next one that makes an image settles it: what is there is whole, has its name, and belongs to a VM."""
-        if self.op.argv[0] == "image":
-            self.again(self.op.argv)
-            subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", self.op.argv[-2].format(**self.words)
-                            if self.op.argv[1] == "create" else self.op.argv[-1].format(**self.words)], check=True)
+        new = self.words["dir"] + "/new.qcow2"
+        for again in (False, True):
+            if self.op.argv[0] == "image" and again:
+                self.again(self.op.argv)
+            if os.path.exists(new):
+                subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", new], check=True)
+            else:
+                self.require(not again and "--replace" not in self.op.argv or self.op.argv[0] != "image", "no image")
         self.w.ok("create", "z", "--disk", "size=1M")
         self.w.ok("delete", "z", "--disks")
         named = json.dumps(self.specs())
