@@ -183,6 +183,17 @@ static int add_chardevs(struct args *a, const json_t *spec, const struct vm_name
 	return r;
 }
 
+/* An image that QEMU is given: FDS may have it, by its node's name. Told apart by that name in query-fdsets, too. */
+static void take_image(struct args *a, const struct vm_object *o, json_t *args, const struct vm_named_fd *fds, size_t n)
+{
+	int fd = -1;
+
+	if (o->kind != VM_BLOCKDEV || find_fd(fds, n, vm_object_id(o), &fd, NULL) < 0)
+		return;
+	add_format(a, "-add-fd", "fd=%d,set=%d,opaque=%s", fd, fd, vm_object_id(o));
+	json_object_set_new(args, "filename", json_sprintf("/dev/fdset/%d", fd));
+}
+
 static int add_object(struct args *a, const struct vm_object *o, const struct vm_named_fd *fds, size_t n,
 		      struct qmp_error *err)
 {
@@ -199,6 +210,7 @@ static int add_object(struct args *a, const struct vm_object *o, const struct vm
 		snprintf(number, sizeof number, "%d", fd);
 		json_object_set_new(args, "fd", json_string(number));
 	}
+	take_image(a, o, args, fds, n);
 	if (o->secret_file) {
 		int r = find_fd(fds, n, vm_object_id(o), &fd, err);
 		if (r < 0)

@@ -13,6 +13,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#define FDS_MAX 256
+
 struct vm_child {
 	uv_poll_t poll;
 	int pidfd;
@@ -57,7 +59,7 @@ static void reset_signals(void)
 /* All sources are moved above the targets first, so that none is overwritten before it is used. */
 static int place_fds(const struct vm_child_options *o, int report)
 {
-	int above = 3 + (int)o->n_fds + 2, moved[64], null, input, output, errors;
+	int above = 3 + (int)o->n_fds + 2, moved[FDS_MAX], null, input, output, errors;
 
 	report = fcntl(report, F_DUPFD_CLOEXEC, above);
 	for (size_t i = 0; i < o->n_fds; i++)
@@ -201,7 +203,7 @@ int vm_child_spawn(uv_loop_t *loop, const struct vm_child_options *o, vm_child_c
 	int report[2], r;
 	pid_t pid, parent = getpid();
 
-	if (o->n_fds > 60)
+	if (o->n_fds > FDS_MAX)
 		return qmp_error_set(err, QMP_ERR_LIMIT, -E2BIG, "starting %s: too many file descriptors", o->argv[0]);
 	if (pipe2(report, O_CLOEXEC) < 0)
 		return qmp_error_errno(err, -errno, "starting %s", o->argv[0]);

@@ -6,6 +6,7 @@
  * The session ends:       every reply is an error -> finish(FAILED)
  */
 #include "launcher/exec.h"
+#include "launcher/fdset.h"
 #include "launcher/plan.h"
 #include "launcher/secret.h"
 #include "launcher/unplug.h"
@@ -28,7 +29,8 @@ struct vm_exec {
 	size_t in_flight, done;
 	size_t again, times; /* so many steps are to be sent again; that often it was done */
 	struct vm_unplug *unplug; /* of step next - 1; nothing behind it is sent */
-	bool handing_over;        /* the secret of step next - 1: likewise */
+	bool handing_over;        /* a file of step next - 1: likewise */
+	json_t *loose;            /* names of nodes whose sets of fds, if they have any, are to go; NULL: no image is handed over */
 	bool undoing;
 	bool finished, closed;
 	bool session_gone;
@@ -50,6 +52,7 @@ static void release(struct vm_exec *x)
 	if (!x->closed || x->in_flight > 0)
 		return;
 	json_decref(x->plan);
+	json_decref(x->loose);
 	free(x->outcomes);
 	free(x);
 }
@@ -76,6 +79,8 @@ static void finish(struct vm_exec *x, enum vm_exec_outcome outcome, json_t *rest
 	if (x->finished)
 		return;
 	x->finished = true;
+	if (!x->session_gone && json_array_size(x->loose) > 0)
+		vm_fdset_drop(x->session, x->loose);
 	uv_timer_stop(&x->timer);
 	x->opts.done(x->opts.data, outcome, rest, outcome == VM_EXEC_DONE ? NULL : &x->error);
 	uv_close((uv_handle_t *)&x->timer, on_closed);
@@ -179,6 +184,16 @@ static bool comes_too_early(const struct vm_exec *x, size_t i, const struct qmp_
 	return true;
 }
 
+/* Its node is gone, or has not come. */
+static void note_set(struct vm_exec *x, size_t i, int status)
+{
+	const json_t *step = json_array_get(x->plan, i);
+	const char *command = text_of(step, "execute"), *node = text_of(json_object_get(step, "arguments"), "node-name");
+
+	if (x->loose && node && streq(command, status == 0 ? "blockdev-del" : "blockdev-add"))
+		json_array_append_new(x->loose, json_string(node));
+}
+
 static void on_reply(void *data, const struct qmp_reply *reply)
 {
 	struct step_call *call = data;
@@ -197,6 +212,7 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 			uv_timer_start(&x->timer, on_timer, AGAIN_MS, 0);
 		return;
 	}
+	note_set(x, i, reply->status);
 	if (reply->status < 0) {
 		x->outcomes[i] = reply->status == -ETIMEDOUT ? STEP_UNKNOWN : STEP_NOT_DONE;
 		failed(x, json_array_get(x->plan, i), &reply->error);
@@ -260,12 +276,14 @@ static int send_call(struct vm_exec *x, size_t i, const struct qmp_command *c, q
 	return 0;
 }
 
-/* ---- Secrets ---- */
+/* ---- Files that are handed over ---- */
 
 /*
- * QEMU reads a secret from the memory that it is handed as an fd, by the number that the fd has there: so what is secret
- * stands in no message, and nothing tells it to who asks. add-fd (says the number) -> object-add, remove-fd. What is left of
- * an fdset by a keeper that ends in between, goes with its connection.
+ * add-fd puts a file into a set of QEMU's, and says which, and which number it has there.
+ *
+ * A secret, in memory, is read by that number: so it stands in no message, and nothing tells it to who asks. add-fd -> object-add,
+ * remove-fd. An image that QEMU may not open is opened as "/dev/fdset/SET", again when it is reopened: add-fd -> blockdev-add. Its
+ * set goes with its node (loose). What is left of a set by a keeper that ends in between, goes with its connection.
  */
 
 static void on_removed_fd(void *data, const struct qmp_reply *reply)
@@ -274,21 +292,28 @@ static void on_removed_fd(void *data, const struct qmp_reply *reply)
 	UNUSED(reply);
 }
 
+static const char *node_of(const json_t *step)
+{
+	return text_of(json_object_get(step, "arguments"), "node-name");
+}
+
 static void on_handed_over(struct vm_exec *x, size_t i, const json_t *fdset)
 {
 	const json_t *step = json_array_get(x->plan, i);
 	json_int_t number = json_integer_value(json_object_get(fdset, "fd"));
-	json_auto_t *args = json_copy(json_object_get(step, "arguments"));
-	json_auto_t *set = json_pack("{s:O?}", "fdset-id", json_object_get(fdset, "fdset-id"));
+	json_int_t id = json_integer_value(json_object_get(fdset, "fdset-id"));
+	json_auto_t *args = json_copy(json_object_get(step, "arguments")), *set = json_pack("{s:I}", "fdset-id", id);
 	struct qmp_command add = {.name = text_of(step, "execute"), .arguments = args};
 	struct qmp_command remove = {.name = "remove-fd", .arguments = set};
 	struct qmp_error why = {0};
+	bool secret = !node_of(step);
 
-	if (!args || json_object_set_new(args, "file", json_sprintf("/proc/self/fd/%lld", (long long)number)) < 0)
+	if (!args || json_object_set_new(args, secret ? "file" : "filename",
+					 secret ? json_sprintf("/proc/self/fd/%lld", (long long)number)
+						: json_sprintf("/dev/fdset/%lld", (long long)id)) < 0)
 		qmp_error_errno(&why, -ENOMEM, "running a plan");
-	if (!must_stop(x))
-		(void)send_call(x, i, &add, on_reply, &why);
-	(void)qmp_session_execute(x->session, &remove, on_removed_fd, NULL, NULL, NULL);
+	if (must_stop(x) || send_call(x, i, &add, on_reply, &why) < 0 || secret)
+		(void)qmp_session_execute(x->session, &remove, on_removed_fd, NULL, NULL, NULL);
 }
 
 static void on_added_fd(void *data, const struct qmp_reply *reply)
@@ -311,17 +336,39 @@ static void on_added_fd(void *data, const struct qmp_reply *reply)
 	proceed(x);
 }
 
+/* FD, or WHY there is none. What it is for is told by query-fdsets. */
+static int hand_over(struct vm_exec *x, size_t i, int fd, struct qmp_error *why)
+{
+	const char *node = node_of(json_array_get(x->plan, i));
+	json_auto_t *args = json_pack("{s:s*}", "opaque", node);
+	struct qmp_command c = {.name = "add-fd", .arguments = args, .fds = &fd, .n_fds = 1};
+	int r = send_call(x, i, &c, on_added_fd, why);
+
+	x->handing_over = r == 0;
+	return r;
+}
+
+/* 1: its image is handed over. */
+static int send_image(struct vm_exec *x, size_t i, const json_t *step)
+{
+	_cleanup_fd_ int fd = -1;
+	struct qmp_error why = {0};
+	int r = x->loose && node_of(step) && streq(text_of(step, "execute"), "blockdev-add")
+			? x->opts.image(x->opts.data, step, &fd, &why) : 0;
+
+	if (r == 0)
+		return 0;
+	r = hand_over(x, i, fd, &why);
+	return r < 0 ? r : 1;
+}
+
 static int send_secret(struct vm_exec *x, size_t i, const char *file, bool is_line)
 {
 	_cleanup_fd_ int fd = -1;
-	struct qmp_command c = {.name = "add-fd", .fds = &fd, .n_fds = 1};
 	struct qmp_error why = {0};
-	int r;
 
 	(void)vm_secret_open(file, is_line, &fd, &why);
-	r = send_call(x, i, &c, on_added_fd, &why);
-	x->handing_over = r == 0;
-	return r;
+	return hand_over(x, i, fd, &why);
 }
 
 /* ---- Sending ---- */
@@ -346,8 +393,14 @@ static int send_command(struct vm_exec *x, size_t i, const json_t *step)
 		.n_fds = fd >= 0,
 		.timeout_ms = opens_by_key(step) ? KEY_MS : 0,
 	};
+	int r;
 
-	return secret || line ? send_secret(x, i, secret ? secret : line, !secret) : send_call(x, i, &c, on_reply, &why);
+	if (secret || line)
+		return send_secret(x, i, secret ? secret : line, !secret);
+	r = send_image(x, i, step);
+	if (r != 0)
+		return r < 0 ? r : 0;
+	return send_call(x, i, &c, on_reply, &why);
 }
 
 static bool must_stop(const struct vm_exec *x)
@@ -419,6 +472,7 @@ int vm_exec_run(uv_loop_t *loop, struct qmp_session *session, json_t *plan, cons
 	x->session = session;
 	x->plan = json_incref(plan);
 	x->n = json_array_size(plan);
+	x->loose = o->image ? json_array() : NULL;
 	uv_timer_init(loop, &x->timer);
 	x->timer.data = x;
 	uv_timer_start(&x->timer, on_timer, 0, 0);

@@ -4,7 +4,7 @@
  *
  * Steps go out without waiting for each other's replies (QEMU runs them in order, and a step that builds on a failed one
  * fails too), but for a step with a wait, which unplugs a device (unplug.h): nothing behind it is sent before it is gone; and
- * for one that hands over a secret: nothing behind it is sent before QEMU has said where it has it.
+ * for one that hands over a secret or an image: nothing behind it is sent before QEMU has said where it has it.
  * Undoing is a plan that is run in the same way, to its end, whatever of it is refused.
  */
 #pragma once
@@ -18,6 +18,11 @@ struct vm_exec;
 struct vm_exec_options {
 	/* The fd of that name for a getfd step, taken over; or the error that says why there is none. */
 	int (*fd)(void *data, const char *name, struct qmp_error *err);
+	/*
+	 * The image that STEP, a blockdev-add, opens: 1, and RET_FD is what QEMU is to be given in its place; taken over. 0: QEMU
+	 * opens it itself. NULL: it opens all of them.
+	 */
+	int (*image)(void *data, const json_t *step, int *ret_fd, struct qmp_error *err);
 	/* STEP is the number of steps that are done, of TOTAL. May be NULL. */
 	void (*progress)(void *data, size_t step, size_t total);
 	/*

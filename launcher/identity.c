@@ -1,6 +1,7 @@
 #include "launcher/identity.h"
 #include "proto/base.h"
 
+#include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
 #include <linux/capability.h>
@@ -8,6 +9,7 @@
 #include <pwd.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -135,14 +137,12 @@ static int add_socket(struct vm_needs *needs, const char *item, const json_t *ad
 	return made ? vm_needs_add(needs, item, folder, W_OK | X_OK) : vm_needs_add(needs, item, path, W_OK);
 }
 
-/* A file; or what reaches another host's: a UNIX socket, the cluster's configuration. */
+/* What reaches another host: a UNIX socket, the cluster's configuration. A file can be opened for it. */
 static int add_node(struct vm_needs *needs, const char *item, const json_t *args)
 {
-	const char *file = text_of(args, "filename"), *conf = text_of(args, "conf");
+	const char *conf = text_of(args, "conf");
 	int r = add_socket(needs, item, json_object_get(args, "server"), false);
 
-	if (r == 0 && file && *file == '/')
-		r = vm_needs_add(needs, item, file, json_is_true(json_object_get(args, "read-only")) ? R_OK : R_OK | W_OK);
 	return r == 0 && conf ? vm_needs_add(needs, item, conf, R_OK) : r;
 }
 
@@ -180,9 +180,12 @@ int vm_needs_add_object(struct vm_needs *needs, const char *item, const char *co
 
 /* ---- Trying ---- */
 
-/* What the child found: which one, and how much of its path cannot be passed; 0: the file itself. */
+/*
+ * What the child found: which one it may not open, and how much of its path cannot be passed (0: the file itself); how much of
+ * its path leads to what the user could put something else in place of (0: nothing).
+ */
 struct finding {
-	size_t index, barrier;
+	size_t index, barrier, changeable;
 };
 
 static size_t find_barrier(const char *path)
@@ -198,6 +201,30 @@ static size_t find_barrier(const char *path)
 	return 0;
 }
 
+/* Of a folder with the sticky bit, what is another's stays. Behind a folder that may not be entered nothing can be changed. */
+static size_t find_changeable(const char *path, uid_t uid)
+{
+	bool in_sticky = false;
+	char part[PATH_MAX];
+	struct stat st;
+
+	for (size_t n = 0; path[n] && n < sizeof part - 1; n++) {
+		bool last = !path[n + 1];
+		part[n] = path[n];
+		part[n + 1] = '\0';
+		if (n > 0 && path[n + 1] != '/' && !last)
+			continue;
+		if (lstat(part, &st) < 0)
+			return 0;
+		if (st.st_uid == uid && (in_sticky || S_ISDIR(st.st_mode)))
+			return n + 1;
+		in_sticky = S_ISDIR(st.st_mode) && (st.st_mode & S_ISVTX) != 0;
+		if (S_ISDIR(st.st_mode) && !in_sticky && access(part, W_OK) == 0)
+			return n + 1;
+	}
+	return 0;
+}
+
 static _Noreturn void try_all(const struct vm_identity *id, const struct vm_needs *needs, int out)
 {
 	struct finding f;
@@ -208,6 +235,7 @@ static _Noreturn void try_all(const struct vm_identity *id, const struct vm_need
 		if (access(needs->list[f.index].path, needs->list[f.index].mode) < 0 && errno == EACCES)
 			break;
 	f.barrier = f.index < needs->n ? find_barrier(needs->list[f.index].path) : 0;
+	f.changeable = f.index < needs->n ? find_changeable(needs->list[f.index].path, id->uid) : 0;
 	_exit(write(out, &f, sizeof f) == sizeof f ? 0 : 1);
 }
 
@@ -259,6 +287,60 @@ int vm_identity_check(const struct vm_identity *id, const struct vm_needs *needs
 	if (r < 0)
 		return qmp_error_errno(err, r, "trying what the user %s may open", id->user);
 	return f.index < needs->n ? refuse(id, &needs->list[f.index], f.barrier, err) : 0;
+}
+
+/* ---- In its place ---- */
+
+static int refuse_changeable(const struct vm_identity *id, const struct vm_need *need, size_t n, struct qmp_error *err)
+{
+	return qmp_error_set(err, QMP_ERR_HOST, -EACCES,
+			     "%s: QEMU runs as the user %s, who cannot open %s; it is not opened for it, for %s can put something else in "
+			     "place of what is in or at %.*s. Give the image to that user (chown %s %s), or put it where only root makes "
+			     "files",
+			     need->item, id->user, need->path, id->user, (int)n, need->path, id->user, need->path);
+}
+
+/* No symlink but a device's: it could lead elsewhere by what the user may change. */
+static int open_for(const struct vm_need *need, int flags, struct qmp_error *err)
+{
+	bool device = strncmp(need->path, "/dev/", 5) == 0;
+	_cleanup_free_ char *real = realpath(need->path, NULL);
+	struct stat st;
+	int fd;
+
+	if (!real || stat(real, &st) < 0)
+		return qmp_error_errno(err, -errno, "%s: opening %s for QEMU", need->item, need->path);
+	if (!device && !streq(real, need->path))
+		return qmp_error_set(err, QMP_ERR_HOST, -ELOOP,
+				     "%s: opening %s for QEMU: a symlink leads to it; name the file itself, %s", need->item, need->path, real);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s: opening %s for QEMU: it is neither a file nor a block device",
+				     need->item, need->path);
+	fd = open(real, flags | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY);
+	return fd >= 0 ? fd : qmp_error_errno(err, -errno, "%s: opening %s for QEMU", need->item, need->path);
+}
+
+int vm_identity_open(const struct vm_identity *id, const char *item, const char *path, int flags, int *ret_fd,
+		     struct qmp_error *err)
+{
+	bool writes = (flags & O_ACCMODE) != O_RDONLY;
+	struct vm_needs needs = {0};
+	struct finding f = {0};
+	int fd = -1, r = vm_needs_add(&needs, item, path, writes ? R_OK | W_OK : R_OK);
+
+	if (r == 0)
+		r = try_in_child(id, &needs, &f);
+	if (r < 0)
+		qmp_error_errno(err, r, "%s: trying whether the user %s may open %s", item, id->user, path);
+	else if (f.index < needs.n && f.changeable > 0)
+		r = refuse_changeable(id, needs.list, f.changeable, err);
+	else if (f.index < needs.n)
+		r = fd = open_for(needs.list, flags, err);
+	vm_needs_deinit(&needs);
+	if (fd < 0)
+		return r;
+	*ret_fd = fd;
+	return 1;
 }
 
 bool vm_identity_opens(const struct vm_identity *id, const char *path)

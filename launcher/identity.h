@@ -42,7 +42,7 @@ struct vm_needs {
 };
 void vm_needs_deinit(struct vm_needs *needs);
 int vm_needs_add(struct vm_needs *needs, const char *item, const char *path, int mode);
-/* What QEMU opens for an object: COMMAND is blockdev-add or netdev_add, others need nothing. */
+/* What QEMU opens by itself for an object, images apart (vm_identity_open): COMMAND is blockdev-add or netdev_add, others need nothing. */
 int vm_needs_add_object(struct vm_needs *needs, const char *item, const char *command, const json_t *args);
 /*
  * Has a child that is ID try all of them. -EACCES: the first that it may not, with what stands in the way and what to do.
@@ -54,5 +54,12 @@ int vm_identity_check(const struct vm_identity *id, const struct vm_needs *needs
  * them by that.
  */
 int vm_identity_let_in(const struct vm_dirs *dirs, const char *folder, struct qmp_error *err);
+/*
+ * The file or block device PATH, to be opened with FLAGS of open(), for ITEM ("disks.vda"). 0: ID opens it itself. 1: it may not,
+ * and RET_FD is the file, opened by us in its place. -EACCES: likewise, but it could put another file in that place, and so have
+ * us open what it should not have; -ELOOP: a symlink leads there. Others: it cannot be opened by us either.
+ */
+int vm_identity_open(const struct vm_identity *id, const char *item, const char *path, int flags, int *ret_fd,
+		     struct qmp_error *err);
 /* Whether ID (NULL: ourselves) may read and write PATH. */
 bool vm_identity_opens(const struct vm_identity *id, const char *path);

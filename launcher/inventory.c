@@ -354,8 +354,9 @@ static const char *other_file(const struct vm_inventory *inv, const struct vm_ob
 	const char *driver = text_of(o->args, "driver"), *its = text_of(node, "drv");
 
 	*ret_wants = wants ? wants : driver;
+	/* Of one that it was given as an fd (fdset.h) it knows no more. */
 	if (wants)
-		return has && !streq(wants, has) ? has : NULL;
+		return has && !streq(wants, has) && strncmp(has, "/dev/fdset/", 11) != 0 ? has : NULL;
 	return driver && its && !streq(driver, its) ? its : NULL;
 }
 

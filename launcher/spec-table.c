@@ -252,7 +252,7 @@ const struct vm_field vm_spec_fields[] = {
 	 .choices = CHOICES("pause", "shutdown", "exit-failure", "none")},
 	{"panic-device", VM_T_BOOL, "an ISA pvpanic device, so that it can say so", .default_json = "true"},
 	{"watchdog", VM_T_OBJECT, "a watchdog", .fields = watchdog_fields},
-	{"user", VM_T_STRING, "the user that QEMU runs as, where qmpctl is root"},
+	{"user", VM_T_STRING, "the user that QEMU runs as, where qmpctl is root; it needs no rights on the images"},
 	{"group", VM_T_STRING, "QEMU's main group; the user's own unless given"},
 	{"observe-group", VM_T_STRING, "a group whose members may look at the VM through observe.sock"},
 	{"sandbox", VM_T_BOOL, "QEMU's seccomp filter: it runs no program and wins no privilege", .default_json = "true"},

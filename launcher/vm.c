@@ -29,7 +29,7 @@
 #define LAST_END   "last-end.json"
 #define LOG        "qemu.log"
 #define LOG_MAX    ((off_t)1 << 20)
-#define MAX_FDS    48
+#define MAX_FDS    200
 #define UP_MS      30000
 #define KEY_MS     60000 /* for each image that is encrypted: trying a key is made to cost seconds */
 
@@ -702,17 +702,46 @@ static int inherit_socket(struct vm *vm, struct inherited *in, const char *file,
 	return r < 0 ? r : inherit_consume(in, name, fd, err);
 }
 
-/* NULL: the object needs none. */
-static const char *fd_name_of(const struct vm_object *o)
+static int open_image(const json_t *spec, const char *item, const json_t *args, int *ret_fd, struct qmp_error *err)
 {
-	return o->secret_file ? vm_object_id(o) : o->fd_name;
+	const char *driver = text_of(args, "driver"), *file = text_of(args, "filename");
+	bool direct = json_is_true(json_object_get(json_object_get(args, "cache"), "direct"));
+	int flags = (json_is_true(json_object_get(args, "read-only")) ? O_RDONLY : O_RDWR) | (direct ? O_DIRECT : 0);
+	_cleanup_identity_ struct vm_identity *id = NULL;
+	int r;
+
+	if (!driver || !file || !(streq(driver, "file") || streq(driver, "host_device")))
+		return 0;
+	r = vm_identity_of(spec, &id, err);
+	return r == 0 && id ? vm_identity_open(id, item, file, flags, ret_fd, err) : r;
 }
 
-/* Of an object with a name: a secret, or the tap of a NIC ("nics.net0"). */
+int vm_open_image(const struct vm *vm, const char *item, const json_t *args, int *ret_fd, struct qmp_error *err)
+{
+	return open_image(vm->running, item, args, ret_fd, err);
+}
+
+bool vm_has_user(const struct vm *vm)
+{
+	return text_of(vm->running, "user");
+}
+
+/* Its name in the command line; NULL: the object needs none. */
+static const char *fd_name_of(const struct vm_object *o)
+{
+	return o->secret_file || o->kind == VM_BLOCKDEV ? vm_object_id(o) : o->fd_name;
+}
+
+/* Of an object with a name: a secret, an image that QEMU may not open, or the tap of a NIC ("nics.net0"). RET -1: not needed. */
 static int open_object(const json_t *spec, const char *item, const struct vm_object *o, int *ret, struct qmp_error *err)
 {
 	const char *dot = strchr(item, '.');
+	int r;
 
+	if (o->kind == VM_BLOCKDEV) {
+		r = open_image(spec, item, o->args, ret, err);
+		return r < 0 ? r : 0;
+	}
 	if (!o->secret_file)
 		return vm_hostnet_open(vm_spec_find(spec, "nics", dot ? dot + 1 : ""), ret, err);
 	if (vm_secret_open(o->secret_file, o->secret_is_line, ret, err) < 0)
@@ -736,7 +765,7 @@ static int inherit_objects(const struct vm *vm, const json_t *spec, struct inher
 			if (!fd_name_of(o))
 				continue;
 			r = opened ? open_object(spec, all.list[i].item, o, &fd, err) : 0;
-			if (r == 0)
+			if (r == 0 && (fd >= 0 || o->kind != VM_BLOCKDEV))
 				r = inherit_consume(in, fd_name_of(o), fd, err);
 			in->n_secrets += o->secret_file != NULL;
 		}

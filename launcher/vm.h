@@ -121,6 +121,13 @@ void vm_discard_spec(const struct vm *vm, struct vm_draft *draft);
 int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err);
 /* Whether QEMU, where it runs as another user, may open what the steps of PLAN name. */
 int vm_may_open(const struct vm *vm, const json_t *plan, struct qmp_error *err);
+/*
+ * The image that a blockdev-add with ARGS opens, for QEMU where it runs as another user, who may not: 1 and the fd. 0: QEMU
+ * opens it, or it is none. Errors as of vm_identity_open.
+ */
+int vm_open_image(const struct vm *vm, const char *item, const json_t *args, int *ret_fd, struct qmp_error *err);
+/* Whether QEMU runs as another user than we do. */
+bool vm_has_user(const struct vm *vm);
 struct vm_host vm_host_of(const struct vm *vm);
 /* Before anything of SPEC is made for QEMU: the pools that it names are read, but for those that QEMU has images of. */
 int vm_know_pools(struct vm *vm, const json_t *spec, struct qmp_error *err);

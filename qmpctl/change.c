@@ -151,6 +151,18 @@ static int open_fd(void *data, const char *name, struct qmp_error *err)
 	return fd >= 0 ? fd : change_open_fd(c->call->guest->vm->running, name, err);
 }
 
+int change_open_image(const struct guest *g, const json_t *step, int *ret_fd, struct qmp_error *err)
+{
+	return vm_open_image(g->vm, text_of(step, "item"), json_object_get(step, "arguments"), ret_fd, err);
+}
+
+static int open_image(void *data, const json_t *step, int *ret_fd, struct qmp_error *err)
+{
+	const struct change *c = data;
+
+	return change_open_image(c->call->guest, step, ret_fd, err);
+}
+
 static void on_progress(void *data, size_t step, size_t total)
 {
 	struct change *c = data;
@@ -203,7 +215,7 @@ static int run_steps(struct change *c, json_t *steps, void (*done)(void *, enum 
 {
 	struct guest *g = c->call->guest;
 	struct vm_exec_options o = {
-		.fd = open_fd, .progress = c->call->op->waits ? on_progress : NULL, .done = done, .data = c};
+		.fd = open_fd, .image = vm_has_user(g->vm) ? open_image : NULL, .progress = c->call->op->waits ? on_progress : NULL, .done = done, .data = c};
 	struct qmp_session *s = vm_session(g->vm, err);
 
 	return s ? vm_exec_run(g->keeper->loop, s, steps, &o, &g->exec, err) : err->code;

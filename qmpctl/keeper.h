@@ -124,6 +124,8 @@ int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, json_t *result,
 json_t *change_taken_ports(const struct op_call *call);
 /* The fd of that name ("net0-tap") for an item of SPEC; or a negative errno. */
 int change_open_fd(const json_t *spec, const char *name, struct qmp_error *err);
+/* As of vm_open_image, of a step that is a blockdev-add. */
+int change_open_image(const struct guest *g, const json_t *step, int *ret_fd, struct qmp_error *err);
 /* PLAN, which leads to WANT, has been run but for REST (NULL: all of it): whatever item has no step left is as wanted. */
 int change_keep_running(struct vm *vm, const json_t *want, const json_t *plan, const json_t *rest, struct qmp_error *err);
 /* The session is gone: the plan under way ends. */

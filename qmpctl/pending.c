@@ -263,9 +263,16 @@ static int open_fd(void *data, const char *name, struct qmp_error *err)
 	return fd >= 0 ? fd : change_open_fd(p->guest->vm->running, name, err);
 }
 
+static int open_image(void *data, const json_t *step, int *ret_fd, struct qmp_error *err)
+{
+	const struct pending *p = data;
+
+	return change_open_image(p->guest, step, ret_fd, err);
+}
+
 static int run(struct pending *p, struct qmp_session *s, json_t *plan, struct qmp_error *err)
 {
-	struct vm_exec_options o = {.fd = open_fd, .done = on_done, .data = p, .patient = p->stage != BEGUN};
+	struct vm_exec_options o = {.fd = open_fd, .image = vm_has_user(p->guest->vm) ? open_image : NULL, .done = on_done, .data = p, .patient = p->stage != BEGUN};
 
 	return vm_exec_run(p->guest->keeper->loop, s, plan, &o, &p->exec, err);
 }

@@ -5,6 +5,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import unittest
@@ -278,24 +279,123 @@ class User(WorldTest):
         for word in words:
             self.assertIn(word, result.err)
 
-    def test_a_disk_that_it_cannot_open_is_refused_before_the_start(self):
-        path = self.image()
-        self.w.create("a", self.spec(disks=[{"id": "vda", "path": path, "format": "raw"}]))
-        self.refused(["disks.vda", "nobody", f"cannot write {path}", f"chown nobody {path}"], "start", "a")
-        os.chmod(path, 0o644)
-        self.refused(["cannot write"], "start", "a")
-        self.w.ok("set", "a", "disks[vda].read-only=true")
-        self.w.ok("start", "a")
+    # -- Images that it may not open are opened for it
 
-    def test_a_disk_that_it_cannot_reach_names_the_folder(self):
+    def sets(self, qmp):
+        return [fd["opaque"] for found in qmp.execute("query-fdsets") for fd in found["fds"]]
+
+    def write(self, qmp, disk):
+        said = qmp.execute("human-monitor-command", {
+            "command-line": f'qemu-io -d /machine/peripheral/{disk}/virtio-backend "write -P 0x5a 0 4k"'})
+        self.assertEqual(said, "", "QEMU prints that it is done, and says what is wrong")
+
+    def is_free(self, path):
+        """Whether nobody has locked it: another program may write to it."""
+        done = subprocess.run(["qemu-io", "-f", "raw", "-c", "write 4k 4k", path], capture_output=True, text=True, check=False)
+        return done.returncode == 0
+
+    def nodes(self, qmp):
+        return {node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True})}
+
+    def opened_for_it(self, cache):
+        folder = os.path.join(self.w.base, "closed")
+        os.mkdir(folder, 0o700)
+        cold, closed = self.image(), self.image(folder=folder)
+        serial = self.start(disks=[{"id": "vda", "path": cold, "format": "raw", "cache": cache}])
+        with self.w.control("a") as qmp:
+            before = self.nodes(qmp)
+            self.assertEqual(self.sets(qmp), ["vda-file"])
+            self.write(qmp, "vda")
+            self.w.ok("disk", "add", "a", f"id=vdx,path={closed},format=raw,cache={cache}")
+            self.write(qmp, "vdx")
+            self.assertEqual(sorted(self.sets(qmp)), ["vda-file", "vdx-file"])
+            self.assertEqual(self.w.status("a").get("drift", []), [])
+        self.assertFalse(self.is_free(closed))
+        self.w.kill_keeper()
+        self.w.wait_state("a", "running")
+        self.w.ok("disk", "remove", "a", "vdx")
+        serial.expect("EJECT")
+        with self.w.control("a") as qmp:
+            self.until(lambda: self.sets(qmp) == ["vda-file"], "the set of fds of the disk that went is still there")
+            self.assertEqual(self.nodes(qmp), before)
+        self.until(lambda: self.is_free(closed), "the image is still locked")
+
+    def test_images_that_it_may_not_open_are_opened_for_it(self):
+        self.opened_for_it("writeback")
+
+    def test_past_the_hosts_cache_too(self):
+        self.opened_for_it("none")
+
+    def test_a_change_that_was_cut_short_opens_it_again(self):
         self.start()
+        path = self.image()
+        qemu, keeper = self.w.qemu_pid("a"), self.w.keeper_pid()
+        journal = os.path.join(self.w.vm_dir("a"), "journal.json")
+        os.kill(qemu, signal.SIGSTOP)
+        try:
+            with self.w.control("a") as qmp:
+                qmp.send("qmpctl-disk-add", {"disk": {"id": "vdx", "path": path, "format": "raw"}})
+                self.until(lambda: os.path.exists(journal), "the change has not begun")
+                os.kill(keeper, signal.SIGKILL)
+                self.w.wait_gone([keeper])
+        finally:
+            os.kill(qemu, signal.SIGCONT)
+        self.w.wait_state("a", "running")
+        self.until(lambda: not os.path.exists(journal), "what was cut short is not settled")
+        with self.w.control("a") as qmp:
+            self.assertEqual(self.sets(qmp), ["vdx-file"])
+            self.write(qmp, "vdx")
+
+    def test_an_image_that_is_made_for_it_is_plugged(self):
+        self.start()
+        self.w.ok("disk", "add", "a", "size=1M,id=vdx")
+        with self.w.control("a") as qmp:
+            self.write(qmp, "vdx")
+
+    def test_what_is_opened_for_it_can_be_read_only(self):
+        self.start(disks=[{"id": "vda", "path": self.image(), "format": "raw", "read-only": True}])
+        with self.w.control("a") as qmp:
+            node = next(n for n in qmp.execute("query-named-block-nodes", {"flat": True}) if n["node-name"] == "vda-file")
+            self.assertIs(node["ro"], True)
+            sets = qmp.execute("query-fdsets")
+        pid = self.w.qemu_pid("a")
+        for fd in sets[0]["fds"]:
+            with open(f"/proc/{pid}/fdinfo/{fd['fd']}", encoding="ascii") as f:
+                self.assertEqual(int(re.search(r"flags:\s+(\d+)", f.read()).group(1), 8) & os.O_ACCMODE, os.O_RDONLY)
+
+    def test_what_fails_leaves_no_set_and_no_lock(self):
+        self.start()
+        path = self.image()
         with self.w.control("a") as qmp:
             before = qmp.execute("query-named-block-nodes", {"flat": True})
-            path = self.image(self.nobody.pw_uid, self.w.root)
-            self.refused(["disks.vdx", f"may not enter {self.w.root};", f"setfacl -m u:nobody:x {self.w.root}"],
-                         "disk", "add", "a", f"id=vdx,path={path},format=raw")
+            self.w.expect(FAILED, "disk", "add", "a", f"id=vdx,path={path},format=qcow2")
             self.assertEqual(qmp.execute("query-named-block-nodes", {"flat": True}), before)
+            self.until(lambda: self.sets(qmp) == [], "a set of fds is left")
+        self.assertTrue(self.is_free(path))
         self.assertNotIn("vdx", self.w.ok("show", "a").out)
+
+    def test_what_it_could_put_something_else_in_place_of_is_not_opened(self):
+        its = os.path.join(self.images, "its")
+        os.mkdir(its, 0o755)
+        path = self.image(folder=its)
+        link = os.path.join(self.images, "link.img")
+        os.symlink(self.image(), link)
+        sticky = os.path.join(self.images, "sticky")
+        os.mkdir(sticky)
+        os.chmod(sticky, 0o1777)
+        ours = self.image(folder=sticky)
+        self.start()
+        for folder_mode, owner in ((0o755, self.nobody.pw_uid), (0o777, 0)):
+            os.chown(its, owner, -1)
+            os.chmod(its, folder_mode)
+            self.refused(["disks.vdx", "nobody", f"at {its}", f"chown nobody {path}"],
+                         "disk", "add", "a", f"id=vdx,path={path},format=raw")
+        self.refused(["disks.vdx", "symlink"], "disk", "add", "a", f"id=vdx,path={link},format=raw")
+        self.w.ok("disk", "add", "a", f"id=vdx,path={ours},format=raw")
+        self.w.ok("kill", "a")
+        os.chown(ours, self.nobody.pw_uid, -1)
+        os.chmod(ours, 0o400)
+        self.refused(["disks.vdx", f"at {ours}"], "start", "a")
 
     def test_the_display_is_there_all_the_same(self):
         self.start(display={"type": "vnc"})

@@ -173,6 +173,24 @@ static void test_secrets(void)
 	json_decref(full);
 }
 
+/* One that QEMU may not open: a set of fds, where there is one of its node's name. */
+static void test_an_image_by_fd(void)
+{
+	static const struct vm_named_fd fds[] = {{"qmp", 3}, {"con0", 4}, {"agent", 5}, {"vda-file", 6}};
+	json_t *spec = effective("{" FIXED ", \"disks\": [{\"path\": \"/a\", \"format\": \"raw\"}, {\"path\": \"/b\", \"format\": \"raw\"}]}");
+	_cleanup_free_ char *text = NULL;
+	char **argv;
+
+	CHECK_INT(vm_argv_render(spec, &host, "q", fds, ARRAY_SIZE(fds), &argv, NULL), 0);
+	text = vm_argv_quote(argv);
+	CHECK_CONTAINS(text, "-add-fd fd=6,set=6,opaque=vda-file ");
+	CHECK_CONTAINS(text, "\"filename\":\"/dev/fdset/6\"");
+	CHECK_CONTAINS(text, "\"filename\":\"/b\"");
+	CHECK(!strstr(text, "\"/a\""));
+	vm_argv_free(argv);
+	json_decref(spec);
+}
+
 static void test_limits_change_in_place(void)
 {
 	json_t *have = everything_spec(), *want = json_deep_copy(have);
@@ -200,6 +218,7 @@ int main(void)
 	RUN(test_plug_and_unplug);
 	RUN(test_two_scsi_disks);
 	RUN(test_secrets);
+	RUN(test_an_image_by_fd);
 	RUN(test_limits_change_in_place);
 	RUN(test_quoting);
 	return 0;

@@ -7,6 +7,7 @@
 #include "proto/base.h"
 #include "tests/unit/check.h"
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -58,8 +59,8 @@ static void on_command(void *data, struct qmp_peer *p, const struct qmp_peer_com
 	const char *id = text_of(c->arguments, "id") ? text_of(c->arguments, "id") : text_of(c->arguments, "node-name");
 	json_auto_t *value = a && a->returns ? json_loads(a->returns, JSON_DECODE_ANY, NULL) : NULL;
 
-	const char *file = text_of(c->arguments, "file");
-	bool is_path = file && *file == '/'; /* of a secret; else a node */
+	const char *file = text_of(c->arguments, text_of(c->arguments, "filename") ? "filename" : "file");
+	bool is_path = file && strspn(file, "/") == 1; /* of a secret or an image; else a node */
 	json_t *set = json_object_get(c->arguments, "fdset-id");
 
 	snprintf(w->heard + strlen(w->heard), sizeof w->heard - strlen(w->heard), "%s%s%s%s%s", c->name, id ? " " : "", id ? id : "",
@@ -278,9 +279,30 @@ static void on_exec_done(void *data, enum vm_exec_outcome outcome, json_t *rest,
 		w->why = *why;
 }
 
+/* Hands over the image of vda-file alone. */
+static int one_image(void *data, const json_t *step, int *ret_fd, struct qmp_error *err)
+{
+	UNUSED(data);
+	UNUSED(err);
+	if (!streq(text_of(json_object_get(step, "arguments"), "node-name"), "vda-file"))
+		return 0;
+	*ret_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	return 1;
+}
+
+static int no_image(void *data, const json_t *step, int *ret_fd, struct qmp_error *err)
+{
+	UNUSED(data);
+	UNUSED(step);
+	UNUSED(ret_fd);
+	return qmp_error_set(err, QMP_ERR_HOST, -EACCES, "not for that user");
+}
+
+static int (*image)(void *data, const json_t *step, int *ret_fd, struct qmp_error *err);
+
 static void begin(struct world *w, json_t *plan)
 {
-	struct vm_exec_options o = {.done = on_exec_done, .data = w};
+	struct vm_exec_options o = {.image = image, .done = on_exec_done, .data = w};
 
 	CHECK_INT(vm_exec_run(&w->loop, w->s, plan, &o, &w->exec, NULL), 0);
 	CHECK_INT(w->ends, 0);
@@ -374,6 +396,47 @@ static void test_a_secret_is_handed_over(void)
 	hands_over((const struct answer[]){{0}}, key, VM_EXEC_FAILED, "");
 	CHECK_INT(unlink(key), 0);
 	CHECK_INT(rmdir(folder), 0);
+}
+
+/* ---- Images ---- */
+
+#define SETS "[{\"fdset-id\": 1, \"fds\": [{\"fd\": 9, \"opaque\": \"vdb-file\"}]}," \
+	     " {\"fdset-id\": 3, \"fds\": [{\"fd\": 41, \"opaque\": \"vda-file\"}]}]"
+
+/* What is sent when it has ended comes after. */
+static void hands_image(bool removal, const struct answer *answers, enum vm_exec_outcome outcome, const char *heard)
+{
+	json_auto_t *plan = disk_plan(removal);
+	struct world w;
+
+	open_world(&w, answers);
+	begin(&w, plan);
+	until_end(&w);
+	for (int turns = 0; turns < 100 && strlen(w.heard) < strlen(heard); turns++)
+		uv_run(&w.loop, UV_RUN_NOWAIT);
+	CHECK_STR(w.heard, heard);
+	CHECK_INT(w.outcome, outcome);
+	close_world(&w);
+}
+
+static void test_an_image_is_handed_over(void)
+{
+	image = one_image;
+	hands_image(false, (const struct answer[]){{"add-fd", NULL, ADDED, NULL, false}, {0}}, VM_EXEC_DONE,
+		    "add-fd +fd; blockdev-add vda-file /dev/fdset/3; blockdev-add vda-fmt; device_add vda; ");
+	hands_image(false,
+		    (const struct answer[]){{"add-fd", NULL, ADDED, NULL, false}, {"query-fdsets", NULL, SETS, NULL, false},
+					    {"blockdev-add", "GenericError", NULL, NULL, false},
+					    {"device_add", "GenericError", NULL, NULL, false}, {0}},
+		    VM_EXEC_FAILED, "add-fd +fd; blockdev-add vda-file /dev/fdset/3; blockdev-add vda-fmt; device_add vda; "
+				    "query-fdsets; remove-fd 3; ");
+	hands_image(true,
+		    (const struct answer[]){{"query-status", NULL, RUNNING, NULL, false}, {"device_del", NULL, NULL, DELETED("vda"), false},
+					    {"query-fdsets", NULL, SETS, NULL, false}, {0}},
+		    VM_EXEC_DONE, "query-status; device_del vda; blockdev-del vda-fmt; blockdev-del vda-file; query-fdsets; remove-fd 3; ");
+	image = no_image;
+	hands_image(false, (const struct answer[]){{0}}, VM_EXEC_FAILED, "");
+	image = NULL;
 }
 
 /* What was done is undone, the last first; what was refused is not. */
@@ -504,6 +567,7 @@ int main(void)
 	RUN(test_a_qemu_that_does_not_answer);
 	RUN(test_done);
 	RUN(test_a_secret_is_handed_over);
+	RUN(test_an_image_is_handed_over);
 	RUN(test_undone);
 	RUN(test_a_node_that_is_held_for_a_moment);
 	RUN(test_what_may_have_been_done_is_undone);
