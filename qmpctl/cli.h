@@ -25,6 +25,7 @@ enum arg_kind {
 	ARG_NIC_WORDS,
 	ARG_FIELD,      /* PATH=VALUE of a spec */
 	ARG_MACHINE,    /* a machine type of QEMU */
+	ARG_OS,         /* a name of os.json */
 	ARG_QMP_COMMAND,
 	ARG_QMP_ARGUMENT, /* KEY=VALUE of the command before it */
 };

@@ -12,6 +12,7 @@
  */
 #include "qmpctl/complete.h"
 #include "qmpctl/keeper.h"
+#include "qmpctl/os.h"
 #include "qmpctl/schema.h"
 #include "launcher/caps.h"
 #include "launcher/pool.h"
@@ -163,6 +164,16 @@ static void offer_machines(struct completion *c)
 		if (json_is_string(name))
 			offer(c, json_string_value(name), "", NULL);
 	}
+}
+
+static void offer_systems(struct completion *c)
+{
+	json_auto_t *table = os_table(c->cli);
+	const char *name;
+	json_t *entry;
+
+	json_object_foreach(table, name, entry)
+		offer(c, name, "", text_of(entry, "description"));
 }
 
 /* ---- Fields of a spec ---- */
@@ -385,6 +396,9 @@ static void offer_kind(struct completion *c, enum arg_kind kind, const char *cho
 		break;
 	case ARG_MACHINE:
 		offer_machines(c);
+		break;
+	case ARG_OS:
+		offer_systems(c);
 		break;
 	case ARG_QMP_COMMAND:
 		offer_commands(c);

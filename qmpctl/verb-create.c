@@ -8,6 +8,7 @@
 #include "qmpctl/ready.h"
 #include "qmpctl/words.h"
 #include "images/chain.h"
+#include "images/clone.h"
 #include "images/fetch.h"
 #include "images/seed.h"
 #include "launcher/location.h"
@@ -80,7 +81,11 @@ static int take_image(struct cli *cli, const char *name, json_t **ret)
 	if (image_find_base(cli, fetched ? fetched : word, NULL, &base) < 0)
 		return cli->error.code;
 	*ret = image_disk_from(cli, name, base.image, base.size, size);
-	return *ret ? 0 : cli->error.code;
+	if (!*ret)
+		return cli->error.code;
+	if (!json_object_get(*ret, "backing") || !vm_location_is_file(text_of(base.image, "path")))
+		return 0;
+	return img_protect(text_of(base.image, "path"), &cli->error);
 }
 
 static int put_first(json_t *spec, json_t *disk)
@@ -391,7 +396,7 @@ const struct verb verb_create = {
 		{"initrd", "FILE", "its initial RAM disk", .kind = ARG_PATH},
 		{"cmdline", "TEXT", "its command line"},
 		{"os", "NAME", "what the guest has drivers for, as in debian12, win11, winxp (\"qmpctl os list\"); what you give yourself "
-			       "goes before it"},
+			       "goes before it", .kind = ARG_OS},
 		{"accel", "NAME", "auto, kvm or tcg", .kind = ARG_CHOICE, .choices = "auto|kvm|tcg"},
 		{"machine", "TYPE", "q35, pc, or a versioned name", .kind = ARG_MACHINE},
 		{"firmware", "FILE", "another firmware than QEMU's", .kind = ARG_PATH},

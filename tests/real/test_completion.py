@@ -149,6 +149,7 @@ class Completion(WorldTest):
         self.assertEqual(self.offered("qmp", "alpha", "blockdev-add", "driver=raw", "file.driver=file", "file.filen"),
                          ["file.filename="])
         self.assertEqual(self.offered("qmp", "alpha", "blockdev-add", "read-only="), ["read-only=on", "read-only=off"])
+        self.assertIn("win2k22", self.offered("create", "x", "--os", "win2"))
         self.assertIn("machine.type=q35", self.offered("set", "alpha", "machine.type="))
 
     def test_nothing_is_started_or_waited_for(self):

@@ -60,6 +60,7 @@ class Create(WorldTest):
         info = json.loads(subprocess.run(["qemu-img", "info", "--output=json", disk["path"]], check=True,
                                          stdout=subprocess.PIPE).stdout)
         self.assertEqual((info["virtual-size"], info["backing-filename"]), (16 << 20, base))
+        self.assertEqual(os.stat(base).st_mode & 0o222, 0)
         # A format for exchange is copied.
         self.w.ok("create", "b", "--image", self.image("base.vmdk", "vmdk"), "--size", "16M")
         disk = self.spec("b")["disks"][0]
