@@ -72,6 +72,19 @@ class Ceph(WorldTest):
         self.assertNotIn("root", self.images())
         self.w.expect(NOT_FOUND, "image", "delete", "ceph:root")
 
+    def test_a_clone(self):
+        """It shares its origin's blocks, which stays for as long; the snapshot between them goes with it."""
+        self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,conf={self.cluster.conf},user=admin")
+        self.w.ok("image", "create", "ceph:base", "8M")
+        self.w.ok("image", "clone", "ceph:base", "ceph:copy")
+        content = {v["name"]: v for v in self.w.ok("pool", "info", "ceph", "-o", "json").json()["content"]}
+        self.assertEqual(content["copy"]["origin"], "rbd/base@qmpctl-copy")
+        self.assertNotEqual(self.w.run("image", "delete", "ceph:base").rc, 0)
+        self.w.ok("image", "delete", "ceph:copy")
+        self.assertEqual(json.loads(self.rbd("snap", "ls", "base", "--format", "json")), [])
+        self.w.ok("image", "delete", "ceph:base")
+        self.assertFalse({"base", "copy"} & self.images())
+
     def test_a_pool_that_the_cluster_does_not_have(self):
         result = self.w.run("pool", "create", "ceph", f"rbd,pool=none,conf={self.cluster.conf},user=admin")
         self.assertNotEqual(result.rc, 0)
