@@ -85,8 +85,8 @@ qemu-img create -q -f qcow2 -F raw -b "$BUILD/debian/disk.img" "$WORK/disk.qcow2
 timeout 900 qemu-system-x86_64 -accel tcg -smp 2 -cpu max -m 1024 -display none -nodefaults -no-reboot \
 	-kernel "$BUILD/debian/vmlinuz" -initrd "$BUILD/debian/initrd.img" \
 	-append 'root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off nokaslr' \
-	-drive "file=$WORK/disk.qcow2,format=qcow2,if=virtio" -drive "file=$WORK/payload.img,format=raw,if=virtio" \
-	"${more[@]}" \
+	-drive "file=$WORK/disk.qcow2,format=qcow2,if=none,id=root" -device virtio-blk-pci,drive=root \
+	-drive "file=$WORK/payload.img,format=raw,if=virtio" "${more[@]}" \
 	-serial "file:$WORK/serial.txt"
 
 tr -d '\r' <"$WORK/serial.txt" | grep -aE '^(OK|FAILED): ' || :

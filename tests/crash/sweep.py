@@ -100,6 +100,12 @@ OPERATIONS = [
     Operation("image-convert", ["image", "convert", "{image}", "{dir}/new.qcow2"], runs=False),
     Operation("image-replace", ["image", "convert", "{image}", "{dir}/new.qcow2", "--replace"], runs=False,
               before=[["image", "create", "{dir}/new.qcow2", "2M"]]),
+    Operation("pool-create", ["pool", "create", "data", "dir,path={dir}/data"], runs=False),
+    Operation("pool-delete", ["pool", "delete", "data"], before=[["pool", "create", "data", "dir,path={dir}/data"]], runs=False),
+    Operation("volume-create", ["image", "create", "data:new.qcow2", "1M"],
+              before=[["pool", "create", "data", "dir,path={dir}/data"]], runs=False),
+    Operation("volume-disk", ["create", "b", "--memory", "16M", "--disk", "data:b.qcow2,size=1M"],
+              before=[["pool", "create", "data", "dir,path={dir}/data"]], runs=False),
     Operation("start", ["start", "a"], runs=False, starts=True),
     Operation("stop", ["stop", "a", "--timeout", "10"], ends=True),
     Operation("kill", ["kill", "a"], ends=True),
@@ -270,7 +276,7 @@ class Case:
 
     def check_images(self):
         """The next one that makes an image settles it: what is there is whole, has its name, and belongs to a VM."""
-        new = self.words["dir"] + "/new.qcow2"
+        new = self.words["dir"] + ("/data" if "data:new.qcow2" in self.op.argv else "") + "/new.qcow2"
         for again in (False, True):
             if self.op.argv[0] == "image" and again:
                 self.again(self.op.argv)
@@ -280,6 +286,8 @@ class Case:
                 self.require(not again and "--replace" not in self.op.argv or self.op.argv[0] != "image", "no image")
         self.w.ok("create", "z", "--disk", "size=1M")
         self.w.ok("delete", "z", "--disks")
+        if os.path.exists(os.path.join(self.w.root, "etc", "pools", "data.json")):
+            self.w.ok("pool", "refresh", "data")
         named = json.dumps(self.specs())
         state = os.path.join(self.w.root, "lib")
         images = [os.path.join(d, f) for d, _, files in os.walk(os.path.join(state, "images")) for f in files]
@@ -290,7 +298,13 @@ class Case:
         lost += [c for c in cache if c not in entries and not c.endswith("/partial")]
         lost += [c for c in entries if (c[:-5] if c.endswith(".json") else f"{c}.json") not in entries]
         lost += glob.glob(os.path.join(state, "cache", "partial", "*"))
+        lost += glob.glob(os.path.join(self.w.base, "data", ".*.qmpctl-new"))
+        lost += [i for i in glob.glob(os.path.join(self.w.base, "data", "b.*")) if "data:b.qcow2" not in named]
         self.require(not lost, f"left behind: {lost}")
+        pools = os.path.join(self.w.root, "etc", "pools")
+        for name in os.listdir(pools) if os.path.isdir(pools) else []:
+            self.require(name == "data.json", f"left behind: {name}")
+            self.w.ok("pool", "info", "data")
         self.check_chains()
 
     def check_chains(self):
@@ -358,7 +372,7 @@ class Case:
                 self.require("b.json" in self.specs(), "there is no clone")
                 self.w.ok("start", "b")
                 self.w.ok("kill", "b")
-            self.require(self.op.argv[0] in ("delete", "rename", "start", "image") or self.op.argv[1] in
+            self.require(self.op.argv[0] in ("delete", "rename", "start", "image", "pool") or self.op.argv[1] in
                          {n[:-5] for n in self.specs()}, f"after {self.op.name}: {sorted(self.specs())}")
         self.check_files()
 
