@@ -1,4 +1,5 @@
 #include "launcher/cgroup.h"
+#include "launcher/hostdisk.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -42,11 +43,11 @@ static int write_file(const char *folder, const char *file, const char *text)
 /* ---- Limits ---- */
 
 struct limit {
-	const char *controller, *file;
-	char value[48]; /* empty: there is none */
+	const char *controller, *file; /* file NULL: the controller alone */
+	char value[48];
 };
 
-#define LIMITS 3
+#define LIMITS 5
 
 static size_t read_limits(const json_t *spec, struct limit limits[LIMITS])
 {
@@ -67,6 +68,11 @@ static size_t read_limits(const json_t *spec, struct limit limits[LIMITS])
 	if (pids > 0) {
 		limits[n] = (struct limit){"pids", "pids.max", ""};
 		snprintf(limits[n++].value, sizeof limits->value, "%lld", (long long)pids);
+	}
+	if (json_object_size(json_object_get(all, "io")) > 0) {
+		/* What is written to a file is written to the disk later: whose it is, only both together know. */
+		limits[n++] = (struct limit){"io", NULL, ""};
+		limits[n++] = (struct limit){"memory", NULL, ""};
 	}
 	return n;
 }
@@ -177,7 +183,7 @@ static int make(const char *folder, const struct limit *limits, size_t n, int *r
 	if (is_populated(folder))
 		return qmp_error_set(err, QMP_ERR_BUSY, -EBUSY, "the control group %s has processes already", folder);
 	for (size_t i = 0; i < n; i++) {
-		int r = write_file(folder, limits[i].file, limits[i].value);
+		int r = limits[i].file ? write_file(folder, limits[i].file, limits[i].value) : 0;
 		if (r < 0)
 			return qmp_error_errno(err, r, "writing %s to %s/%s", limits[i].value, folder, limits[i].file);
 	}
@@ -212,6 +218,30 @@ int vm_cgroup_make(const json_t *spec, const char *name, char **ret_path, int *r
 	if (r == 0)
 		*ret_path = take_ptr(folder);
 	return r;
+}
+
+int vm_cgroup_limit_io(const char *path, const json_t *spec, const char *image, struct qmp_error *err)
+{
+	static const struct {
+		const char *field, *key;
+	} keys[] = {{"bps-read", "rbps"}, {"bps-write", "wbps"}, {"iops-read", "riops"}, {"iops-write", "wiops"}};
+	const json_t *io = json_object_get(json_object_get(spec, "limits"), "io");
+	unsigned major, minor;
+	char line[160];
+	int n, r;
+
+	if (json_object_size(io) == 0)
+		return 0;
+	r = vm_host_disk(image, &major, &minor, err);
+	if (r < 0)
+		return qmp_error_wrap(err, "limits.io cannot be held (leave it out, or give the disk a throttle)");
+	n = snprintf(line, sizeof line, "%u:%u", major, minor);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (json_object_get(io, keys[i].field))
+			n += snprintf(line + n, sizeof line - (size_t)n, " %s=%lld", keys[i].key,
+				      (long long)json_integer_value(json_object_get(io, keys[i].field)));
+	r = path ? write_file(path, "io.max", line) : -ENOENT;
+	return r < 0 ? qmp_error_errno(err, r, "limits.io: writing %s to %s/io.max", line, path ? path : "") : 0;
 }
 
 void vm_cgroup_remove(const char *path)

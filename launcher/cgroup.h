@@ -14,5 +14,7 @@
  * host, or our place in it, has no such group; -EBUSY: it is there and has processes.
  */
 int vm_cgroup_make(const json_t *spec, const char *name, char **ret_path, int *ret_procs, struct qmp_error *err);
+/* Holds the group PATH to the spec's "limits.io" on the disk of this host that IMAGE, a path, stands on. Fine where there is none. */
+int vm_cgroup_limit_io(const char *path, const json_t *spec, const char *image, struct qmp_error *err);
 /* Once its processes are gone. PATH: as from above, also from a file; NULL is fine. */
 void vm_cgroup_remove(const char *path);

@@ -180,10 +180,19 @@ static const struct vm_field display_fields[] = {
 	{0},
 };
 
+static const struct vm_field limits_io_fields[] = {
+	{"bps-read", VM_T_INT, "bytes a second", .min = 1, .max = LIMIT_MAX},
+	{"bps-write", VM_T_INT, "bytes a second", .min = 1, .max = LIMIT_MAX},
+	{"iops-read", VM_T_INT, "operations a second", .min = 1, .max = UINT32_MAX},
+	{"iops-write", VM_T_INT, "operations a second", .min = 1, .max = UINT32_MAX},
+	{0},
+};
+
 static const struct vm_field limits_fields[] = {
 	{"cpu", VM_T_INT, "percent of one processor: 150 is one and a half", .min = 1, .max = 100000},
 	{"memory", VM_T_SIZE, "RAM of the whole process: at its end the kernel ends QEMU", .min = 1 << 20, .max = (int64_t)1 << 44},
 	{"pids", VM_T_INT, "threads; QEMU ends where it needs one more", .min = 100, .max = 4194304},
+	{"io", VM_T_OBJECT, "of each disk of the host that an image stands on", .fields = limits_io_fields},
 	{0},
 };
 

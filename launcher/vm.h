@@ -128,6 +128,8 @@ int vm_may_open(const struct vm *vm, const json_t *plan, struct qmp_error *err);
 int vm_open_image(const struct vm *vm, const char *item, const json_t *args, int *ret_fd, struct qmp_error *err);
 /* Whether QEMU runs as another user than we do. */
 bool vm_has_user(const struct vm *vm);
+/* Before PLAN has it open another image: the limits that it is held to hold on that one's disk, too. */
+int vm_limit_io(const struct vm *vm, const json_t *plan, struct qmp_error *err);
 struct vm_host vm_host_of(const struct vm *vm);
 /* Before anything of SPEC is made for QEMU: the pools that it names are read, but for those that QEMU has images of. */
 int vm_know_pools(struct vm *vm, const json_t *spec, struct qmp_error *err);

@@ -365,6 +365,8 @@ static int edit_running(struct change *c, spec_edit edit, const json_t *item, st
 		    : -ENOMEM;
 	if (r == 0)
 		r = vm_may_open(vm, c->plan, err);
+	if (r == 0 && !op_flag(c->call, "dry-run", false))
+		r = vm_limit_io(vm, c->plan, err);
 	if (r == 0 && c->call->inventory)
 		c->steps = vm_inventory_skip_gone(c->call->inventory, c->plan);
 	return r;

@@ -6,6 +6,7 @@ its QEMU is the fake one, which any kernel can run.
 import json
 import os
 import shutil
+import struct
 import subprocess
 
 from guest import BOOT, guest_file, linux_spec, with_serial
@@ -24,13 +25,35 @@ class Limits(WorldTest):
     def setUp(self):
         super().setUp()
         self.serial = self.w.serial()
-        spec = linux_spec()
+        spec = linux_spec(disks=[{"path": self.partitioned(), "format": "raw"}, {"path": self.formatted(), "format": "raw"}])
         spec["boot"]["initrd"] = self.initrd({"qmpctl": QMPCTL, "qemu": FAKE})
         self.w.create("host", with_serial(spec, self.serial))
         self.w.ok("start", "host")
         self.serial.expect("GUEST-READY", BOOT)
         self.qmpctl("create", "t", "--memory", "16M")
         self.qmpctl("set", "t", "accel=tcg", "limits.cpu=150", "limits.memory=64M", "limits.pids=199")
+
+    def image(self, name):
+        path = os.path.join(self.w.base, name)
+        with open(path, "wb") as f:
+            f.truncate(16 << 20)
+        return path
+
+    def partitioned(self):
+        """The guest's /dev/vda, with /dev/vda1 in it."""
+        path = self.image("parts.img")
+        with open(path, "r+b") as f:
+            f.seek(446)
+            f.write(struct.pack("<8BII", 0, 0, 0, 0, 0x83, 0, 0, 0, 2048, 8192))
+            f.seek(510)
+            f.write(b"\x55\xaa")
+        return path
+
+    def formatted(self):
+        """The guest's /dev/vdb."""
+        path = self.image("fs.img")
+        subprocess.run(["/sbin/mkfs.ext4", "-q", "-F", path], check=True)
+        return path
 
     def initrd(self, programs):
         """The guest's own, and behind it an archive with the programs and their libraries."""
@@ -95,6 +118,31 @@ class Limits(WorldTest):
         # A start that fails leaves none.
         self.sh("mkdir -p /r/run/t && echo exit-at=query-status > /r/run/t/fake-qemu")
         self.qmpctl("start", "t", status=FAILED)
+        self.assertEqual(self.groups(), [])
+
+    def test_the_disks_that_images_stand_on(self):
+        self.sh(f"mount -t cgroup2 none {CG} && mkdir /x && mount -t ext4 /dev/vdb /x && truncate -s 1M /x/1.raw /ram.raw")
+        vda, vdb = (self.sh(f"cat /sys/block/{name}/dev") for name in ("vda", "vdb"))
+        held = "rbps=1000000 wbps=max riops=max wiops=50"
+        self.qmpctl("set", "t", "limits.io.bps-read=1000000", "limits.io.iops-write=50")
+        self.qmpctl("disk", "add", "t", "path=/dev/vda1,format=raw")
+        self.qmpctl("start", "t")
+        folder, = self.groups()
+        self.assertEqual(self.sh(f"cat {folder}/io.max"), f"{vda} {held}")
+        # A disk that comes later, on another one.
+        self.qmpctl("disk", "add", "t", "path=/x/1.raw,format=raw", "--dry-run")
+        self.assertEqual(self.sh(f"cat {folder}/io.max"), f"{vda} {held}")
+        self.qmpctl("disk", "add", "t", "path=/x/1.raw,format=raw")
+        self.assertEqual(sorted(self.sh(f"cat {folder}/io.max").split("\n")), sorted([f"{vda} {held}", f"{vdb} {held}"]))
+        # What no disk is below cannot be held: it is not taken, and what starts with it does not start.
+        before = self.qmpctl("show", "t")
+        said = self.qmpctl("disk", "add", "t", "path=/ram.raw,format=raw", status=FAILED)
+        self.assertIn("/ram.raw stands on no disk of this host", said)
+        self.assertEqual(self.qmpctl("show", "t"), before)
+        self.qmpctl("kill", "t")
+        self.assertEqual(self.groups(), [])
+        self.qmpctl("disk", "add", "t", "path=/ram.raw,format=raw")
+        self.assertIn("stands on no disk", self.qmpctl("start", "t", status=FAILED))
         self.assertEqual(self.groups(), [])
 
 
