@@ -376,7 +376,7 @@ const struct verb verb_create = {
 		{"size", "SIZE", "that disk's size, as in 20G (the image's)"},
 		{"sha256", "DIGITS", "the SHA-256 of what comes from that address"},
 		{"sums", "FILE", "a list of digests in which it stands, as SHA256SUMS; a file or an address", .kind = ARG_PATH},
-		{"disk", "WORDS", "size=10G[,format=qcow2] or PATH[,format=...]; any disk field as KEY=VALUE, as key-file=FILE of an encrypted one; repeatable",
+		{"disk", "WORDS", "size=10G[,format=qcow2], or a path, POOL:VOLUME or URL[,format=...]; any disk field as KEY=VALUE, as key-file=FILE of an encrypted one; repeatable",
 		 .kind = ARG_DISK_WORDS},
 		{"nic", "WORDS", "user[,forward=2222:22], bridge=br0, tap=tap0, ...; repeatable", .kind = ARG_NIC_WORDS},
 		{"cdrom", "ISO", "a CD-ROM with this image; repeatable", .kind = ARG_PATH},

@@ -43,8 +43,10 @@ const struct verb verb_disk_add = {
 	.name = "disk add",
 	.alias = "attach-disk",
 	.group = GROUP_DEVICE,
-	.args = {{"NAME", .kind = ARG_VM}, {"PATH|size=SIZE[,KEY=VALUE...]", .kind = ARG_DISK_WORDS}},
+	.args = {{"NAME", .kind = ARG_VM}, {"IMAGE|size=SIZE[,KEY=VALUE...]", .kind = ARG_DISK_WORDS}},
 	.summary = "Add a disk; prints its id",
+	.notes = "IMAGE is a path, POOL:VOLUME, or the URL of an image that a server has: nbd://HOST/EXPORT, iscsi://HOST/TARGET/LUN, "
+		 "ssh://HOST/PATH, https://HOST/PATH (read-only), rbd://POOL/IMAGE. A comma of its own is written twice.",
 	.options = change_options,
 	.run = run_disk_add,
 };

@@ -154,6 +154,9 @@ class Nbd(NbdTest):
             self.assertFalse([e for e in qmp.events if e["event"] == "BLOCK_JOB_COMPLETED"])
             server.go_on()
             self.assertNotIn("error", qmp.event("BLOCK_JOB_COMPLETED", timeout=20)["data"])
+            server.stall()
+            qmp.execute("blockdev-backup", {"device": "vda-fmt", "target": "sink", "sync": "full", "job-id": "k"})
+        self.w.ok("kill", "demo", timeout=10)
 
 
 class Returning(NbdTest):
