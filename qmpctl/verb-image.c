@@ -3,15 +3,24 @@
  */
 #include "qmpctl/image.h"
 #include "qmpctl/progress.h"
-#include "images/key.h"
 #include "qmpctl/words.h"
+#include "images/key.h"
+#include "images/overlay.h"
 #include "images/volume.h"
+#include "launcher/location.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 
 /* ---- create ---- */
+
+/* One for which no program has to be started. */
+static bool is_plain_overlay(const struct cli *cli, const struct img_target *t)
+{
+	return t->backing && vm_location_is_file(text_of(t->backing, "path")) && streq(t->format, "qcow2") && !*t->options &&
+	       !t->replace && !cli_option(cli, "key-file");
+}
 
 static int make(struct cli *cli, const char *path, const char *format, json_t **ret)
 {
@@ -29,6 +38,14 @@ static int make(struct cli *cli, const char *path, const char *format, json_t **
 	if (r == 0 && !size && !backing.image)
 		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted, or --backing");
 	target.backing = backing.image;
+	if (r == 0 && is_plain_overlay(cli, &target)) {
+		r = img_overlay_make(path, backing.image, size, NULL, NULL, &cli->error);
+		if (r != -EOPNOTSUPP || cli->error.kind) {
+			*ret = r < 0 ? NULL : json_pack("{s:s, s:s}", "path", path, "format", format);
+			return r;
+		}
+		r = 0;
+	}
 	if (r == 0)
 		r = img_create_with_key(&target, size, cli_option(cli, "key-file"), &task, &cli->error);
 	return r < 0 ? r : image_run(cli, task, "making it", 0, ret);
