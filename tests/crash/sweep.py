@@ -26,6 +26,7 @@ import json
 import mmap
 import os
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -295,7 +296,8 @@ class Case:
         lost += glob.glob(os.path.join(state, "made", "*")) + glob.glob(os.path.join(self.w.base, ".*.qmpctl-new"))
         cache = glob.glob(os.path.join(state, "cache", "*")) + glob.glob(os.path.join(state, "cache", ".*"))
         entries = {c for c in cache if os.path.basename(c).startswith("sha256-")}
-        lost += [c for c in cache if c not in entries and not c.endswith("/partial")]
+        known = re.compile(r"partial|qemu-\w+(\.schema)?\.json")  # the latter: what a QEMU was asked once
+        lost += [c for c in cache if c not in entries and not known.fullmatch(os.path.basename(c))]
         lost += [c for c in entries if (c[:-5] if c.endswith(".json") else f"{c}.json") not in entries]
         lost += glob.glob(os.path.join(state, "cache", "partial", "*"))
         lost += glob.glob(os.path.join(self.w.base, "data", ".*.qmpctl-new"))
