@@ -71,8 +71,8 @@ class Agent(WorldTest):
         self.assertNotIn("POWERBUTTON", serial.text)
         self.stopped_clean()
 
-    def test_a_reboot_goes_through_it(self):
-        serial = self.boot()
+    def test_a_reboot_goes_through_it_and_guest_shutdown_is_an_end_that_was_asked_for(self):
+        serial = self.boot(restart={"policy": "always"})
         qemu = self.w.qemu_pid("demo")
         self.w.ok("wait", "demo", "--for", "agent")
         result = self.w.ok("reboot", "demo", "-o", "json").json()
@@ -81,7 +81,11 @@ class Agent(WorldTest):
         serial.expect("GUEST-OFF")
         serial.expect("GUEST-READY", BOOT)
         self.assertNotEqual(self.w.qemu_pid("demo"), qemu)
+
         self.w.ok("wait", "demo", "--for", "agent")
+        self.assertEqual(self.ask("guest-shutdown"), {})
+        self.w.ok("wait", "demo", "--for", "stopped")
+        self.stopped_clean()
 
     def test_one_that_comes_up_while_a_stop_waits_is_asked(self):
         self.w.create("demo", linux_spec("test.qga"))
@@ -160,13 +164,6 @@ class Agent(WorldTest):
         self.assertLess(peak, 32 * 1024)
         result = self.w.ok("stop", "demo", "-o", "json").json()
         self.assertEqual(result["how"], "power button")
-
-    def test_guest_shutdown_is_an_end_that_was_asked_for(self):
-        self.boot(restart={"policy": "always"})
-        self.w.ok("wait", "demo", "--for", "agent")
-        self.assertEqual(self.ask("guest-shutdown"), {})
-        self.w.ok("wait", "demo", "--for", "stopped")
-        self.stopped_clean()
 
     def test_without_a_channel_it_is_said(self):
         self.w.start_tiny("demo")
