@@ -200,6 +200,18 @@ static int may_replace(struct cli *cli, const char *path)
 	return r < 0 ? r : image_refuse_hurt(cli, &f, f.users, f.overlays, "others have it, and would lose what they have");
 }
 
+/* The folder of the pool "default" is there when it is first wanted. */
+static int make_default(struct cli *cli, const char *path)
+{
+	_cleanup_free_ char *folder = qmp_asprintf("%s/images/", cli->dirs.state);
+	_cleanup_fd_ int dir = -1;
+
+	if (!folder || strncmp(path, folder, strlen(folder)) != 0)
+		return 0;
+	dir = vm_dir_open(cli->dirs.state, "images", true, &cli->error);
+	return dir < 0 ? dir : 0;
+}
+
 char *image_new_path(struct cli *cli, const char *word)
 {
 	_cleanup_free_ char *path = *word ? locate(cli, word) : NULL;
@@ -213,7 +225,7 @@ char *image_new_path(struct cli *cli, const char *word)
 		qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP, "%s: a new image is made as a file", path);
 		return NULL;
 	}
-	if (lstat(path, &st) == 0 && may_replace(cli, path) < 0)
+	if (make_default(cli, path) < 0 || (lstat(path, &st) == 0 && may_replace(cli, path) < 0))
 		return NULL;
 	return take_ptr(path);
 }

@@ -5,6 +5,8 @@
 #include "qmpctl/progress.h"
 #include "qmpctl/verb.h"
 #include "qmpctl/words.h"
+#include "images/cache.h"
+#include "images/copy.h"
 #include "images/fetch.h"
 #include "images/import.h"
 #include "launcher/spec.h"
@@ -68,13 +70,11 @@ int image_import(struct cli *cli, char *const place[3], struct img_import_result
 	struct img_import_options o = {
 		.dirs = &cli->dirs, .source = place[0], .destination = place[1], .sums = place[2],
 		.sha256 = cli_option(cli, "sha256"), .sha512 = cli_option(cli, "sha512"), .ca_file = cli_option(cli, "ca"),
-		.netrc_file = cli_option(cli, "netrc"), .no_cache = cli_option(cli, "no-cache") != NULL,
+		.netrc_file = cli_option(cli, "netrc"), .no_cache = place[1] && cli_option(cli, "no-cache"),
 		.progress = on_progress, .note = on_note, .data = &shown,
 	};
 	int r;
 
-	if (o.no_cache && !o.destination)
-		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--no-cache: without a DESTINATION there is only the cache");
 	if (take_size(cli, &o.max_size) < 0 || take_number(cli, "stall", 0, &o.stall_s) < 0 ||
 	    take_number(cli, "retries", -1, &o.retries) < 0)
 		return cli->error.code;
@@ -84,16 +84,76 @@ int image_import(struct cli *cli, char *const place[3], struct img_import_result
 	return r;
 }
 
+static void on_copy(void *data, uint64_t done, uint64_t total)
+{
+	progress_update(data, done, total);
+}
+
+/* Out of the cache, as FORMAT, to PATH. */
+static int convert(struct cli *cli, const struct img_import_result *r, const char *format, const char *path)
+{
+	json_auto_t *image = json_pack("{s:s, s:s}", "path", r->path, "format", r->format);
+	struct img_target target = {.path = path, .format = format};
+	struct progress bar;
+	struct img_copy_options copy = {.from = r->path, .to = path, .progress = on_copy, .data = &bar};
+	struct img_task *task;
+	int result;
+
+	if (!image)
+		return qmp_error_errno(&cli->error, -ENOMEM, "converting %s", r->path);
+	if (streq(format, r->format)) {
+		progress_begin(&bar, cli, "copying", "B");
+		result = img_copy_call(cli->loop, &copy, NULL, &cli->error);
+		progress_end(&bar);
+		return result;
+	}
+	result = img_convert(image, NULL, &target, false, false, &task, &cli->error);
+	return result < 0 ? result : image_run(cli, task, "converting", r->virtual_size, NULL);
+}
+
+/* By way of the cache: what comes is looked into before qemu-img is to make another format of it. */
+static int import_as(struct cli *cli, const char *format, char *source, char *destination, char *sums,
+		     struct img_import_result *ret)
+{
+	_cleanup_free_ char *cached = NULL;
+	int r = image_import(cli, (char *[]){source, NULL, sums}, ret);
+
+	if (r < 0)
+		return r;
+	cached = (char *)ret->path;
+	r = convert(cli, ret, format, destination);
+	if (cli_option(cli, "no-cache") && !ret->cached)
+		(void)img_cache_delete(&cli->dirs, strrchr(cached, '/') + 1, NULL);
+	ret->path = r < 0 ? NULL : strdup(destination);
+	snprintf(ret->format, sizeof ret->format, "%s", format);
+	return r < 0 || ret->path ? r : qmp_error_errno(&cli->error, -ENOMEM, "importing %s", source);
+}
+
+static int check_options(struct cli *cli)
+{
+	static const char *const wanting[] = {"no-cache", "format"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(wanting) && cli->n_args < 2; i++)
+		if (cli_option(cli, wanting[i]))
+			return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--%s goes with a DESTINATION", wanting[i]);
+	return 0;
+}
+
 static int run_image_import(struct cli *cli)
 {
+	const char *format = cli_option(cli, "format");
 	_cleanup_free_ char *source = NULL, *destination = NULL, *sums = NULL, *path = NULL;
 	struct img_import_result result;
+	int r;
 
-	if (take_place(cli, cli->args[0], &source) < 0 || take_place(cli, cli_option(cli, "sums"), &sums) < 0)
+	if (check_options(cli) < 0 || take_place(cli, cli->args[0], &source) < 0 ||
+	    take_place(cli, cli_option(cli, "sums"), &sums) < 0)
 		return cli_fail(cli);
-	if (cli->n_args > 1 && !(destination = path_absolute(cli, cli->args[1])))
+	if (cli->n_args > 1 && !(destination = image_new_path(cli, cli->args[1])))
 		return cli_fail(cli);
-	if (image_import(cli, (char *[]){source, destination, sums}, &result) < 0)
+	r = format ? import_as(cli, format, source, destination, sums, &result) :
+		     image_import(cli, (char *[]){source, destination, sums}, &result);
+	if (r < 0)
 		return cli_fail(cli);
 	path = (char *)result.path;
 	if (cli->json) {
@@ -123,6 +183,8 @@ const struct verb verb_image_import = {
 		{"sha512", "DIGITS", "likewise the SHA-512"},
 		{"sums", "FILE", "a list of digests in which SOURCE's file name stands, as SHA256SUMS; a file or an address",
 		 .kind = ARG_PATH},
+		{"format", "FORMAT", "what DESTINATION is to be; default: what came", .kind = ARG_CHOICE,
+		 .choices = "raw|qcow2|qcow|qed|vmdk|vdi|vhdx|vpc|parallels"},
 		{"max-size", "SIZE", "refuse what is larger, unpacked; default 256G"},
 		{"no-cache", NULL, "nothing stays in the cache; with DESTINATION"},
 		{"stall", "SECONDS", "leave a server that sends nothing for so long; default 30"},

@@ -141,6 +141,25 @@ class Import(WorldTest):
         self.load(self.path("nowhere"), self.path("b"), rc=HOST)
         self.load(self.serve(), "/nowhere/at/all", rc=HOST)
 
+    def test_another_format(self):
+        image = self.qcow2()
+        self.put("x.qcow2", image)
+        subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", self.path("x.qcow2"), self.path("raw")], check=True)
+        url = self.serve(gzip.compress(image), "/x.qcow2.gz")
+        for fmt in ("raw", "qcow2", "vmdk"):
+            to = self.path(f"to.{fmt}")
+            answer = self.load(url, to, "--format", fmt)
+            self.assertEqual((answer["format"], answer["path"]), (fmt, to))
+            subprocess.run(["qemu-img", "compare", "-q", "-f", fmt, "-F", "raw", to, self.path("raw")], check=True)
+        self.clean(images=1)
+        self.w.ok("image", "cache", "--delete", "all")
+        self.load(url, self.path("again"), "--format", "raw", "--no-cache")
+        self.load(url, "default:new.raw", "--format", "raw")
+        self.assertEqual(os.listdir(os.path.join(self.w.root, "lib", "images")), ["new.raw"])
+        self.clean(images=1)
+        self.load(url, "--format", "raw", rc=USAGE)
+        self.load(url, "--no-cache", rc=USAGE)
+
     # -- digests
 
     def test_digests(self):
