@@ -978,47 +978,53 @@ static json_t *argv_json(char *const *argv)
 
 /* ---- Limits ---- */
 
-static int limit_io(const char *cgroup, const json_t *spec, const struct vm_needs *needs, struct qmp_error *err)
+/* An image, of a disk, that is a path of this host. */
+static int limit_node(const char *cgroup, const json_t *spec, const char *item, const json_t *args, struct qmp_error *err)
 {
-	int r = 0;
+	const char *file = text_of(args, "filename");
 
-	for (size_t i = 0; i < needs->n && r == 0; i++)
-		if (strncmp(needs->list[i].item, "disks.", strlen("disks.")) == 0)
-			r = vm_cgroup_limit_io(cgroup, spec, needs->list[i].path, err);
-	return r;
+	return file && *file == '/' && strncmp(item, "disks.", strlen("disks.")) == 0 ? vm_cgroup_limit_io(cgroup, spec, file, err)
+										    : 0;
 }
 
 int vm_limit_io(const struct vm *vm, const json_t *plan, struct qmp_error *err)
 {
-	struct vm_needs needs = {0};
 	const json_t *step;
 	size_t i;
 	int r = 0;
 
 	json_array_foreach(plan, i, step)
-		if (r == 0)
-			r = vm_needs_add_object(&needs, text_of(step, "item"), text_of(step, "execute"), json_object_get(step, "arguments"));
-	if (r == 0)
-		r = limit_io(text_of(vm->host_facts, "cgroup"), vm->running, &needs, err);
-	vm_needs_deinit(&needs);
+		if (r == 0 && streq(text_of(step, "execute"), "blockdev-add"))
+			r = limit_node(text_of(vm->host_facts, "cgroup"), vm->running, text_of(step, "item"),
+				       json_object_get(step, "arguments"), err);
+	return r;
+}
+
+static int limit_start(const struct vm *vm, const char *cgroup, const json_t *spec, struct qmp_error *err)
+{
+	struct vm_host host = vm_host_of(vm);
+	struct vm_fragments all;
+	int r = vm_fragments_all(spec, &host, &all, err);
+
+	if (r < 0)
+		return r;
+	for (size_t i = 0; i < all.n; i++)
+		for (size_t k = 0; k < all.list[i].n_objects && r == 0; k++)
+			if (all.list[i].objects[k].kind == VM_BLOCKDEV)
+				r = limit_node(cgroup, spec, all.list[i].item, all.list[i].objects[k].args, err);
+	vm_fragments_deinit(&all);
 	return r;
 }
 
 /* Removed with the other things of this QEMU: known by the facts that are kept of it. */
-static int make_cgroup(struct vm *vm, const json_t *spec, const json_t *caps, int *ret_procs, struct qmp_error *err)
+static int make_cgroup(struct vm *vm, const json_t *spec, int *ret_procs, struct qmp_error *err)
 {
 	_cleanup_free_ char *path = NULL;
-	struct vm_needs needs = {0};
 	int r = vm_cgroup_make(spec, vm->name, &path, ret_procs, err);
 
 	if (path)
 		json_object_set_new(vm->host_facts, "cgroup", qmp_json_text(path));
-	if (r == 0 && path)
-		r = add_needs(vm, spec, caps, &needs, err);
-	if (r == 0 && path)
-		r = limit_io(path, spec, &needs, err);
-	vm_needs_deinit(&needs);
-	return r;
+	return r == 0 && path ? limit_start(vm, path, spec, err) : r;
 }
 
 static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
@@ -1040,7 +1046,7 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 	if (r == 0 && id)
 		r = may_run_as(vm, id, effective, caps, err);
 	if (r == 0)
-		r = make_cgroup(vm, effective, caps, &cgroup_procs, err);
+		r = make_cgroup(vm, effective, &cgroup_procs, err);
 	if (r == 0)
 		r = prepare(vm, effective, &in, err);
 	host = vm_host_of(vm);
