@@ -97,7 +97,6 @@ static void test_where_a_volume_is(void)
 			CHECK_STR(where, cases[i].where);
 		else
 			CHECK_CONTAINS(err.message, strstr(cases[i].definition, "rbd") ? "no \"@\"" : "\"only\" leaves it out");
-		json_decref(pools);
 	}
 }
 
