@@ -139,6 +139,16 @@ static int check_options(struct cli *cli)
 	return 0;
 }
 
+/* A file that changes while it is read gives nothing whole. */
+static int refuse_running(struct cli *cli, const char *source)
+{
+	_cleanup_found_ struct found f = {0};
+
+	if (img_is_http(source))
+		return 0;
+	return image_find(cli, source, NULL, true, &f) < 0 ? cli->error.code : image_refuse_running(cli, &f, true, "importing it");
+}
+
 static int run_image_import(struct cli *cli)
 {
 	const char *format = cli_option(cli, "format");
@@ -147,7 +157,7 @@ static int run_image_import(struct cli *cli)
 	int r;
 
 	if (check_options(cli) < 0 || take_place(cli, cli->args[0], &source) < 0 ||
-	    take_place(cli, cli_option(cli, "sums"), &sums) < 0)
+	    take_place(cli, cli_option(cli, "sums"), &sums) < 0 || refuse_running(cli, source) < 0)
 		return cli_fail(cli);
 	if (cli->n_args > 1 && !(destination = image_new_path(cli, cli->args[1])))
 		return cli_fail(cli);

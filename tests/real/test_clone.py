@@ -309,6 +309,13 @@ class Clone(WorldTest):
         self.assertEqual([t["path"] for t in self.w.ok("image", "tree", alone, "-o", "json").json()], [alone])
         self.w.expect(NOT_FOUND, "image", "tree", self.path("none"))
 
+    def test_what_a_vm_writes_is_not_imported(self):
+        image = self.make()
+        self.w.ok("start", "a")
+        self.assertIn("in use by the VM a", self.w.expect(STATE, "image", "import", image).err)
+        self.w.ok("kill", "a")
+        self.w.ok("image", "import", image)
+
     def test_an_imported_image_as_a_base(self):
         source = self.path("source.qcow2")
         self.img("create", "-q", "-f", "qcow2", source, "10M")

@@ -138,7 +138,7 @@ class Import(WorldTest):
         self.assertIn("already", self.load(self.serve(), to, rc=STATE))
         self.assertEqual(self.content(to), b"mine")
         self.assertEqual(self.server.requests, [])
-        self.load(self.path("nowhere"), self.path("b"), rc=HOST)
+        self.load(self.path("nowhere"), self.path("b"), rc=NOT_FOUND)
         self.load(self.serve(), "/nowhere/at/all", rc=HOST)
 
     def test_another_format(self):
