@@ -53,6 +53,21 @@ class Pool(WorldTest):
         self.assertTrue(os.path.exists(os.path.join(self.folder, "a.qcow2")), "a pool that is forgotten keeps its volumes")
         self.w.expect(NOT_FOUND, "pool", "delete", "data")
 
+    def test_completion(self):
+        self.make()
+        self.image("a.qcow2")
+
+        def offered(*words):
+            argv = [world.QMPCTL, "__complete", "--root", self.w.root, *words]
+            out = subprocess.run(argv, env=self.w.env, capture_output=True, text=True, check=True).stdout
+            return {line.split("\t")[0] for line in out.splitlines()}
+
+        self.assertIn("data:", offered("create", "v", "--disk", "da"))
+        self.assertEqual(offered("create", "v", "--disk", "data:") - {":path"}, {"data:a.qcow2"})
+        self.assertEqual(offered("pool", "info", ""), {"data", "default"})
+        self.assertEqual(offered("pool", "create", "x", "lvm"), {"lvm,", "lvm-thin,"})
+        self.assertIn("lvm,vg=", offered("pool", "create", "x", "lvm,v"))
+
     def test_what_is_refused_changes_nothing(self):
         self.make()
         other = os.path.join(self.w.base, "other")
