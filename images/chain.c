@@ -38,6 +38,16 @@ static int check_encryption(const json_t *image, const struct img_header *h, str
 	return 0;
 }
 
+/* Whether NAME, in the header of PATH, is a file that is there, and is not OTHER. One that was moved is not. */
+static bool is_another_file(const char *path, const char *name, const char *other)
+{
+	_cleanup_free_ char *named = *name ? img_backing_path(path, name) : NULL;
+	struct stat a, b;
+
+	return named && other && vm_location_is_file(other) && stat(named, &a) == 0 && stat(other, &b) == 0 &&
+	       (a.st_dev != b.st_dev || a.st_ino != b.st_ino);
+}
+
 static int check_image(const json_t *image, struct qmp_error *err)
 {
 	const char *path = text_of(image, "path"), *format = text_of(image, "format");
@@ -55,6 +65,12 @@ static int check_image(const json_t *image, struct qmp_error *err)
 				     "the image %s wants the backing file \"%s\", which the spec does not name, so that it is not "
 				     "opened; give the disk \"backing\": {\"path\": ..., \"format\": ...}",
 				     path, or_unknown(h.backing));
+	if (h.has_backing && is_another_file(path, h.backing, text_of(json_object_get(image, "backing"), "path")))
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "the image %s is backed by \"%s\", as its header has it, and by %s in the spec: a guest would see "
+				     "another disk than the one that was written; name the one that is meant, or have the image name it "
+				     "(image rebase)",
+				     path, or_unknown(h.backing), text_of(json_object_get(image, "backing"), "path"));
 	if (h.has_data_file)
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 				     "the image %s keeps its data in another file, \"%s\", which a spec cannot name, so that it is not "

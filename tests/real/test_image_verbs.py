@@ -282,6 +282,15 @@ class Refusals(ImageTest):
         self.assertEqual(self.read(self.over, "qcow2"), self.content)
         self.refused(USAGE, "image", "rebase", self.base, self.over, says="itself")
 
+    def test_a_spec_that_names_the_old_base(self):
+        """After a rebase a guest would see what the old base has where the new one has the same."""
+        new = self.path("new.qcow2")
+        self.w.ok("image", "convert", self.over, new)
+        self.w.ok("image", "rebase", self.over, new, "--force")
+        self.refused(USAGE, "start", "owner", says=[new, self.base])
+        self.w.ok("set", "owner", f"disks[vda].backing.path={new}")
+        self.w.ok("start", "owner")
+
     def test_a_base_that_is_written(self):
         self.refused(STATE, "image", "create", self.path("x.qcow2"), "--backing", self.over, says="owner")
         self.w.ok("image", "create", self.path("x.qcow2"), "--backing", self.base)
