@@ -34,8 +34,9 @@ def figure(**values):
 
 
 def private_kib(pid):
+    """What it has of its own; also what it shares for a moment with a child that it has just forked."""
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
-        return sum(int(line.split()[1]) for line in f if line.startswith("Private"))
+        return sum(int(line.split()[1]) for line in f if line.startswith("Anonymous:"))
 
 
 def cpu_seconds(pid):
