@@ -181,12 +181,16 @@ static int add_tls(struct vm_fragment *f, const json_t *image, const char *id, j
 /* What NODE shows who it is by; ID is the secret's. */
 static int add_password(struct vm_fragment *f, const json_t *image, const char *id, json_t *node)
 {
-	const char *file = text_of(image, "password-file"), *driver = text_of(node, "driver");
+	const char *file = text_of(image, "password-file");
+	bool is_rbd = streq(text_of(node, "driver"), "rbd");
 
 	if (!file)
 		return 0;
-	json_object_set_new(node, streq(driver, "rbd") ? "key-secret" : "password-secret", json_string(id));
-	return add_secret(f, id, file, true);
+	json_object_set_new(node, is_rbd ? "key-secret" : "password-secret", json_string(id));
+	if (add_secret(f, id, file, true) < 0)
+		return -ENOMEM;
+	/* Of Ceph's key the driver wants the bytes, and Ceph writes it in base64. */
+	return is_rbd ? json_object_set_new(f->objects[f->n_objects - 1].args, "format", json_string("base64")) : 0;
 }
 
 /*

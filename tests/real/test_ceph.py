@@ -1,5 +1,6 @@
 """Disks and pools on Ceph: a real cluster of one monitor and one OSD in memory, made once for all of it."""
 import json
+import os
 
 import servers
 import world
@@ -49,6 +50,23 @@ class Ceph(WorldTest):
         self.assertIn("in use by the VM demo", result.err)
         self.assertEqual(self.w.state("demo"), "running")
 
+    def test_a_key_of_its_own(self):
+        """Where the configuration names no keyring, the key comes from a file; without it nobody is let in."""
+        self.rbd("create", "--size", "16M", "locked")
+        conf, key = os.path.join(self.w.base, "ceph.conf"), os.path.join(self.w.base, "key")
+        with open(self.cluster.conf, encoding="ascii") as f, open(conf, "w", encoding="ascii") as to:
+            to.write("".join(line for line in f if not line.startswith(("keyring", "log", "admin", "run"))))
+        with open(os.open(key, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as f:
+            f.write(self.cluster.run("ceph-authtool", "-p", "-n", "client.admin", "client.admin.keyring"))
+        self.w.start_tiny("demo")
+        before = self.nodes("demo")
+        url = f"rbd://rbd/locked?conf={conf}&user=admin,format=raw"
+        self.assertEqual(self.w.run("disk", "add", "demo", url).rc, world.FAILED)
+        self.assertEqual(self.nodes("demo"), before)
+        self.w.ok("disk", "add", "demo", f"{url},password-file={key}")
+        self.w.ok("disk", "remove", "demo", "vda")
+        self.assertEqual(self.nodes("demo"), before)
+
     def test_pool(self):
         self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,conf={self.cluster.conf},user=admin")
         self.w.ok("image", "create", "ceph:root", "8M")
@@ -63,6 +81,12 @@ class Ceph(WorldTest):
         self.assertTrue(root["path"].startswith("rbd://rbd/root?conf="))
         self.w.start_tiny("demo", disks=[{"path": "ceph:root", "format": "raw"}])
         self.assertIn("vda-file", self.nodes("demo"))
+        self.w.ok("disk", "resize", "demo", "vda", "16M")
+        self.assertEqual(json.loads(self.rbd("info", "root", "--format", "json"))["size"], 16 << 20)
+        with self.w.control("demo") as qmp:
+            sizes = {n["node-name"]: n["image"]["virtual-size"]
+                     for n in qmp.execute("query-named-block-nodes", {"flat": True})}
+        self.assertEqual(sizes["vda-fmt"], 16 << 20)
         result = self.w.run("image", "delete", "ceph:root")
         self.assertEqual(result.rc, STATE, result)
         self.assertIn("demo", result.err)
