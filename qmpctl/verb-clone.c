@@ -379,7 +379,7 @@ static int publish(struct clone *c, const char *file)
 	if (img_seed_attach(&c->cli->dirs, NULL, c->spec) < 0)
 		return qmp_error_errno(err, -ENOMEM, "the seed of %s", c->name);
 	if (c->source) {
-		int r = vm_save_spec(c->vm, json_incref(c->source), err);
+		int r = vm_save_spec(c->vm, c->source, err);
 		c->source_is_saved = true; /* or is it? */
 		if (r < 0)
 			return r;
