@@ -75,7 +75,7 @@ static void tell_users(const struct found *f)
 
 	names = img_catalogue_names(f->users, NULL, &many);
 	if (many > 0 && names)
-		fprintf(stderr, "the key file that is named by %s has to hold a key that is still one\n", names);
+		fprintf(stderr, "what the spec of %s names as its key file has to hold a key that still opens it\n", names);
 }
 
 static int iter_time(struct cli *cli, int64_t *ret)

@@ -289,7 +289,7 @@ class Secrets(WorldTest):
             self.assertIn("in use by the VM a (running", said)
         self.w.ok("kill", "a")
         said = self.change_keys(OK, "replace", path, "--key-file", first, "--new-key-file", second, "--iter-time", "10")
-        self.assertIn("named by the VM a", said)
+        self.assertIn("the spec of the VM a", said)
 
     def test_a_confined_user_needs_no_right_on_the_key(self):
         if os.geteuid() != 0:
