@@ -115,6 +115,8 @@ OPERATIONS = [
     Operation("disk-add-stopped", ["disk", "add", "a", DISK], runs=False, reverse=["disk", "remove", "a", "vdx"]),
     Operation("disk-remove", ["disk", "remove", "a", "vdx"], before=[["disk", "add", "a", DISK]],
               reverse=["disk", "add", "a", DISK]),
+    Operation("disk-resize", ["disk", "resize", "a", "vdx", "4M"], before=[["disk", "add", "a", DISK]],
+              reverse=["disk", "resize", "a", "vdx", "1M", "--shrink"]),
     Operation("nic-add", ["nic", "add", "a", "user,id=netx"], reverse=["nic", "remove", "a", "netx"]),
     Operation("nic-remove", ["nic", "remove", "a", "netx"], before=[["nic", "add", "a", "user,id=netx"]],
               reverse=["nic", "add", "a", "user,id=netx"]),
