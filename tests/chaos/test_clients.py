@@ -8,7 +8,7 @@ import unittest
 from chaos import FakeWorld, cpu_seconds, figure
 
 import world
-from qmp import Qmp, QmpError, connect_unix
+from qmp import PATIENCE, Qmp, QmpError, connect_unix
 
 PLACES = 256
 CPU_GOAL_S = 0.15  # of a keeper that has nothing to do; one that spins takes all of the 3 s it is watched
@@ -36,7 +36,7 @@ class Clients(unittest.TestCase):
         return sock
 
     @staticmethod
-    def said(sock, timeout=10):
+    def said(sock, timeout=PATIENCE):
         """What was said to SOCK until it was closed."""
         sock.settimeout(timeout)
         got = b""
@@ -81,9 +81,9 @@ class Clients(unittest.TestCase):
             self.assertEqual(qmp.execute("query-name"), {"name": "a"})
             qmp.close()
         for sock in waiting[:4]:  # in the order in which they came
-            self.assertTrue(self.is_greeted(sock, timeout=10))
+            self.assertTrue(self.is_greeted(sock, timeout=PATIENCE))
             sock.close()
-        self.assertTrue(self.is_greeted(waiting[4], timeout=10))
+        self.assertTrue(self.is_greeted(waiting[4], timeout=PATIENCE))
         for sock in waiting:
             sock.close()
         self.assertEqual(self.connect().execute("query-name"), {"name": "a"})
@@ -92,7 +92,7 @@ class Clients(unittest.TestCase):
         self.leave(free=3)
         mute = [self.mute() for _ in range(3)]
         for sock in mute:
-            self.assertTrue(self.is_greeted(sock, timeout=10))
+            self.assertTrue(self.is_greeted(sock, timeout=PATIENCE))
         self.assertEqual(self.connect().execute("query-name"), {"name": "a"})
         words = self.said(mute[0])
         self.assertIn("qmp_capabilities", words[-1]["error"]["desc"])
@@ -101,7 +101,7 @@ class Clients(unittest.TestCase):
     def test_those_who_say_nothing_give_their_places_to_who_speaks(self):
         slow = self.connect(negotiate=False)
         mute = [self.mute() for _ in range(PLACES - 1)]
-        self.assertTrue(self.is_greeted(mute[-1], timeout=10))
+        self.assertTrue(self.is_greeted(mute[-1], timeout=PATIENCE))
         slow.execute("qmp_capabilities")  # late, and still in time
         # A verb tries again for as long as it takes until the first of them has had its time.
         self.assertEqual(self.w.status("a")["state"], "running")

@@ -9,7 +9,7 @@ import world
 from qmp import QmpError
 from world import WorldTest
 
-ROUNDS = amount("QMPCTL_ROUNDS", 20)
+ROUNDS = amount("QMPCTL_ROUNDS", 10)
 IDENT = "the same in every round"
 
 

@@ -10,7 +10,7 @@ import select
 import socket
 import time
 
-# Seconds. How long the tests wait for what must come: a busy machine may have no time for us, and who waits longer asserts no less.
+# Seconds that the tests wait for what must come: a busy machine may have no time for us, and who waits longer asserts no less.
 PATIENCE = 60
 
 

@@ -6,6 +6,8 @@ import ssl
 import subprocess
 import threading
 
+from qmp import PATIENCE
+
 
 class Page:
     """One file of the server: its bytes, and how it is served. The modes each hold for one request, the last for all after."""
@@ -97,7 +99,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
         self.wfile.flush()
         if mode == "stall":
-            self.server.released.wait(30)
+            self.server.released.wait(4 * PATIENCE)
         if mode != "chunked" and length != len(body) or mode == "no-length":
             self.close_connection = True
         return None

@@ -14,6 +14,8 @@ import sys
 import time
 import uuid
 
+from qmp import PATIENCE
+
 
 def free_port():
     with socket.socket() as s:
@@ -32,14 +34,14 @@ class Server:
 
     def connect(self):
         with socket.socket(socket.AF_INET if isinstance(self.address, tuple) else socket.AF_UNIX) as s:
-            s.settimeout(5)
+            s.settimeout(PATIENCE)
             s.connect(self.address)
 
     def run(self):
         with open(self.log, "ab") as log:
             self.proc = subprocess.Popen(self.argv, env=self.world.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def start(self, timeout=10):
+    def start(self, timeout=PATIENCE):
         deadline = time.monotonic() + timeout
         self.run()
         while True:
@@ -64,7 +66,7 @@ class Server:
     def end(self):
         if self.proc and self.proc.returncode is None:
             self.proc.kill()
-            self.proc.wait(10)
+            self.proc.wait(PATIENCE)
         if isinstance(self.address, str) and os.path.exists(self.address):
             os.unlink(self.address)
 
@@ -194,7 +196,7 @@ class Ssh(Server):
     def path(self, name):
         return os.path.join(self.folder, name)
 
-    def start(self, timeout=10):
+    def start(self, timeout=PATIENCE):
         self.agent.start()
         subprocess.run(["ssh-add", "-q", self.path("id")], check=True, env=dict(os.environ, SSH_AUTH_SOCK=self.agent_socket))
         return super().start(timeout)
@@ -219,7 +221,7 @@ class Iscsi(Server):
     def admin(self, *args):
         subprocess.run(["tgtadm", "-C", str(self.channel), "--lld", "iscsi", *args], check=True, capture_output=True)
 
-    def start(self, timeout=10):
+    def start(self, timeout=PATIENCE):
         super().start(timeout)
         self.admin("--op", "new", "--mode", "target", "--tid", "1", "-T", self.TARGET)
         self.admin("--op", "new", "--mode", "logicalunit", "--tid", "1", "--lun", "1", "-b", self.path)

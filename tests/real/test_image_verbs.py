@@ -7,7 +7,7 @@ import signal
 import subprocess
 
 import world
-from world import FAILED, HOST, NOT_FOUND, OK, STATE, USAGE, WorldTest
+from world import FAILED, HOST, NOT_FOUND, OK, PATIENCE, STATE, USAGE, WorldTest
 
 MIB = 1 << 20
 FORMATS = ("raw", "vmdk", "vhdx", "vdi")
@@ -152,13 +152,14 @@ class Ends(ImageTest):
         large = self.large()
         proc = self.w.spawn("image", "convert", large, self.path("copy.qcow2"), "--compress", "-o", "json")
         draft = self.path(".copy.qcow2.qmpctl-new")
-        self.until(lambda: os.path.exists(draft) and os.path.getsize(draft) > MIB, "it does not begin")
+        self.until(lambda: os.path.exists(draft) and os.path.getsize(draft) > MIB and os.path.getsize(proc.log) > 0,
+                   "it does not begin, or does not say so")
         return proc, draft
 
     def test_stopped_on_request(self):
         proc, draft = self.begin()
         proc.send_signal(signal.SIGINT)
-        self.assertNotEqual(proc.wait(20), 0)
+        self.assertNotEqual(proc.wait(PATIENCE), 0)
         self.assertFalse(os.path.exists(draft) or os.path.exists(self.path("copy.qcow2")))
         self.stopped_clean()
         with open(proc.log, encoding="utf-8") as f:
@@ -198,21 +199,21 @@ class AtOnce(ImageTest):
         base, _, _ = self.chain()
         procs = [subprocess.Popen(self.w.argv("image", "create", self.path(f"clone{i}.qcow2"), "--backing", base), env=self.w.env)
                  for i in range(8)]
-        self.assertEqual([p.wait(60) for p in procs], [OK] * 8)
+        self.assertEqual([p.wait(PATIENCE) for p in procs], [OK] * 8)
         images = self.w.ok("image", "list", self.w.base, "-o", "json").json()
         self.assertEqual(sum(i.get("backing") == base for i in images), 9)
 
     def test_eight_for_one_name(self):
         procs = [subprocess.Popen(self.w.argv("image", "create", self.path("one.qcow2"), "1M"), env=self.w.env,
                                   stderr=subprocess.DEVNULL) for _ in range(8)]
-        self.assertEqual(sorted(p.wait(60) for p in procs), [OK] + [STATE] * 7)
+        self.assertEqual(sorted(p.wait(PATIENCE) for p in procs), [OK] + [STATE] * 7)
         self.w.ok("image", "check", self.path("one.qcow2"))
         self.assertEqual(self.drafts(), [])
 
     def test_eight_disks_for_one_vm(self):
         self.w.create_tiny("a")
         procs = [subprocess.Popen(self.w.argv("disk", "add", "a", "size=1M"), env=self.w.env) for _ in range(8)]
-        self.assertEqual([p.wait(60) for p in procs], [OK] * 8)
+        self.assertEqual([p.wait(PATIENCE) for p in procs], [OK] * 8)
         paths = [d["path"] for d in self.w.ok("show", "a", "-o", "json").json()["spec"]["disks"]]
         self.assertEqual(len(set(paths)), 8)
         for path in paths:

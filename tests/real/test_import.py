@@ -12,7 +12,7 @@ import threading
 
 import world
 from server import Page, Server, make_certificate
-from world import FAILED, HOST, NOT_FOUND, OK, STATE, TIMEOUT, USAGE, WorldTest
+from world import FAILED, HOST, NOT_FOUND, OK, PATIENCE, STATE, TIMEOUT, USAGE, WorldTest
 
 DATE = "Mon, 01 Jan 2024 00:00:00 GMT"
 ANOTHER_DATE = "Tue, 02 Jan 2024 00:00:00 GMT"
@@ -324,7 +324,7 @@ class Import(WorldTest):
 
     def test_a_stall(self):
         url = self.serve(modes=["stall", "whole"])
-        text = self.load(url, "--stall", "1", "--retries", "0", rc=TIMEOUT, timeout=30)
+        text = self.load(url, "--stall", "1", "--retries", "0", rc=TIMEOUT)
         self.assertIn("sends nothing", text)
         self.assertEqual(self.content(self.load(url)["path"]), self.data)
 
@@ -421,7 +421,7 @@ class Import(WorldTest):
         url = self.serve(gzip.compress(self.data), modes=["stall", "whole"])
         proc = self.stalled(url, self.path("to"))
         proc.send_signal(signal.SIGINT)
-        self.assertNotEqual(proc.wait(10), 0)
+        self.assertNotEqual(proc.wait(PATIENCE), 0)
         self.assertIn("goes on from here", self.content(proc.log).decode())
         self.assertEqual(len(self.left()), 2, self.left())
         self.assertEqual([f for f in os.listdir(self.w.base) if "to" in f and "root" not in f], [])
@@ -432,7 +432,7 @@ class Import(WorldTest):
         url = self.serve(gzip.compress(self.data), modes=["stall", "whole"])
         proc = self.stalled(url, self.path("to"))
         proc.kill()
-        proc.wait(10)
+        proc.wait(PATIENCE)
         self.assertEqual(self.content(self.load(url, self.path("to"))["path"]), self.data)
         self.assertEqual(self.asked("Range")[0], None)
         self.assertIsNotNone(self.asked("Range")[1])

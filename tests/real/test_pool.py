@@ -5,7 +5,7 @@ import subprocess
 
 import world
 from guest import tiny_spec, with_serial
-from world import HOST, NOT_FOUND, STATE, USAGE, WorldTest
+from world import HOST, NOT_FOUND, PATIENCE, STATE, USAGE, WorldTest
 
 
 class Pool(WorldTest):
@@ -112,7 +112,7 @@ class Pool(WorldTest):
     def test_many_at_once(self):
         procs = [subprocess.Popen(self.w.argv("pool", "create", f"p{i % 8}", f"dir,path={self.w.base}/d{i}"), env=self.w.env,
                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for i in range(16)]
-        codes = [p.wait(60) for p in procs]
+        codes = [p.wait(PATIENCE) for p in procs]
         for p in procs:
             p.stderr.close()
         self.assertEqual(sorted(codes), [0] * 8 + [STATE] * 8)
@@ -148,7 +148,7 @@ class Pool(WorldTest):
         self.assertIn(hot, files)
         self.assertNotIn("differences", self.w.status("v"))
         # another keeper knows it, too
-        os.kill(self.w.keeper_pid(), 9)
+        self.w.kill_keeper()
         self.assertEqual(self.w.status("v")["state"], "running")
         self.w.ok("disk", "remove", "v", "hot")
         result = self.w.expect(STATE, "pool", "delete", "data")
@@ -203,7 +203,7 @@ class Pool(WorldTest):
         self.w.ok("start", "one")
         with open(os.path.join(self.w.root, "etc", "pools", "data.json"), "w", encoding="utf-8") as f:
             json.dump({"name": "data", "type": "dir", "path": self.w.base}, f)
-        os.kill(self.w.keeper_pid(), 9)
+        self.w.kill_keeper()
         self.assertNotIn("differences", self.w.status("one"))
         self.tiny("two", {"path": path, "format": "raw"})
         self.assertIn("in use by the VM one", self.w.expect(STATE, "start", "two").err)

@@ -214,13 +214,15 @@ class World:
         return hits[0]
 
     def keeper_pid(self):
-        """The one process that is no QEMU, when there is one alone: a keeper that leaves has let go of its VM before it ends."""
+        """The one process that is no QEMU, once it is alone: a keeper that leaves lets go of its VM before it ends."""
         deadline = time.monotonic() + PATIENCE
-        while len(hits := [pid for pid, cmd in self.processes().items() if "qemu-system" not in cmd.split(" ")[0]]) != 1:
+        while True:
+            hits = [pid for pid, cmd in self.processes().items() if "qemu-system" not in cmd.split(" ")[0]]
+            if len(hits) == 1:
+                return hits[0]
             if time.monotonic() > deadline:
                 raise AssertionError(f"one keeper expected, found {hits}: {self.processes()}")
             time.sleep(0.02)
-        return hits[0]
 
     def kill_keeper(self):
         """Any verb brings up another, which takes over the QEMU that lives."""
