@@ -195,16 +195,16 @@ static int add_disk(struct img_catalogue *c, const char *vm, const json_t *disk,
 	return 0;
 }
 
-static int add_spec(struct img_catalogue *c, const char *vm, const json_t *spec, bool runs)
+/* POOLS: the definitions that it runs with; NULL: those that there are. */
+static int add_spec(struct img_catalogue *c, const char *vm, const json_t *spec, const json_t *pools, bool runs)
 {
-	json_auto_t *pools = NULL, *located = NULL;
+	json_auto_t *located = NULL;
 	json_t *disk;
 	size_t i;
 
 	/* A volume of a pool that is not there any more is nobody's. */
-	if (spec && (vm_pools_read(c->dirs, spec, NULL, NULL, &pools, NULL) < 0 ||
-		     vm_pools_locate_disks(pools, spec, true, &located, NULL) < 0))
-		located = json_incref((json_t *)spec);
+	if (spec && vm_pools_look(c->dirs, spec, pools, &located, NULL) < 0)
+		return -ENOMEM;
 	json_array_foreach(json_object_get(located, "disks"), i, disk)
 		if (add_disk(c, vm, disk, runs) < 0)
 			return -ENOMEM;
@@ -229,7 +229,7 @@ static int add_file(struct img_catalogue *c, const char *vm, int run, const char
 
 	if (!record)
 		return faccessat(run, file, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? unknown(c, vm) : 0;
-	return add_spec(c, vm, json_object_get(record, key), true);
+	return add_spec(c, vm, json_object_get(record, key), json_object_get(json_object_get(record, "host"), "pools"), true);
 }
 
 /* A change that is under way, in its keeper's journal. */
@@ -242,9 +242,9 @@ static int add_journal(struct img_catalogue *c, const char *vm, int run)
 
 	json_array_foreach(json_object_get(journal, "entries"), i, entry)
 	{
-		r = add_spec(c, vm, json_object_get(entry, "want"), true);
+		r = add_spec(c, vm, json_object_get(entry, "want"), NULL, true);
 		if (r == 0)
-			r = add_spec(c, vm, json_object_get(entry, "config"), false);
+			r = add_spec(c, vm, json_object_get(entry, "config"), NULL, false);
 		if (r < 0)
 			break;
 	}
@@ -276,7 +276,7 @@ static int add_defined(struct img_catalogue *c, int folder, const char *vm)
 		return -ENOMEM;
 	if (!spec)
 		return faccessat(folder, file, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? unknown(c, vm) : 0;
-	return add_spec(c, vm, spec, false);
+	return add_spec(c, vm, spec, NULL, false);
 }
 
 static int add_all_running(struct img_catalogue *c, const struct vm_dirs *dirs, struct qmp_error *err)

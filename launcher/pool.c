@@ -362,8 +362,8 @@ bool vm_pool_is_named(const json_t *spec, const char *name)
 	return false;
 }
 
-int vm_pools_read(const struct vm_dirs *dirs, const json_t *spec, const json_t *have, const json_t *known, json_t **ret,
-		  struct qmp_error *err)
+static int read_all(const struct vm_dirs *dirs, const json_t *spec, const json_t *have, const json_t *known, bool missing_ok,
+		    json_t **ret, struct qmp_error *err)
 {
 	json_auto_t *pools = json_object();
 	const json_t *disk;
@@ -379,7 +379,9 @@ int vm_pools_read(const struct vm_dirs *dirs, const json_t *spec, const json_t *
 			if (json_object_get(known, name) && vm_pool_is_named(have, name))
 				pool = json_incref(json_object_get(known, name));
 			else
-				r = vm_pool_read(dirs, name, &pool, err);
+				r = vm_pool_read(dirs, name, &pool, missing_ok ? NULL : err);
+			if (r < 0 && r != -ENOMEM && missing_ok)
+				continue;
 			if (r < 0)
 				return qmp_error_wrap(err, "disks.%s", text_of(disk, "id") ? text_of(disk, "id") : "(new)");
 			if (json_object_set_new(pools, name, pool) < 0)
@@ -389,6 +391,20 @@ int vm_pools_read(const struct vm_dirs *dirs, const json_t *spec, const json_t *
 		return qmp_error_errno(err, -ENOMEM, "reading the pools");
 	*ret = take_ptr(pools);
 	return 0;
+}
+
+int vm_pools_read(const struct vm_dirs *dirs, const json_t *spec, const json_t *have, const json_t *known, json_t **ret,
+		  struct qmp_error *err)
+{
+	return read_all(dirs, spec, have, known, false, ret, err);
+}
+
+int vm_pools_look(const struct vm_dirs *dirs, const json_t *spec, const json_t *known, json_t **ret, struct qmp_error *err)
+{
+	json_auto_t *pools = NULL;
+	int r = read_all(dirs, spec, spec, known, true, &pools, err);
+
+	return r < 0 ? r : vm_pools_locate_disks(pools, spec, true, ret, err);
 }
 
 int vm_pools_locate(const json_t *pools, const char *location, char **ret, struct qmp_error *err)

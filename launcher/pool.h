@@ -49,6 +49,11 @@ bool vm_pool_is_named(const json_t *spec, const char *name);
  */
 int vm_pools_read(const struct vm_dirs *dirs, const json_t *spec, const json_t *have, const json_t *known, json_t **ret,
 		  struct qmp_error *err);
+/*
+ * To see what SPEC has: a copy, each of whose disks' locations is looked up, in KNOWN first (may be NULL); new. What cannot be
+ * found stays as it is.
+ */
+int vm_pools_look(const struct vm_dirs *dirs, const json_t *spec, const json_t *known, json_t **ret, struct qmp_error *err);
 /* Where LOCATION is, with the definitions POOLS; new. One that is of no pool, or POOLS NULL: as it is. */
 int vm_pools_locate(const json_t *pools, const char *location, char **ret, struct qmp_error *err);
 /* A copy of SPEC, each of whose disks' locations is looked up in POOLS; new. UNKNOWN_OK: one that is not found stays as it is. */

@@ -195,6 +195,15 @@ class Pool(WorldTest):
         self.w.ok("kill", "two")
         self.w.ok("kill", "three")
 
+    def test_who_has_a_volume_when_another_pool_is_gone(self):
+        self.make()
+        self.make("gone", f"dir,path={self.w.base}/gone")
+        self.image("a.raw", form="raw")
+        subprocess.run(["qemu-img", "create", "-q", "-f", "raw", f"{self.w.base}/gone/b.raw", "1M"], check=True)
+        self.tiny("v", {"path": "gone:b.raw", "format": "raw"}, {"path": "data:a.raw", "format": "raw"})
+        os.unlink(os.path.join(self.w.root, "etc", "pools", "gone.json"))
+        self.assertIn("the VM v", self.w.expect(STATE, "image", "delete", "data:a.raw").err)
+
     def test_what_runs_stays_where_it_was(self):
         """The definition is another one by now: the VM that runs has its image all the same, and the next start the other."""
         self.make()
@@ -207,6 +216,8 @@ class Pool(WorldTest):
         self.assertNotIn("differences", self.w.status("one"))
         self.tiny("two", {"path": path, "format": "raw"})
         self.assertIn("in use by the VM one", self.w.expect(STATE, "start", "two").err)
+        self.w.ok("delete", "two")
+        self.assertIn("in use by the VM one", self.w.expect(STATE, "image", "delete", path, "--force").err)
         self.w.ok("kill", "one")
         self.assertIn(f"{self.w.base}/a.raw", self.w.ok("args", "one").out)
 
