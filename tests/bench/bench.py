@@ -524,8 +524,10 @@ def bench_images(root):
         ours, plain = [QMPCTL, "--root", root.path], ["qemu-img"]
         v = in_turns(ARGS.turns,
                      floor=lambda: made(clone, *plain, "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", clone),
-                     ours=lambda: made(clone, *ours, "image", "create", clone, "--backing", base))
+                     ours=lambda: made(clone, *ours, "image", "clone", "--linked", base, clone),
+                     created=lambda: made(clone, *ours, "image", "create", clone, "--backing", base))
         compare("a linked clone of 100 GiB, the whole process", "ms", v["ours"], v["floor"], 1.5, floor_is="qemu-img create -b")
+        compare("image create --backing, the whole process", "ms", v["created"], v["floor"], 1.5, floor_is="qemu-img create -b")
         with open(source, "wb") as f:
             for _ in range(1024):
                 f.write(os.urandom(1 << 20))
