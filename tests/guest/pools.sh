@@ -17,14 +17,14 @@ refused() { # WHAT SAYS COMMAND...
 		case $came in *"$says"*) echo "OK: $what" ;; *) echo "FAILED: $what: \"$says\" expected, came \"$came\"" ;; esac
 	fi
 }
-at_once() { # POOL: eight volumes at once, each twice
+at_once() { # POOL LETTER: eight volumes at once, each twice; both pools have their names from one volume group
 	local pids=() i won=0
 	for i in 0 1 2 3 4 5 6 7 0 1 2 3 4 5 6 7; do
-		qmpctl image create "$1:v$i" 8M >/dev/null 2>&1 &
+		qmpctl image create "$1:$2$i" 8M >/dev/null 2>&1 &
 		pids+=($!)
 	done
 	for i in "${pids[@]}"; do wait "$i" && won=$((won + 1)); done
-	echo "$won $(ask "$1" 'sorted(n for n in V if n[0] == "v" and len(n) == 2) == ["v%d" % i for i in range(8)]')"
+	echo "$won $(ask "$1" "sorted(n for n in V if n[0] == '$2' and len(n) == 2) == ['$2%d' % i for i in range(8)]")"
 }
 extent() { dd if="$1" bs=1M count=1 status=none | md5sum; }
 
@@ -64,8 +64,8 @@ check "it takes what was written" True "$(ask th '4 << 20 <= V["big"]["allocatio
 qmpctl image clone th:big th:other
 check "a thin clone has it, too" "$first big" "$(extent /dev/vg0/other) $(ask th 'V["other"]["origin"]')"
 check "the two pools of one volume group know their own" "['a'] ['big', 'other']" "$(ask lv 'sorted(V)') $(ask th 'sorted(V)')"
-check "eight at once in LVM" "8 True" "$(at_once lv)"
-check "eight at once in a thin pool" "8 True" "$(at_once th)"
+check "eight at once in LVM" "8 True" "$(at_once lv v)"
+check "eight at once in a thin pool" "8 True" "$(at_once th t)"
 
 python3 - <<'END'
 import json
@@ -92,7 +92,7 @@ check "a pool that is not active says so" False "$(ask lv 'V["a"]["active"]')"
 qmpctl pool refresh lv >/dev/null
 check "refresh activates it, and sweeps" "True False True" \
 	"$(ask lv 'V["a"]["active"]') $(ask lv '"qmpctl-new.x" in V') $([ -e /dev/vg0/a ] && ! lvs vg0/qmpctl-new.x >/dev/null 2>&1 && echo True)"
-qmpctl image delete th:other th:big lv:a $(seq -f 'lv:v%.0f' 0 7) $(seq -f 'th:v%.0f' 0 7) >/dev/null
+qmpctl image delete th:other th:big lv:a $(seq -f 'lv:v%.0f' 0 7) $(seq -f 'th:t%.0f' 0 7) >/dev/null
 check "all of it is gone again" "{} {} thin" "$(ask lv V) $(ask th V) $(lvs --noheadings -o lv_name vg0 | tr -d ' ')"
 qmpctl pool list
 qmpctl pool delete th
