@@ -1,21 +1,14 @@
 /*
- * Starting, the way it goes well:
- *   complete the spec -> ask what QEMU can -> sockets, taps, lock -> command line -> spawn -> up -> cont -> running.
- * Every way it fails (no binary, bad argument, QEMU ends while starting, no answer in time) ends in start_failed(), which
- * leaves nothing behind and tells QEMU's own words.
+ * A VM's life but for its start: opening, what is kept on disk, QEMU's events and its end, being lost and found, adoption.
  */
-#include "launcher/vm.h"
-#include "launcher/pool.h"
-#include "launcher/argv.h"
+#include "launcher/vm-internal.h"
 #include "launcher/cgroup.h"
 #include "launcher/console.h"
-#include "launcher/firmware.h"
 #include "launcher/hostnet.h"
-#include "launcher/identity.h"
+#include "launcher/pool.h"
 #include "launcher/record.h"
-#include "launcher/secret.h"
-#include "launcher/sshconf.h"
 #include "launcher/spec.h"
+#include "launcher/sshconf.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
@@ -23,15 +16,10 @@
 #include <stdio.h>
 #include <time.h>
 
-#define QEMU_LOCK  "qemu.lock"
 #define RETRY_MS   2000
 #define RUNNING    VM_RUNNING_FILE
 #define LAST_END   "last-end.json"
-#define LOG        "qemu.log"
 #define LOG_MAX    ((off_t)1 << 20)
-#define MAX_FDS    200
-#define UP_MS      30000
-#define KEY_MS     60000 /* for each image that is encrypted: trying a key is made to cost seconds */
 
 static const char *const state_names[] = {
 	[VM_STOPPED] = "stopped", [VM_STARTING] = "starting",	      [VM_RUNNING] = "running",
@@ -48,7 +36,7 @@ int vm_not_running(const char *name, struct qmp_error *err)
 	return qmp_error_set(err, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running; \"qmpctl start %s\" starts it", name, name);
 }
 
-static void set_state(struct vm *vm, enum vm_state s)
+void vm_set_state(struct vm *vm, enum vm_state s)
 {
 	if (vm->state == s)
 		return;
@@ -57,12 +45,6 @@ static void set_state(struct vm *vm, enum vm_state s)
 	vm->was_up |= s == VM_RUNNING || s == VM_PAUSED;
 	if (vm->handlers.on_state)
 		vm->handlers.on_state(vm->handlers.data, vm);
-}
-
-static void replace(json_t **slot, json_t *value_consume)
-{
-	json_decref(*slot);
-	*slot = value_consume;
 }
 
 /* ---- Opening ---- */
@@ -93,7 +75,7 @@ static int read_spec(struct vm *vm, struct qmp_error *err)
 		return r;
 	/* The file's name is the VM's: so a rename is one step, and what is inside follows with the next change. */
 	json_object_set_new(spec, "name", json_string(vm->name));
-	replace(&vm->spec, spec);
+	vm_replace(&vm->spec, spec);
 	return 0;
 }
 
@@ -152,7 +134,7 @@ int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const
 	remove_unfinished(vm);
 	vm->last_end = vm_file_read_json(vm->run_dir, LAST_END);
 	if (!vm_end_is_whole(vm->last_end))
-		replace(&vm->last_end, NULL);
+		vm_replace(&vm->last_end, NULL);
 	settle_unseen_end(vm);
 	uv_timer_init(loop, &vm->retry);
 	vm->retry.data = vm;
@@ -224,7 +206,7 @@ int vm_publish_spec(struct vm *vm, json_t *spec, struct vm_draft *draft, struct 
 	spec_file(vm, file);
 	r = vm_draft_publish(vm->conf_dir, file, draft, err);
 	if (r == 0 && spec != vm->spec)
-		replace(&vm->spec, json_incref(spec));
+		vm_replace(&vm->spec, json_incref(spec));
 	return r;
 }
 
@@ -263,7 +245,7 @@ int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err)
 	record = json_pack("{s:O, s:O, s:O, s:I, s:b, s:s}", "spec", running, "host", vm->host_facts, "argv", vm->argv, "started",
 			   (json_int_t)vm->started, "paused", vm->start_paused, "boot", boot_id());
 	if (running != vm->running)
-		replace(&vm->running, json_incref(running));
+		vm_replace(&vm->running, json_incref(running));
 	return record ? vm_file_replace_json(vm->run_dir, RUNNING, record, err)
 		      : qmp_error_errno(err, -ENOMEM, "writing " RUNNING);
 }
@@ -342,7 +324,7 @@ static void record_end(struct vm *vm, const struct vm_exit *how)
 		json_object_set_new(end, "exit-code", json_integer(how->code));
 	if (was_sandbox(vm, how))
 		json_object_set_new(end, "note", json_string(SANDBOX_NOTE));
-	replace(&vm->last_end, end);
+	vm_replace(&vm->last_end, end);
 	(void)vm_file_replace_json(vm->run_dir, LAST_END, end, NULL);
 }
 
@@ -372,15 +354,15 @@ static void settle_unseen_end(struct vm *vm)
 		return;
 	record = vm_file_read_json(vm->run_dir, RUNNING);
 	boot = text_of(record, "boot");
-	replace(&vm->last_end, json_pack("{s:s, s:I}", "reason", boot && !streq(boot, boot_id()) ? "host-reboot" : "unseen", "time",
+	vm_replace(&vm->last_end, json_pack("{s:s, s:I}", "reason", boot && !streq(boot, boot_id()) ? "host-reboot" : "unseen", "time",
 					 (json_int_t)time(NULL)));
 	(void)vm_file_replace_json(vm->run_dir, LAST_END, vm->last_end, NULL);
 	vm->running = json_incref(json_object_get(record, "spec"));
 	remove_files(vm, json_object_get(record, "host"));
-	replace(&vm->running, NULL);
+	vm_replace(&vm->running, NULL);
 }
 
-static void tell_started(struct vm *vm, const struct qmp_error *why)
+void vm_tell_started(struct vm *vm, const struct qmp_error *why)
 {
 	void (*cb)(void *, const struct qmp_error *) = vm->start_cb;
 
@@ -403,15 +385,15 @@ static char *last_words(const struct vm *vm)
 	return strdup(text + start);
 }
 
-static void cleanup_run(struct vm *vm)
+void vm_cleanup_run(struct vm *vm)
 {
 	uv_timer_stop(&vm->retry);
 	vm_qemu_free(take_ptr(vm->qemu));
 	for (struct vm_console *c = vm->consoles; c; c = vm_console_next(c))
 		vm_console_hang_up(c);
 	remove_files(vm, vm->host_facts);
-	replace(&vm->running, NULL);
-	replace(&vm->greeting, NULL);
+	vm_replace(&vm->running, NULL);
+	vm_replace(&vm->greeting, NULL);
 }
 
 static void on_exit_qemu(void *data, const struct vm_exit *how)
@@ -425,8 +407,8 @@ static void on_exit_qemu(void *data, const struct vm_exit *how)
 	struct qmp_error why = vm->start_error;
 
 	record_end(vm, how);
-	cleanup_run(vm);
-	set_state(vm, VM_STOPPED);
+	vm_cleanup_run(vm);
+	vm_set_state(vm, VM_STOPPED);
 	if (starting)
 		qmp_error_set(&why, QMP_ERR_REFUSED, -ECHILD, "QEMU ended while it was starting (%s %d): %s%s",
 			      how->signal ? "signal" : "exit status", how->signal ? how->signal : how->code,
@@ -443,7 +425,7 @@ static void on_event(void *data, const struct qmp_event *event)
 	struct vm *vm = data;
 
 	if (streq(event->name, "SHUTDOWN"))
-		replace(&vm->shutdown_event, json_pack("{s:O?}", "data", event->data));
+		vm_replace(&vm->shutdown_event, json_pack("{s:O?}", "data", event->data));
 	else if (streq(event->name, "GUEST_PANICKED"))
 		vm->panicked = true;
 	else if (streq(event->name, "RESET"))
@@ -451,9 +433,9 @@ static void on_event(void *data, const struct qmp_event *event)
 	if (vm->handlers.on_event)
 		vm->handlers.on_event(vm->handlers.data, vm, event);
 	if (vm->state == VM_RUNNING && streq(event->name, "STOP"))
-		set_state(vm, VM_PAUSED);
+		vm_set_state(vm, VM_PAUSED);
 	else if (vm->state == VM_PAUSED && streq(event->name, "RESUME"))
-		set_state(vm, VM_RUNNING);
+		vm_set_state(vm, VM_RUNNING);
 }
 
 /* ---- Lost and found ---- */
@@ -479,7 +461,7 @@ static void on_lost(void *data, const struct qmp_error *why)
 		vm_child_signal(vm_qemu_child(vm->qemu), SIGKILL);
 		return;
 	}
-	set_state(vm, VM_UNRESPONSIVE);
+	vm_set_state(vm, VM_UNRESPONSIVE);
 	uv_timer_start(&vm->retry, on_retry, RETRY_MS, 0);
 }
 
@@ -489,7 +471,7 @@ static void on_silent(void *data)
 	struct vm *vm = data;
 
 	if (vm->state == VM_RUNNING || vm->state == VM_PAUSED)
-		set_state(vm, VM_UNRESPONSIVE);
+		vm_set_state(vm, VM_UNRESPONSIVE);
 }
 
 static void on_answers(void *data, json_t *status)
@@ -497,7 +479,7 @@ static void on_answers(void *data, json_t *status)
 	struct vm *vm = data;
 
 	if (vm->state == VM_UNRESPONSIVE)
-		set_state(vm, json_is_true(json_object_get(status, "running")) ? VM_RUNNING : VM_PAUSED);
+		vm_set_state(vm, json_is_true(json_object_get(status, "running")) ? VM_RUNNING : VM_PAUSED);
 }
 
 static void on_retry(uv_timer_t *t)
@@ -505,7 +487,7 @@ static void on_retry(uv_timer_t *t)
 	struct vm *vm = t->data;
 	int fd;
 
-	tell_started(vm, NULL); /* taken over, though it has not answered yet */
+	vm_tell_started(vm, NULL); /* taken over, though it has not answered yet */
 	if (!vm->qemu || vm_qemu_session(vm->qemu))
 		return;
 	if (vm_socket_connect(vm->run_dir, "qmp.sock", &fd, NULL) < 0) {
@@ -544,7 +526,7 @@ static void open_console(struct vm *vm, const char *id)
 	vm->consoles = c;
 }
 
-static void open_consoles(struct vm *vm)
+void vm_open_consoles(struct vm *vm)
 {
 	const json_t *list = json_object_get(vm->running, "consoles");
 
@@ -566,8 +548,8 @@ static void on_cont(void *data, const struct qmp_reply *reply)
 			vm_child_signal(vm_qemu_child(vm->qemu), SIGKILL);
 		return;
 	}
-	set_state(vm, reply->status < 0 ? VM_PAUSED : VM_RUNNING);
-	tell_started(vm, NULL);
+	vm_set_state(vm, reply->status < 0 ? VM_PAUSED : VM_RUNNING);
+	vm_tell_started(vm, NULL);
 }
 
 static void let_run(struct vm *vm)
@@ -578,8 +560,8 @@ static void let_run(struct vm *vm)
 		(void)qmp_session_execute(s, &(struct qmp_command){.name = "cont"}, on_cont, vm, NULL, NULL);
 		return;
 	}
-	set_state(vm, VM_PAUSED);
-	tell_started(vm, NULL);
+	vm_set_state(vm, VM_PAUSED);
+	vm_tell_started(vm, NULL);
 }
 
 static void on_vnc(void *data, const struct qmp_reply *reply)
@@ -624,7 +606,7 @@ static void on_up(void *data, json_t *status)
 	bool running = json_is_true(json_object_get(status, "running"));
 	const char *now = text_of(status, "status");
 
-	replace(&vm->greeting, json_incref(qmp_session_greeting(vm_qemu_session(vm->qemu))));
+	vm_replace(&vm->greeting, json_incref(qmp_session_greeting(vm_qemu_session(vm->qemu))));
 	/* Also where the keeper that started it did not get that far. */
 	if (!running && now && streq(now, "prelaunch")) {
 		if (streq(text_of(json_object_get(vm->running, "display"), "type"), "vnc"))
@@ -633,8 +615,8 @@ static void on_up(void *data, json_t *status)
 			let_run(vm);
 		return;
 	}
-	set_state(vm, running ? VM_RUNNING : VM_PAUSED);
-	tell_started(vm, NULL);
+	vm_set_state(vm, running ? VM_RUNNING : VM_PAUSED);
+	vm_tell_started(vm, NULL);
 }
 
 /* Neither QEMU's words nor a detached keeper's fill the disk. */
@@ -646,7 +628,7 @@ static void on_turn(void *data)
 	vm_file_trim(vm->run_dir, VM_KEEPER_LOG, LOG_MAX);
 }
 
-static void fill_options(struct vm *vm, struct vm_qemu_options *o)
+void vm_fill_qemu_options(struct vm *vm, struct vm_qemu_options *o)
 {
 	o->on_turn = on_turn;
 	o->on_up = on_up;
@@ -657,472 +639,6 @@ static void fill_options(struct vm *vm, struct vm_qemu_options *o)
 	o->on_exit = on_exit_qemu;
 	o->on_event = on_event;
 	o->data = vm;
-}
-
-/* ---- Starting ---- */
-
-struct inherited {
-	struct vm_named_fd named[MAX_FDS];
-	int fds[MAX_FDS]; /* ours; become named[i].fd = 3 + i */
-	char *names[MAX_FDS];
-	size_t n;
-	size_t n_secrets;
-};
-
-static void inherited_deinit(struct inherited *in)
-{
-	for (size_t i = 0; i < in->n; i++) {
-		if (in->fds[i] >= 0)
-			(void)close(in->fds[i]);
-		free(in->names[i]);
-	}
-	in->n = 0;
-}
-
-static int inherit_consume(struct inherited *in, const char *name, int fd, struct qmp_error *err)
-{
-	char *copy = in->n < MAX_FDS ? strdup(name) : NULL;
-
-	if (!copy) {
-		if (fd >= 0)
-			(void)close(fd);
-		return qmp_error_set(err, QMP_ERR_LIMIT, -E2BIG, "more than %d file descriptors for one QEMU", MAX_FDS);
-	}
-	in->fds[in->n] = fd;
-	in->names[in->n] = copy;
-	in->named[in->n] = (struct vm_named_fd){copy, 3 + (int)in->n};
-	in->n++;
-	return 0;
-}
-
-static int inherit_socket(struct vm *vm, struct inherited *in, const char *file, const char *name, struct qmp_error *err)
-{
-	int fd, r = vm_socket_listen(vm->run_dir, file, &fd, err);
-
-	return r < 0 ? r : inherit_consume(in, name, fd, err);
-}
-
-static int open_image(const json_t *spec, const char *item, const json_t *args, int *ret_fd, struct qmp_error *err)
-{
-	const char *driver = text_of(args, "driver"), *file = text_of(args, "filename");
-	bool direct = json_is_true(json_object_get(json_object_get(args, "cache"), "direct"));
-	int flags = (json_is_true(json_object_get(args, "read-only")) ? O_RDONLY : O_RDWR) | (direct ? O_DIRECT : 0);
-	_cleanup_identity_ struct vm_identity *id = NULL;
-	int r;
-
-	if (!driver || !file || !(streq(driver, "file") || streq(driver, "host_device")))
-		return 0;
-	r = vm_identity_of(spec, &id, err);
-	return r == 0 && id ? vm_identity_open(id, item, file, flags, ret_fd, err) : r;
-}
-
-int vm_open_image(const struct vm *vm, const char *item, const json_t *args, int *ret_fd, struct qmp_error *err)
-{
-	return open_image(vm->running, item, args, ret_fd, err);
-}
-
-bool vm_has_user(const struct vm *vm)
-{
-	return text_of(vm->running, "user");
-}
-
-/* Its name in the command line; NULL: the object needs none. */
-static const char *fd_name_of(const struct vm_object *o)
-{
-	return o->secret_file || o->kind == VM_BLOCKDEV ? vm_object_id(o) : o->fd_name;
-}
-
-/* Of an object with a name: a secret, an image that QEMU may not open, or the tap of a NIC ("nics.net0"). RET -1: not needed. */
-static int open_object(const json_t *spec, const char *item, const struct vm_object *o, int *ret, struct qmp_error *err)
-{
-	const char *dot = strchr(item, '.');
-	int r;
-
-	if (o->kind == VM_BLOCKDEV) {
-		r = open_image(spec, item, o->args, ret, err);
-		return r < 0 ? r : 0;
-	}
-	if (!o->secret_file)
-		return vm_hostnet_open(vm_spec_find(spec, "nics", dot ? dot + 1 : ""), ret, err);
-	if (vm_secret_open(o->secret_file, o->secret_is_line, ret, err) < 0)
-		return qmp_error_wrap(err, "%s", item);
-	return 0;
-}
-
-/* Not OPENED: the names stand for fds that nobody has. */
-static int inherit_objects(const struct vm *vm, const json_t *spec, struct inherited *in, bool opened, struct qmp_error *err)
-{
-	struct vm_host host = vm_host_of(vm);
-	struct vm_fragments all;
-	int r = vm_fragments_all(spec, &host, &all, err);
-
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < all.n; i++)
-		for (size_t k = 0; k < all.list[i].n_objects && r == 0; k++) {
-			const struct vm_object *o = &all.list[i].objects[k];
-			int fd = -1;
-			if (!fd_name_of(o))
-				continue;
-			r = opened ? open_object(spec, all.list[i].item, o, &fd, err) : 0;
-			if (r == 0 && (fd >= 0 || o->kind != VM_BLOCKDEV))
-				r = inherit_consume(in, fd_name_of(o), fd, err);
-			in->n_secrets += o->secret_file != NULL;
-		}
-	vm_fragments_deinit(&all);
-	return r;
-}
-
-/* Everything that QEMU inherits; the lock is the last. */
-static int prepare(struct vm *vm, json_t *spec, struct inherited *in, struct qmp_error *err)
-{
-	json_t *console;
-	size_t i;
-	int fd, r = inherit_socket(vm, in, "qmp.sock", "qmp", err);
-
-	json_array_foreach(json_object_get(spec, "consoles"), i, console)
-	{
-		_cleanup_free_ char *name = qmp_asprintf("con-%s.sock", text_of(console, "id"));
-		if (r == 0)
-			r = inherit_socket(vm, in, name, text_of(console, "id"), err);
-	}
-	if (r == 0 && json_is_true(json_object_get(spec, "agent")))
-		r = inherit_socket(vm, in, "agent.sock", "agent", err);
-	if (r == 0)
-		r = inherit_objects(vm, spec, in, true, err);
-	if (r == 0)
-		r = vm_lock(vm->run_dir, QEMU_LOCK, &fd, err);
-	return r < 0 ? r : inherit_consume(in, "lock", fd, err);
-}
-
-static int refuse_kvm(const struct vm_identity *id, struct qmp_error *err)
-{
-	if (vm_kvm_opens(NULL) > 0)
-		return qmp_error_set(err, QMP_ERR_HOST, -EACCES,
-				     "the spec insists on kvm, but the user %s cannot open /dev/kvm; make it a member of the group "
-				     "that can (usermod -aG kvm %s), or set group to that, or accel to auto or tcg",
-				     id->user, id->user);
-	return qmp_error_set(err, QMP_ERR_HOST, -ENODEV,
-			     "the spec insists on kvm, but /dev/kvm cannot be opened (%s); set accel to auto or tcg",
-			     strerror(errno));
-}
-
-/* What is "auto" or an alias in the spec, resolved for this host and QEMU. */
-static int resolve(struct vm *vm, const json_t *spec, json_t *caps, struct qmp_error *err)
-{
-	const char *accel = text_of(spec, "accel"), *model = text_of(json_object_get(spec, "cpu"), "model");
-	const char *type = text_of(json_object_get(spec, "machine"), "type"), *kvm_cpu = text_of(caps, "kvm-cpu");
-	const char *versioned = text_of(json_object_get(caps, "machines"), type);
-	bool wants_sandbox = json_is_true(json_object_get(spec, "sandbox"));
-	bool has_sandbox = json_is_true(json_object_get(caps, "sandbox"));
-	_cleanup_identity_ struct vm_identity *id = NULL;
-	_cleanup_free_ char *with_hyperv = NULL;
-	json_auto_t *firmware = NULL;
-	int opens;
-	bool kvm;
-	json_t *facts;
-
-	if (vm_identity_of(spec, &id, err) < 0)
-		return err->code;
-	opens = vm_kvm_opens(err);
-	if (opens < 0)
-		return opens;
-	opens = opens && (!id || vm_identity_opens(id, "/dev/kvm"));
-	kvm = streq(accel, "kvm") || (streq(accel, "auto") && opens && kvm_cpu);
-	if (streq(accel, "kvm") && !opens)
-		return refuse_kvm(id, err);
-	if (streq(model, "auto"))
-		model = kvm ? (kvm_cpu ? kvm_cpu : "host") : "max";
-	if (kvm && json_is_true(json_object_get(json_object_get(spec, "cpu"), "hyperv")) && *text_of(caps, "hyperv"))
-		model = with_hyperv = qmp_asprintf("%s,%s", model, text_of(caps, "hyperv"));
-	facts = json_pack("{s:s, s:s, s:s, s:O, s:O, s:O, s:b}", "accel", kvm ? "kvm" : "tcg", "cpu-model", model, "machine",
-			  versioned ? versioned : type, "qemu-version", json_object_get(caps, "version"), "binary",
-			  json_object_get(caps, "binary"), "binary-id", json_object_get(caps, "identity"), "sandbox",
-			  wants_sandbox && has_sandbox);
-	if (!facts)
-		return qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
-	if (vm_firmware_find(vm->dirs, spec, text_of(facts, "machine"), NULL, &firmware, err) < 0) {
-		json_decref(facts);
-		return qmp_error_wrap(err, "starting %s", vm->name);
-	}
-	if (firmware)
-		json_object_set(facts, "firmware", firmware);
-	if (wants_sandbox && !has_sandbox)
-		json_object_set_new(facts, "sandbox-note", json_string("this QEMU, or the kernel, has no seccomp"));
-	if (id)
-		json_object_set_new(facts, "vhost-net", json_boolean(vm_identity_opens(id, "/dev/vhost-net")));
-	replace(&vm->host_facts, facts);
-	return vm_know_pools(vm, spec, err);
-}
-
-/* ---- What another user's QEMU may open ---- */
-
-/* Of a QEMU that is to start as ID: its program, and what it opens by a path. */
-static int add_needs(struct vm *vm, const json_t *spec, const json_t *caps, struct vm_needs *needs, struct qmp_error *err)
-{
-	static const char *const commands[] = {
-		[VM_OBJECT] = "object-add", [VM_BLOCKDEV] = "blockdev-add", [VM_NETDEV] = "netdev_add", [VM_DEVICE] = "device_add"};
-	const struct {
-		const char *item, *path;
-		int mode;
-	} files[] = {{"qemu-binary", text_of(caps, "binary"), X_OK},
-		     {"firmware.path", text_of(json_object_get(spec, "firmware"), "path"), R_OK},
-		     {"boot.kernel", text_of(json_object_get(spec, "boot"), "kernel"), R_OK},
-		     {"boot.initrd", text_of(json_object_get(spec, "boot"), "initrd"), R_OK},
-		     {"seed.ignition", text_of(json_object_get(spec, "seed"), "ignition"), R_OK}};
-	struct vm_host host = vm_host_of(vm);
-	struct vm_fragments all;
-	int r = vm_fragments_all(spec, &host, &all, err);
-
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < ARRAY_SIZE(files) && r == 0; i++)
-		r = files[i].path ? vm_needs_add(needs, files[i].item, files[i].path, files[i].mode) : 0;
-	for (size_t i = 0; i < all.n; i++)
-		for (size_t k = 0; k < all.list[i].n_objects && r == 0; k++)
-			r = vm_needs_add_object(needs, all.list[i].item, commands[all.list[i].objects[k].kind],
-						all.list[i].objects[k].args);
-	vm_fragments_deinit(&all);
-	return r;
-}
-
-static int may_run_as(struct vm *vm, const struct vm_identity *id, const json_t *spec, const json_t *caps,
-		      struct qmp_error *err)
-{
-	struct vm_needs needs = {0};
-	int r = add_needs(vm, spec, caps, &needs, err);
-
-	if (r == 0)
-		r = vm_identity_check(id, &needs, err);
-	vm_needs_deinit(&needs);
-	return r < 0 ? qmp_error_errno(err, r, "starting %s", vm->name) : 0;
-}
-
-int vm_may_open(const struct vm *vm, const json_t *plan, struct qmp_error *err)
-{
-	_cleanup_identity_ struct vm_identity *id = NULL;
-	struct vm_needs needs = {0};
-	const json_t *step;
-	size_t i;
-	int r = vm_identity_of(vm->running, &id, err);
-
-	json_array_foreach(plan, i, step)
-		if (r == 0 && id)
-			r = vm_needs_add_object(&needs, text_of(step, "item"), text_of(step, "execute"),
-						json_object_get(step, "arguments"));
-	if (r == 0 && id)
-		r = vm_identity_check(id, &needs, err);
-	vm_needs_deinit(&needs);
-	return r;
-}
-
-/* The machine type is fixed by the first start, so that an upgrade of QEMU does not change the guest's hardware. */
-static int pin_machine(struct vm *vm, struct qmp_error *err)
-{
-	json_auto_t *spec = json_deep_copy(vm->spec);
-	json_t *machine = json_object_get(spec, "machine");
-	json_t *resolved = json_object_get(vm->host_facts, "machine");
-	int changed = vm_spec_complete(spec, err);
-
-	if (changed < 0)
-		return changed;
-	if (!machine) {
-		machine = json_object();
-		json_object_set_new(spec, "machine", machine);
-	}
-	if (!json_equal(json_object_get(machine, "type"), resolved)) {
-		json_object_set(machine, "type", resolved);
-		changed = 1;
-	}
-	return changed ? vm_save_spec(vm, spec, err) : 0;
-}
-
-static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id, int cgroup_procs, struct inherited *in,
-		 struct qmp_error *err)
-{
-	_cleanup_fd_ int log = openat(vm->run_dir, LOG, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
-	struct vm_qemu_options o = {
-		.child = {.argv = argv,
-			  .fds = in->fds,
-			  .n_fds = in->n,
-			  .output = log,
-			  .directory = vm->run_dir,
-			  .identity = id,
-			  .cgroup_procs = cgroup_procs,
-			  .confined = true,
-			  .pid_file = in->fds[in->n - 1]},
-		.up_timeout_ms = UP_MS + in->n_secrets * KEY_MS,
-	};
-	int r = vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, err);
-
-	if (r < 0)
-		return r;
-	fill_options(vm, &o);
-	vm->shutdown_event = (json_decref(vm->shutdown_event), NULL);
-	vm->panicked = vm->wanted_end = vm->killed = vm->stop_asked = false;
-	open_consoles(vm);
-	r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
-	if (r < 0)
-		(void)close(o.qmp_fd);
-	return r;
-}
-
-static json_t *argv_json(char *const *argv)
-{
-	json_t *list = json_array();
-
-	for (; *argv; argv++)
-		json_array_append_new(list, json_string(*argv));
-	return list;
-}
-
-/* ---- Limits ---- */
-
-/* An image, of a disk, that is a path of this host. */
-static int limit_node(const char *cgroup, const json_t *spec, const char *item, const json_t *args, struct qmp_error *err)
-{
-	const char *file = text_of(args, "filename");
-
-	return file && *file == '/' && strncmp(item, "disks.", strlen("disks.")) == 0 ? vm_cgroup_limit_io(cgroup, spec, file, err)
-										    : 0;
-}
-
-int vm_limit_io(const struct vm *vm, const json_t *plan, struct qmp_error *err)
-{
-	const json_t *step;
-	size_t i;
-	int r = 0;
-
-	json_array_foreach(plan, i, step)
-		if (r == 0 && streq(text_of(step, "execute"), "blockdev-add"))
-			r = limit_node(text_of(vm->host_facts, "cgroup"), vm->running, text_of(step, "item"),
-				       json_object_get(step, "arguments"), err);
-	return r;
-}
-
-static int limit_start(const struct vm *vm, const char *cgroup, const json_t *spec, struct qmp_error *err)
-{
-	struct vm_host host = vm_host_of(vm);
-	struct vm_fragments all;
-	int r = vm_fragments_all(spec, &host, &all, err);
-
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < all.n; i++)
-		for (size_t k = 0; k < all.list[i].n_objects && r == 0; k++)
-			if (all.list[i].objects[k].kind == VM_BLOCKDEV)
-				r = limit_node(cgroup, spec, all.list[i].item, all.list[i].objects[k].args, err);
-	vm_fragments_deinit(&all);
-	return r;
-}
-
-/* Removed with the other things of this QEMU: known by the facts that are kept of it. */
-static int make_cgroup(struct vm *vm, const json_t *spec, int *ret_procs, struct qmp_error *err)
-{
-	_cleanup_free_ char *path = NULL;
-	int r = vm_cgroup_make(spec, vm->name, &path, ret_procs, err);
-
-	if (path)
-		json_object_set_new(vm->host_facts, "cgroup", qmp_json_text(path));
-	return r == 0 && path ? limit_start(vm, path, spec, err) : r;
-}
-
-static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
-{
-	_cleanup_identity_ struct vm_identity *id = NULL;
-	_cleanup_fd_ int cgroup_procs = -1;
-	struct inherited in = {0};
-	json_auto_t *effective = NULL;
-	char **argv = NULL;
-	struct vm_host host;
-	int r;
-
-	effective = vm_spec_effective(vm->spec);
-	r = effective ? 0 : qmp_error_errno(err, -ENOMEM, "starting %s", vm->name);
-	if (r == 0)
-		r = vm_identity_of(effective, &id, err);
-	if (r == 0)
-		r = vm_firmware_make(vm->dirs, effective, json_object_get(vm->host_facts, "firmware"), err);
-	if (r == 0 && id)
-		r = may_run_as(vm, id, effective, caps, err);
-	if (r == 0)
-		r = make_cgroup(vm, effective, &cgroup_procs, err);
-	if (r == 0)
-		r = prepare(vm, effective, &in, err);
-	host = vm_host_of(vm);
-	if (r == 0)
-		r = vm_argv_render(effective, &host, text_of(caps, "binary"), in.named, in.n, &argv, err);
-	if (r == 0) {
-		replace(&vm->argv, argv_json(argv));
-		vm->started = (int64_t)time(NULL);
-		r = vm_save_running(vm, effective, err);
-	}
-	/* Only now, when others can see what we have: of two that start at the same time, one at least sees the other. */
-	if (r == 0 && vm->handlers.may_start)
-		r = vm->handlers.may_start(vm->handlers.data, vm, effective, err);
-	if (r == 0)
-		r = spawn(vm, argv, id, cgroup_procs, &in, err);
-	vm_argv_free(argv);
-	inherited_deinit(&in);
-	return r;
-}
-
-static void start_failed(struct vm *vm, const struct qmp_error *why)
-{
-	cleanup_run(vm);
-	set_state(vm, VM_STOPPED);
-	tell_started(vm, why);
-}
-
-void vm_start_ready(struct vm *vm, const struct qmp_error *why)
-{
-	json_auto_t *caps = take_ptr(vm->caps);
-	struct qmp_error err = {0};
-
-	if (why || launch(vm, caps, &err) < 0)
-		start_failed(vm, why ? why : &err);
-}
-
-static void on_caps(void *data, json_t *caps, const struct qmp_error *why)
-{
-	struct vm *vm = data;
-	json_auto_t *effective = NULL;
-	struct qmp_error err = {0};
-	int r;
-
-	if (!caps) {
-		start_failed(vm, why);
-		return;
-	}
-	effective = vm_spec_effective(vm->spec);
-	r = resolve(vm, effective, caps, &err);
-	if (r == 0)
-		r = pin_machine(vm, &err);
-	vm->caps = json_incref(caps);
-	if (r == 0)
-		r = vm->handlers.make_ready ? vm->handlers.make_ready(vm->handlers.data, vm, &err) : 1;
-	if (r != 0)
-		vm_start_ready(vm, r < 0 ? &err : NULL);
-}
-
-int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp_error *why), void *data,
-	     struct qmp_error *err)
-{
-	int r;
-
-	if (vm->state != VM_STOPPED || vm_qemu_lives(vm))
-		return qmp_error_set(err, QMP_ERR_STATE, -EALREADY, "the VM %s is %s already", vm->name,
-				     vm->state == VM_STOPPED ? "running" : vm_state_name(vm->state));
-	r = vm_caps_get(vm->loop, vm->dirs, text_of(vm->spec, "qemu-binary"), on_caps, vm, err);
-	if (r < 0)
-		return r;
-	vm->start_cb = cb;
-	vm->start_data = data;
-	vm->start_paused = paused;
-	vm->was_up = false;
-	vm->start_error = (struct qmp_error){0};
-	set_state(vm, VM_STARTING);
-	return 0;
 }
 
 /* ---- Adopting ---- */
@@ -1188,7 +704,7 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 	if (r == 0 && vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, NULL) < 0)
 		o.qmp_fd = -1;
 	if (r == 0) {
-		fill_options(vm, &o);
+		vm_fill_qemu_options(vm, &o);
 		r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
 	}
 	if (r < 0) {
@@ -1196,9 +712,9 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 		qmp_error_wrap(err, "taking over the QEMU that runs %s, which goes on", vm->name);
 		return r;
 	}
-	replace(&vm->running, json_incref(json_object_get(record, "spec")));
-	replace(&vm->host_facts, json_incref(json_object_get(record, "host")));
-	replace(&vm->argv, json_incref(json_object_get(record, "argv")));
+	vm_replace(&vm->running, json_incref(json_object_get(record, "spec")));
+	vm_replace(&vm->host_facts, json_incref(json_object_get(record, "host")));
+	vm_replace(&vm->argv, json_incref(json_object_get(record, "argv")));
 	vm->started = json_integer_value(json_object_get(record, "started"));
 	vm->start_cb = cb;
 	vm->start_data = data;
@@ -1206,7 +722,7 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 	vm->state = VM_UNRESPONSIVE; /* until it has answered */
 	vm->since = (int64_t)time(NULL);
 	uv_timer_start(&vm->retry, on_retry, RETRY_MS, 0);
-	open_consoles(vm);
+	vm_open_consoles(vm);
 	return 0;
 }
 
@@ -1285,40 +801,4 @@ const char *vm_console_recent(const struct vm *vm, const char *console, size_t *
 
 	*ret_len = 0;
 	return c && vm_console_is_open(c) ? vm_console_tail(c, ret_len) : NULL;
-}
-
-/* The fds that prepare() would make, in its order. */
-static int name_fds(const struct vm *vm, const json_t *spec, struct inherited *in, struct qmp_error *err)
-{
-	json_t *console;
-	size_t i;
-	int r = inherit_consume(in, "qmp", -1, err);
-
-	json_array_foreach(json_object_get(spec, "consoles"), i, console)
-		if (r == 0)
-			r = inherit_consume(in, text_of(console, "id"), -1, err);
-	if (r == 0 && json_is_true(json_object_get(spec, "agent")))
-		r = inherit_consume(in, "agent", -1, err);
-	return r < 0 ? r : inherit_objects(vm, spec, in, false, err);
-}
-
-int vm_preview_argv(struct vm *vm, json_t *caps, char ***ret, struct qmp_error *err)
-{
-	json_auto_t *spec = json_deep_copy(vm->spec), *effective = NULL, *facts = json_incref(vm->host_facts);
-	struct inherited in = {0};
-	struct vm_host host;
-	int r = vm_spec_complete(spec, err);
-
-	if (r < 0)
-		return r;
-	effective = vm_spec_effective(spec);
-	r = resolve(vm, effective, caps, err);
-	host = vm_host_of(vm);
-	if (r == 0)
-		r = name_fds(vm, effective, &in, err);
-	if (r == 0)
-		r = vm_argv_render(effective, &host, text_of(caps, "binary"), in.named, in.n, ret, err);
-	inherited_deinit(&in);
-	replace(&vm->host_facts, take_ptr(facts));
-	return r;
 }
