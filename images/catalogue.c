@@ -54,7 +54,9 @@ static uint64_t digest(uint64_t h, const void *data, size_t len)
 	return h;
 }
 
-/* What is no file is known by a digest of what it is the same by (launcher/location.h): no file's device is that large. */
+/*
+ * What is no file is known by a digest of what it is the same by (launcher/location.h): no file's device is that large.
+ */
 static int id_of_url(const char *url, struct file_id *ret)
 {
 	struct { dev_t dev; ino_t ino; } at = {0};
@@ -121,8 +123,8 @@ static struct image *find_image(const struct img_catalogue *c, struct file_id id
 }
 
 /*
- * PATH, unless it is known. FORMAT as a spec has it (it wins), or NULL: as its header looks; then RAW says whether one that
- * looks like none is wanted. What cannot be read is nobody's image. 1: it is new; 0: not.
+ * PATH, unless it is known. FORMAT as a spec has it (it wins), or NULL: as its header looks; then RAW says whether one
+ * that looks like none is wanted. What cannot be read is nobody's image. 1: it is new; 0: not.
  */
 static int add_image(struct img_catalogue *c, const char *path, const char *format, bool raw)
 {
@@ -302,10 +304,13 @@ static int add_all_defined(struct img_catalogue *c, const struct vm_dirs *dirs, 
 	int r = path ? 0 : -ENOMEM;
 
 	if (!folder)
-		return !path || errno != ENOENT ? qmp_error_errno(err, path ? -errno : r, "looking through %s/vms", dirs->conf) : 0;
+		return !path || errno != ENOENT
+			   ? qmp_error_errno(err, path ? -errno : r, "looking through %s/vms", dirs->conf)
+			   : 0;
 	while (r == 0 && (entry = readdir(folder))) {
 		size_t n = strlen(entry->d_name);
-		_cleanup_free_ char *vm = n > 5 && streq(entry->d_name + n - 5, ".json") ? strndup(entry->d_name, n - 5) : NULL;
+		_cleanup_free_ char *vm =
+		    n > 5 && streq(entry->d_name + n - 5, ".json") ? strndup(entry->d_name, n - 5) : NULL;
 		if (vm && vm_name_valid(vm))
 			r = add_defined(c, dirfd(folder), vm);
 	}
@@ -344,7 +349,9 @@ static int scan(struct img_catalogue *c, const char *folder, bool raw)
 	int r = d || (errno != EMFILE && errno != ENFILE && errno != ENOMEM) ? 0 : -errno;
 
 	while (d && r >= 0 && (entry = readdir(d))) {
-		_cleanup_free_ char *path = *entry->d_name == '.' ? NULL : qmp_asprintf("%s/%s", streq(folder, "/") ? "" : folder, entry->d_name);
+		_cleanup_free_ char *path =
+		    *entry->d_name == '.' ? NULL
+					  : qmp_asprintf("%s/%s", streq(folder, "/") ? "" : folder, entry->d_name);
 		/* No opening of what is no file; a symlink's target is asked for. */
 		if (path && (entry->d_type == DT_REG || entry->d_type == DT_LNK || entry->d_type == DT_UNKNOWN))
 			r = add_image(c, path, NULL, raw);
@@ -368,7 +375,9 @@ int img_catalogue_add_folder(struct img_catalogue *c, const char *folder, bool r
 static int add_folder_of(struct img_catalogue *c, const char *path, struct qmp_error *err)
 {
 	const char *slash = strrchr(path, '/');
-	_cleanup_free_ char *folder = slash == path ? strdup("/") : slash ? strndup(path, (size_t)(slash - path)) : NULL;
+	_cleanup_free_ char *folder = slash == path ? strdup("/")
+				      : slash       ? strndup(path, (size_t)(slash - path))
+						    : NULL;
 
 	return folder ? img_catalogue_add_folder(c, folder, false, err) : 0;
 }
@@ -474,9 +483,10 @@ static json_t *users_of(const struct img_catalogue *c, struct file_id id)
 	if (n > 0)
 		qsort(found, n, sizeof *found, by_vm);
 	for (size_t i = 0; i < n; i++)
-		json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:b, s:i, s:s, s:s}", "vm", found[i]->vm, "disk", found[i]->disk,
-						      "state", found[i]->runs ? "running" : "defined", "writes", found[i]->writes,
-						      "depth", found[i]->depth, "path", found[i]->path, "format", found[i]->format));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:b, s:i, s:s, s:s}", "vm", found[i]->vm, "disk",
+						      found[i]->disk, "state", found[i]->runs ? "running" : "defined",
+						      "writes", found[i]->writes, "depth", found[i]->depth, "path",
+						      found[i]->path, "format", found[i]->format));
 	free(found);
 	return list;
 }
@@ -529,7 +539,8 @@ json_t *img_catalogue_overlays(const struct img_catalogue *c, const char *path, 
 	}
 	for (size_t i = 0; list && i < c->n_images; i++)
 		if (found[i] && !same(images[i]->id, id))
-			json_array_append_new(list, json_pack("{s:s, s:s}", "path", images[i]->path, "format", images[i]->format));
+			json_array_append_new(
+			    list, json_pack("{s:s, s:s}", "path", images[i]->path, "format", images[i]->format));
 	free(images);
 	free(found);
 	return list;
@@ -541,10 +552,11 @@ json_t *img_catalogue_images(const struct img_catalogue *c)
 	json_t *list = images ? json_array() : NULL;
 
 	for (size_t i = 0; list && i < c->n_images; i++)
-		json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:I, s:s*, s:o}", "path", images[i]->path, "format",
-						      images[i]->format, "virtual-size", (json_int_t)images[i]->virtual_size, "allocated",
-						      (json_int_t)images[i]->allocated, "backing", images[i]->backing, "users",
-						      users_of(c, images[i]->id)));
+		json_array_append_new(list,
+				      json_pack("{s:s, s:s, s:I, s:I, s:s*, s:o}", "path", images[i]->path, "format",
+						images[i]->format, "virtual-size", (json_int_t)images[i]->virtual_size,
+						"allocated", (json_int_t)images[i]->allocated, "backing",
+						images[i]->backing, "users", users_of(c, images[i]->id)));
 	free(images);
 	return list;
 }
@@ -574,8 +586,8 @@ char *img_catalogue_names(const json_t *users, const json_t *overlays, int *ret_
 
 	json_array_foreach(users, i, item)
 	{
-		_cleanup_free_ char *name = qmp_asprintf("the VM %s (%s, disks.%s)", text_of(item, "vm"), text_of(item, "state"),
-							 text_of(item, "disk"));
+		_cleanup_free_ char *name = qmp_asprintf("the VM %s (%s, disks.%s)", text_of(item, "vm"),
+							 text_of(item, "state"), text_of(item, "disk"));
 		if (n++ < NAMES_MAX && name)
 			text = append(text, name);
 	}

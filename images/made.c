@@ -23,7 +23,8 @@ struct img_made_image {
 static int write_line(int fd, json_t *line_consume)
 {
 	json_auto_t *line = line_consume;
-	_cleanup_free_ char *text = line ? json_dumps(line, JSON_COMPACT) : NULL, *whole = text ? qmp_asprintf("%s\n", text) : NULL;
+	_cleanup_free_ char *text = line ? json_dumps(line, JSON_COMPACT) : NULL,
+			    *whole = text ? qmp_asprintf("%s\n", text) : NULL;
 	size_t n = whole ? strlen(whole) : 0;
 
 	if (!whole)
@@ -60,7 +61,8 @@ int img_made_begin(const struct vm_dirs *dirs, const char *vm, struct img_made *
 int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err)
 {
 	struct img_made *m = made;
-	struct img_made_image *images = realloc(m->images, (m->n + 1) * sizeof *images), image = {.path = strdup(d->final)};
+	struct img_made_image *images = realloc(m->images, (m->n + 1) * sizeof *images),
+			      image = {.path = strdup(d->final)};
 	struct stat st;
 	int r;
 
@@ -68,8 +70,8 @@ int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err)
 		m->images = images;
 	r = !images || !image.path ? -ENOMEM : fstat(d->fd, &st) < 0 ? -errno : 0;
 	if (r == 0)
-		r = write_line(m->fd, json_pack("{s:s, s:I, s:I}", "path", d->final, "dev", (json_int_t)st.st_dev, "ino",
-						(json_int_t)st.st_ino));
+		r = write_line(m->fd, json_pack("{s:s, s:I, s:I}", "path", d->final, "dev", (json_int_t)st.st_dev,
+						"ino", (json_int_t)st.st_ino));
 	if (r < 0) {
 		free(image.path);
 		return qmp_error_errno(err, r, "noting that %s is made", d->final);
@@ -141,29 +143,32 @@ static bool is_wanted(const struct vm_dirs *dirs, const char *path)
 /* Whether PATH is a VM's own by its name, not by its spec (firmware.h), and there is that VM. */
 static bool is_named_after(const struct vm_dirs *dirs, const char *vm, const char *path)
 {
-	_cleanup_free_ char *folder = qmp_asprintf("%s/firmware/", dirs->state), *spec = qmp_asprintf("%s/vms/%s.json", dirs->conf, vm);
+	_cleanup_free_ char *folder = qmp_asprintf("%s/firmware/", dirs->state),
+			    *spec = qmp_asprintf("%s/vms/%s.json", dirs->conf, vm);
 
 	return !folder || !spec || (strncmp(path, folder, strlen(folder)) == 0 && access(spec, F_OK) == 0);
 }
 
 static void settle_image(const struct vm_dirs *dirs, const char *vm, const json_t *line)
 {
-	struct img_made_image image = {(char *)text_of(line, "path"), (dev_t)int_of(line, "dev"), (ino_t)int_of(line, "ino")};
+	struct img_made_image image = {(char *)text_of(line, "path"), (dev_t)int_of(line, "dev"),
+				       (ino_t)int_of(line, "ino")};
 
 	if (image.path && *image.path == '/' && !is_wanted(dirs, image.path) && !is_named_after(dirs, vm, image.path))
 		remove_image(&image);
 }
 
 /* The last line may be cut: then its image has got no name. */
-static void settle(const struct vm_dirs *dirs, int dir, const char *name, bool (*quiet)(void *data, const char *vm), void *data)
+static void settle(const struct vm_dirs *dirs, int dir, const char *name, bool (*quiet)(void *data, const char *vm),
+		   void *data)
 {
 	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	_cleanup_free_ char *text = calloc(1, NOTE_MAX + 1);
 	json_auto_t *head = NULL; /* the first line */
 	struct stat st;
 
-	if (fd < 0 || !text || flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_nlink == 0 ||
-	    read(fd, text, NOTE_MAX) < 0)
+	if (fd < 0 || !text || flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
+	    st.st_nlink == 0 || read(fd, text, NOTE_MAX) < 0)
 		return;
 	for (char *save = NULL, *at = strtok_r(text, "\n", &save); at; at = strtok_r(NULL, "\n", &save)) {
 		json_auto_t *line = json_loads(at, 0, NULL);

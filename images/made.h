@@ -1,7 +1,7 @@
 /*
- * Images that are made for a VM whose spec does not name them yet. Whoever makes them notes each before it has its name;
- * once the spec has them, or they are gone again, the note goes. A maker that is killed leaves the note, and the next
- * one settles it: what a VM has stays, what nobody has is removed.
+ * Images that are made for a VM whose spec does not name them yet. Whoever makes them notes each before it has its
+ * name; once the spec has them, or they are gone again, the note goes. A maker that is killed leaves the note, and the
+ * next one settles it: what a VM has stays, what nobody has is removed.
  *
  * The notes stand below STATEDIR/made, a file each maker, which it holds locked.
  */
@@ -32,7 +32,7 @@ void img_made_leave(struct img_made *m);
 const char *img_made_path(const struct img_made *m, size_t i);
 
 /*
- * Settles what makers that are gone have left. QUIET says whether nothing is under way for a VM that might give it an image
- * yet; else that one's are left for another time.
+ * Settles what makers that are gone have left. QUIET says whether nothing is under way for a VM that might give it an
+ * image yet; else that one's are left for another time.
  */
 void img_made_settle(const struct vm_dirs *dirs, bool (*quiet)(void *data, const char *vm), void *data);

@@ -1,8 +1,8 @@
 /*
- * A task, the way it goes well: made (its words; nothing is touched) -> run: a draft, where it makes an image -> qemu-img,
- * with its progress -> ended -> the draft is durable and named, in a thread where others are on the loop -> done.
- * It fails: the draft cannot be begun, or qemu-img not started (from img_task_run); qemu-img fails or is taken back; the draft
- * cannot be kept. The draft is gone each time.
+ * A task, the way it goes well: made (its words; nothing is touched) -> run: a draft, where it makes an image ->
+ * qemu-img, with its progress -> ended -> the draft is durable and named, in a thread where others are on the loop ->
+ * done. It fails: the draft cannot be begun, or qemu-img not started (from img_task_run); qemu-img fails or is taken
+ * back; the draft cannot be kept. The draft is gone each time.
  */
 #include "images/qemu-img.h"
 #include "images/chain.h"
@@ -193,17 +193,21 @@ static int check_option(const char *option, struct qmp_error *err)
 	size_t n = strspn(option, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-");
 
 	if (n == 0 || option[n] != '=')
-		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no option of a format: KEY=VALUE, as in cluster_size=2M",
-				     option);
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "\"%s\" is no option of a format: KEY=VALUE, as in cluster_size=2M", option);
 	for (size_t i = 0; other_files[i]; i++)
 		if (strlen(other_files[i]) == n && memcmp(option, other_files[i], n) == 0)
-			return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "the option %s: an image has its data in itself alone, and what "
-					     "it is backed by is given as its backing", option);
+			return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+					     "the option %s: an image has its data in itself alone, and what "
+					     "it is backed by is given as its backing",
+					     option);
 	for (size_t i = 0; flat[i] && strncmp(option, "subformat=", 10) == 0; i++)
 		if (strcasecmp(option + 10, flat[i]) == 0)
-			return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
-					     "the option %s: an image has its data in itself alone; monolithicSparse and "
-					     "streamOptimized do", option);
+			return qmp_error_set(
+			    err, QMP_ERR_USAGE, -EINVAL,
+			    "the option %s: an image has its data in itself alone; monolithicSparse and "
+			    "streamOptimized do",
+			    option);
 	return 0;
 }
 
@@ -265,7 +269,8 @@ static int check_target(const struct img_target *t, struct qmp_error *err)
 	if (*t->path != '/' || !t->path[1] || t->path[strlen(t->path) - 1] == '/')
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no path of an image", t->path);
 	if (t->backing && *text_of(t->backing, "path") != '/')
-		return qmp_error_set(err, QMP_ERR_INTERNAL, -EINVAL, "the backing %s: no absolute path", text_of(t->backing, "path"));
+		return qmp_error_set(err, QMP_ERR_INTERNAL, -EINVAL, "the backing %s: no absolute path",
+				     text_of(t->backing, "path"));
 	return 0;
 }
 
@@ -277,7 +282,8 @@ int img_create(const struct img_target *target, uint64_t size, struct img_task *
 	if (r < 0)
 		return r;
 	if (size == 0 && !target->backing)
-		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "making the image %s: a size is wanted", target->path);
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "making the image %s: a size is wanted",
+				     target->path);
 	t = task_new("create", "making the image %s", target->path);
 	if (!t)
 		return task_give(t, ret, err);
@@ -411,7 +417,8 @@ static json_t *compared(const struct img_task *t, int status)
 	return json_pack("{s:b, s:s}", "identical", 0, "why", last ? last + 1 : t->output ? t->output : "");
 }
 
-int img_compare(const json_t *a, const json_t *b, bool strict, bool in_use, struct img_task **ret, struct qmp_error *err)
+int img_compare(const json_t *a, const json_t *b, bool strict, bool in_use, struct img_task **ret,
+		struct qmp_error *err)
 {
 	struct img_task *t = task_new("compare", "comparing %s and %s", text_of(a, "path"), text_of(b, "path"));
 
@@ -458,7 +465,8 @@ int img_commit(const json_t *image, struct img_task **ret, struct qmp_error *err
 	struct img_task *t;
 
 	if (!json_object_get(image, "backing"))
-		return qmp_error_set(err, QMP_ERR_STATE, -EINVAL, "the image %s is backed by no other, into which it could be committed",
+		return qmp_error_set(err, QMP_ERR_STATE, -EINVAL,
+				     "the image %s is backed by no other, into which it could be committed",
 				     text_of(image, "path"));
 	t = task_new("commit", "committing %s", text_of(image, "path"));
 	if (!t)
@@ -531,7 +539,8 @@ int img_bitmap(const json_t *image, const char *action, const char *name, const 
 	return task_give(t, ret, err);
 }
 
-int img_snapshot(const json_t *image, const char *action, const char *name, struct img_task **ret, struct qmp_error *err)
+int img_snapshot(const json_t *image, const char *action, const char *name, struct img_task **ret,
+		 struct qmp_error *err)
 {
 	struct img_task *t = task_new("snapshot", "the snapshot \"%s\" of %s", name, text_of(image, "path"));
 
@@ -562,7 +571,8 @@ static void finish(struct img_task *t)
 }
 
 /*
- * In a monolithic vmdk its own name stands, padded with zeros: the draft's until now. QEMU does not look at it, others do.
+ * In a monolithic vmdk its own name stands, padded with zeros: the draft's until now. QEMU does not look at it, others
+ * do.
  */
 static int rename_vmdk(const struct img_draft *d)
 {
@@ -651,7 +661,8 @@ static void on_end(void *data, const struct img_tool_result *r)
 	if (t->error.kind == QMP_ERR_NONE) {
 		t->value = result_of(t, r->status);
 		if (!t->value)
-			qmp_error_set(&t->error, QMP_ERR_HOST, -EPROTO, "%s: what qemu-img says of it cannot be read", t->doing);
+			qmp_error_set(&t->error, QMP_ERR_HOST, -EPROTO, "%s: what qemu-img says of it cannot be read",
+				      t->doing);
 	}
 	if (t->error.kind == QMP_ERR_NONE && t->draft.path && t->waited_for)
 		keep(t);
@@ -761,8 +772,8 @@ static void call_cancel(void *data)
 		img_task_cancel(c->task);
 }
 
-int img_task_call(uv_loop_t *loop, struct img_task *t, void (*progress)(void *data, double part), void *data, json_t **ret,
-		  struct qmp_error *err)
+int img_task_call(uv_loop_t *loop, struct img_task *t, void (*progress)(void *data, double part), void *data,
+		  json_t **ret, struct qmp_error *err)
 {
 	struct call c = {.task = t, .progress = progress, .data = data};
 	struct img_task_handlers handlers = {call_progress, call_done, &c};

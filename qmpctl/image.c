@@ -49,7 +49,8 @@ static int find_file(struct cli *cli, const char *format, bool chain_may_lack, s
 	if (stat(f->path, &st) < 0 && errno == ENOENT)
 		return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "there is no image %s", f->path);
 	if (stat(f->path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is neither a file nor a block device", f->path);
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is neither a file nor a block device",
+				     f->path);
 	if (img_catalogue_add(f->catalogue, f->path, &cli->error) < 0)
 		return cli->error.code;
 	f->users = img_catalogue_users(f->catalogue, f->path);
@@ -65,7 +66,8 @@ static int find_file(struct cli *cli, const char *format, bool chain_may_lack, s
 		cli->error = why;
 		return r;
 	}
-	return f->users && f->overlays && f->image ? 0 : qmp_error_errno(&cli->error, -ENOMEM, "looking at %s", f->path);
+	return f->users && f->overlays && f->image ? 0
+						   : qmp_error_errno(&cli->error, -ENOMEM, "looking at %s", f->path);
 }
 
 /* WORD, absolute; of a pool: where that has it. New; NULL: cli->error. */
@@ -131,17 +133,18 @@ int image_refuse_running(struct cli *cli, const struct found *f, bool writes, co
 	size_t i;
 	int many;
 
-	json_array_foreach(f->users, i, user)
-		if (streq(text_of(user, "state"), "running") && (!writes || json_is_true(json_object_get(user, "writes"))))
-			json_array_append(those, user);
+	json_array_foreach(f->users, i, user) if (streq(text_of(user, "state"), "running") &&
+						  (!writes || json_is_true(json_object_get(user, "writes"))))
+	    json_array_append(those, user);
 	names = img_catalogue_names(those, NULL, &many);
 	if (many == 0)
 		return 0;
-	return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "%s is in use by %s: %s now is refused; stop %s first", f->path,
-			     names ? names : "VMs", doing, many == 1 ? "it" : "them");
+	return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "%s is in use by %s: %s now is refused; stop %s first",
+			     f->path, names ? names : "VMs", doing, many == 1 ? "it" : "them");
 }
 
-int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *users, const json_t *overlays, const char *hurts)
+int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *users, const json_t *overlays,
+		      const char *hurts)
 {
 	const json_t *unknown = img_catalogue_unknown(f->catalogue);
 	_cleanup_free_ char *names = NULL;
@@ -151,12 +154,14 @@ int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *user
 		return 0;
 	names = img_catalogue_names(users, overlays, &many);
 	if (many != 0)
-		return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "%s: %s: %s; --force does it all the same", f->path, hurts,
-				     names ? names : "others");
+		return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "%s: %s: %s; --force does it all the same",
+				     f->path, hurts, names ? names : "others");
 	if (json_array_size(unknown) > 0)
-		return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY,
-				     "%s: the files of the VM %s are damaged, so that it cannot be told whether it has it; --force "
-				     "does it all the same", f->path, json_string_value(json_array_get(unknown, 0)));
+		return qmp_error_set(
+		    &cli->error, QMP_ERR_STATE, -EBUSY,
+		    "%s: the files of the VM %s are damaged, so that it cannot be told whether it has it; --force "
+		    "does it all the same",
+		    f->path, json_string_value(json_array_get(unknown, 0)));
 	return 0;
 }
 
@@ -191,13 +196,15 @@ static int may_replace(struct cli *cli, const char *path)
 	int r;
 
 	if (!cli_option(cli, "replace"))
-		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", path);
+		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed",
+				     path);
 	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is no file, and is not replaced", path);
 	r = image_find(cli, path, NULL, true, &f);
 	if (r == 0)
 		r = image_refuse_running(cli, &f, false, "replacing it");
-	return r < 0 ? r : image_refuse_hurt(cli, &f, f.users, f.overlays, "others have it, and would lose what they have");
+	return r < 0 ? r
+		     : image_refuse_hurt(cli, &f, f.users, f.overlays, "others have it, and would lose what they have");
 }
 
 /* The folder of the pool "default" is there when it is first wanted. */
@@ -233,8 +240,8 @@ char *image_new_path(struct cli *cli, const char *word)
 const char *image_new_format(const struct cli *cli, const char *path)
 {
 	static const char *const known[][2] = {
-		{".raw", "raw"}, {".img", "raw"}, {".iso", "raw"}, {".vmdk", "vmdk"}, {".vdi", "vdi"}, {".vhdx", "vhdx"},
-		{".vhd", "vpc"}, {".vpc", "vpc"}, {".qed", "qed"}, {".luks", "luks"},
+	    {".raw", "raw"},   {".img", "raw"}, {".iso", "raw"}, {".vmdk", "vmdk"}, {".vdi", "vdi"},
+	    {".vhdx", "vhdx"}, {".vhd", "vpc"}, {".vpc", "vpc"}, {".qed", "qed"},   {".luks", "luks"},
 	};
 	const char *format = cli_option(cli, "format"), *dot = strrchr(path, '.');
 

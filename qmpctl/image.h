@@ -21,35 +21,36 @@ struct found {
 };
 
 /*
- * WORD is a location. FORMAT: as an option has it; NULL: as a VM has it in its spec, else as its header looks. CHAIN_MAY_LACK:
- * what it is backed by need not be there, and is then left out.
+ * WORD is a location. FORMAT: as an option has it; NULL: as a VM has it in its spec, else as its header looks.
+ * CHAIN_MAY_LACK: what it is backed by need not be there, and is then left out.
  */
 int image_find(struct cli *cli, const char *word, const char *format, bool chain_may_lack, struct found *ret);
 void found_deinit(struct found *f);
 #define _cleanup_found_ __attribute__((cleanup(found_deinit)))
 
 /*
- * Whether DOING ("resizing it") may go on: it is refused, with the names of those who would be hurt, where a VM that runs has
- * F's image; WRITES: only where it writes it.
+ * Whether DOING ("resizing it") may go on: it is refused, with the names of those who would be hurt, where a VM that
+ * runs has F's image; WRITES: only where it writes it.
  */
 int image_refuse_running(struct cli *cli, const struct found *f, bool writes, const char *doing);
 /*
- * Likewise, unless --force is given: where USERS or OVERLAYS (NULL: none) is not empty, or it cannot be told who has what.
- * HURTS says what would become of them.
+ * Likewise, unless --force is given: where USERS or OVERLAYS (NULL: none) is not empty, or it cannot be told who has
+ * what. HURTS says what would become of them.
  */
-int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *users, const json_t *overlays, const char *hurts);
+int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *users, const json_t *overlays,
+		      const char *hurts);
 
 /* The image that another one is to be backed by: image_find, and nobody writes to it, which would destroy both. */
 int image_find_base(struct cli *cli, const char *word, const char *format, struct found *ret);
 /*
- * PLACE: the source (a path or an address), the destination (absolute; NULL: the cache) and a list of digests (NULL: none);
- * the rest is options' (verb_image_import has them), with its progress. RET's path is new.
+ * PLACE: the source (a path or an address), the destination (absolute; NULL: the cache) and a list of digests (NULL:
+ * none); the rest is options' (verb_image_import has them), with its progress. RET's path is new.
  */
 int image_import(struct cli *cli, char *const place[3], struct img_import_result *ret);
 
 /*
- * An image that is to be made at WORD: it is not there; or --replace is given, and nobody is hurt. The location, absolute; new.
- * NULL: cli->error.
+ * An image that is to be made at WORD: it is not there; or --replace is given, and nobody is hurt. The location,
+ * absolute; new. NULL: cli->error.
  */
 char *image_new_path(struct cli *cli, const char *word);
 /* The format of a new image: of --format, else of the PATH's extension, else qcow2. */

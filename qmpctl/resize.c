@@ -1,8 +1,8 @@
 /*
  * qmpctl-disk-resize: of a disk that QEMU has, through QEMU.
  *
- * The way it goes well: ask how large it is -> block_resize -> done. It fails: the VM does not run, has no such disk, or it
- * would get smaller and nobody said so (nothing is sent); QEMU refuses.
+ * The way it goes well: ask how large it is -> block_resize -> done. It fails: the VM does not run, has no such disk,
+ * or it would get smaller and nobody said so (nothing is sent); QEMU refuses.
  */
 #include "qmpctl/keeper.h"
 #include "launcher/spec.h"
@@ -54,8 +54,8 @@ static void on_resized(void *data, const struct qmp_reply *reply)
 	if (reply->status < 0)
 		op_fail(call, &reply->error);
 	else
-		op_return(call, json_pack("{s:s, s:I, s:I, s:s}", "id", op_text(call, "id"), "size", (json_int_t)op_int(call, "size", 0),
-					  "before", r->before, "outcome", "done"));
+		op_return(call, json_pack("{s:s, s:I, s:I, s:s}", "id", op_text(call, "id"), "size",
+					  (json_int_t)op_int(call, "size", 0), "before", r->before, "outcome", "done"));
 	free(r);
 }
 
@@ -86,16 +86,18 @@ static void on_nodes(void *data, const struct qmp_reply *reply)
 		if (reply->status < 0)
 			op_fail(call, &reply->error);
 		else
-			op_failf(call, QMP_ERR_NOT_FOUND, -ENOENT, "the QEMU of %s has no image for disks.%s", call->guest->vm->name,
-				 op_text(call, "id"));
+			op_failf(call, QMP_ERR_NOT_FOUND, -ENOENT, "the QEMU of %s has no image for disks.%s",
+				 call->guest->vm->name, op_text(call, "id"));
 		free(r);
 	} else if (size < r->before && !op_flag(call, "shrink", false)) {
 		op_failf(call, QMP_ERR_STATE, -EBUSY,
-			 "disks.%s of %s has %lld bytes, more than %lld: what is behind them would be lost; \"shrink\" does it all the "
-			 "same", op_text(call, "id"), call->guest->vm->name, (long long)r->before, (long long)size);
+			 "disks.%s of %s has %lld bytes, more than %lld: what is behind them would be lost; \"shrink\" "
+			 "does it all the same",
+			 op_text(call, "id"), call->guest->vm->name, (long long)r->before, (long long)size);
 		free(r);
 	} else {
-		(void)ask(r, "block_resize", json_pack("{s:s, s:I}", "node-name", r->node, "size", (json_int_t)size), on_resized);
+		(void)ask(r, "block_resize", json_pack("{s:s, s:I}", "node-name", r->node, "size", (json_int_t)size),
+			  on_resized);
 	}
 }
 
@@ -109,13 +111,16 @@ static void start_resize(struct op_call *call)
 
 	if (!vm->running || !disk) {
 		op_failf(call, vm->running ? QMP_ERR_NOT_FOUND : QMP_ERR_STATE, vm->running ? -ENOENT : -ENOTCONN,
-			 vm->running ? "the VM %s that runs has no disk \"%s\"" : "the VM %s is not running, so that its disk %s is resized "
-			 "as the image that it is", vm->name, id);
+			 vm->running ? "the VM %s that runs has no disk \"%s\""
+				     : "the VM %s is not running, so that its disk %s is resized "
+				       "as the image that it is",
+			 vm->name, id);
 		return;
 	}
 	if (size <= 0 || size % 512 != 0 || !text_of(disk, "path")) {
 		op_failf(call, QMP_ERR_USAGE, -EINVAL, "disks.%s: %s", id,
-			 text_of(disk, "path") ? "a size is a multiple of 512 bytes, and not 0" : "it is an empty drive");
+			 text_of(disk, "path") ? "a size is a multiple of 512 bytes, and not 0"
+					       : "it is an empty drive");
 		return;
 	}
 	r = calloc(1, sizeof *r);
@@ -137,5 +142,5 @@ static const struct op_arg resize_args[] = {
 	{0},
 };
 
-const struct op op_disk_resize = {"qmpctl-disk-resize", "change the size of a disk that QEMU has", resize_args, true, .waits = true,
-				  .start = start_resize};
+const struct op op_disk_resize = {"qmpctl-disk-resize", "change the size of a disk that QEMU has", resize_args, true,
+				  .waits = true, .start = start_resize};

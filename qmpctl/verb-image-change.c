@@ -1,6 +1,6 @@
 /*
- * image resize, check, commit, rebase, bitmap, snapshot; disk resize: what changes images. One that a VM runs with is changed
- * by that VM's QEMU, or not at all.
+ * image resize, check, commit, rebase, bitmap, snapshot; disk resize: what changes images. One that a VM runs with is
+ * changed by that VM's QEMU, or not at all.
  */
 #include "qmpctl/image.h"
 #include "qmpctl/words.h"
@@ -58,9 +58,11 @@ static int size_now(struct cli *cli, const struct found *f, uint64_t *ret)
 static int may_shrink(struct cli *cli, const struct found *f, uint64_t now, uint64_t size)
 {
 	if (!cli_option(cli, "shrink"))
-		return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY,
-				     "%s has %llu bytes, more than %llu: what is behind them would be lost; --shrink does it all the "
-				     "same; nothing was changed", f->path, (unsigned long long)now, (unsigned long long)size);
+		return qmp_error_set(
+		    &cli->error, QMP_ERR_STATE, -EBUSY,
+		    "%s has %llu bytes, more than %llu: what is behind them would be lost; --shrink does it all the "
+		    "same; nothing was changed",
+		    f->path, (unsigned long long)now, (unsigned long long)size);
 	return image_refuse_hurt(cli, f, NULL, f->overlays, "others are backed by it, and would lose what is cut off");
 }
 
@@ -91,15 +93,17 @@ static int resize(struct cli *cli, struct found *f, const char *text, json_t **r
 		return r;
 	if (user)
 		return client_call(cli, text_of(user, "vm"), "qmpctl-disk-resize",
-				   json_pack("{s:s, s:I, s:b}", "id", text_of(user, "disk"), "size", (json_int_t)size, "shrink",
-					     cli_option(cli, "shrink") != NULL), ret);
+				   json_pack("{s:s, s:I, s:b}", "id", text_of(user, "disk"), "size", (json_int_t)size,
+					     "shrink", cli_option(cli, "shrink") != NULL),
+				   ret);
 	r = image_refuse_running(cli, f, false, "resizing it");
 	if (r == 0 && !f->is_volume)
 		r = img_resize(f->image, size, size < now, &task, &cli->error);
 	if (r == 0 && !f->is_volume)
 		r = image_run(cli, task, "resizing", 0, NULL);
 	if (r == 0)
-		*ret = json_pack("{s:s, s:I, s:I}", "path", f->path, "size", (json_int_t)size, "before", (json_int_t)now);
+		*ret =
+		    json_pack("{s:s, s:I, s:I}", "path", f->path, "size", (json_int_t)size, "before", (json_int_t)now);
 	return r;
 }
 
@@ -228,7 +232,8 @@ static int run_image_check(struct cli *cli)
 		print_count(result, "leaks-fixed", "leaked clusters freed");
 		print_count(result, "corruptions", "errors: the image is damaged; --repair all tries to repair it");
 		print_count(result, "check-errors", "parts could not be checked");
-		print_count(result, "leaks", "leaked clusters, which take room and do no harm; --repair leaks frees them");
+		print_count(result, "leaks",
+			    "leaked clusters, which take room and do no harm; --repair leaks frees them");
 		if (!bad && int_of(result, "leaks") == 0)
 			printf("sound\n");
 	}
@@ -291,7 +296,8 @@ static int commit(struct cli *cli)
 	if (r == 0 && others(&base, &over, users, overlays) < 0)
 		r = qmp_error_errno(&cli->error, -ENOMEM, "looking who has %s", base.path);
 	if (r == 0)
-		r = image_refuse_hurt(cli, &base, users, overlays, "others have it, and would see what is committed into it");
+		r = image_refuse_hurt(cli, &base, users, overlays,
+				      "others have it, and would see what is committed into it");
 	if (r < 0) {
 		img_task_free(task);
 		return r;
@@ -338,17 +344,20 @@ static int rebase(struct cli *cli)
 	int r;
 
 	if (flatten == (cli->n_args == 2))
-		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image rebase: either a BASE or --flatten is wanted");
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "image rebase: either a BASE or --flatten is wanted");
 	r = find_to_change(cli, "rebasing it", unsafe, &over);
 	if (r == 0)
-		r = image_refuse_hurt(cli, &over, over.users, NULL, "the spec names what it is backed by, and is to name it anew, by set");
+		r = image_refuse_hurt(cli, &over, over.users, NULL,
+				      "the spec names what it is backed by, and is to name it anew, by set");
 	if (r == 0 && !flatten)
 		r = image_find(cli, cli->args[1], cli_option(cli, "backing-format"), false, &base);
 	if (r == 0 && !flatten)
 		r = image_refuse_running(cli, &base, true, "an overlay on it");
 	for (const json_t *image = base.image; r == 0 && image; image = json_object_get(image, "backing"))
 		if (image_is_same(text_of(image, "path"), over.path))
-			r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is backed by %s itself", base.path, over.path);
+			r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is backed by %s itself", base.path,
+					  over.path);
 	if (r == 0)
 		r = img_rebase(over.image, base.image, unsafe, &task, &cli->error);
 	return r < 0 ? r : image_run(cli, task, "rebasing", over.size, NULL);
@@ -356,7 +365,8 @@ static int rebase(struct cli *cli)
 
 static int run_image_rebase(struct cli *cli)
 {
-	return rebase(cli) < 0 ? cli_fail(cli) : print_done(cli, cli_option(cli, "flatten") ? "is backed by nothing" : "is rebased");
+	return rebase(cli) < 0 ? cli_fail(cli)
+			       : print_done(cli, cli_option(cli, "flatten") ? "is backed by nothing" : "is rebased");
 }
 
 const struct verb verb_image_rebase = {
@@ -381,13 +391,15 @@ const struct verb verb_image_rebase = {
 static int bitmap(struct cli *cli)
 {
 	_cleanup_found_ struct found f = {0};
-	const char *action = cli->args[1], *name = cli->args[2], *from = cli_option(cli, "merge-from"), *text = cli_option(cli, "granularity");
+	const char *action = cli->args[1], *name = cli->args[2], *from = cli_option(cli, "merge-from"),
+		   *text = cli_option(cli, "granularity");
 	uint64_t granularity = 0;
 	struct img_task *task;
 	int r = 0;
 
 	if (streq(action, "merge") != (from != NULL))
-		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image bitmap: --merge-from goes with merge, and merge with it");
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "image bitmap: --merge-from goes with merge, and merge with it");
 	if (text)
 		r = parse_size(cli, "--granularity ", text, &granularity);
 	if (r == 0)

@@ -18,8 +18,9 @@ static int refuse_itself(struct cli *cli, const struct found *source, const char
 {
 	for (const json_t *image = source->image; image; image = json_object_get(image, "backing"))
 		if (image_is_same(text_of(image, "path"), path))
-			return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is what %s is read from, and cannot be replaced by it",
-					     path, source->path);
+			return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+					     "%s is what %s is read from, and cannot be replaced by it", path,
+					     source->path);
 	return 0;
 }
 
@@ -134,11 +135,16 @@ static void print_map(const json_t *map)
 	json_array_foreach(map, i, part)
 	{
 		char start[24], length[24], depth[24];
-		bool zero = json_is_true(json_object_get(part, "zero")), data = json_is_true(json_object_get(part, "data"));
+		bool zero = json_is_true(json_object_get(part, "zero")),
+		     data = json_is_true(json_object_get(part, "data"));
 		snprintf(start, sizeof start, "%lld", (long long)int_of(part, "start"));
 		snprintf(length, sizeof length, "%lld", (long long)int_of(part, "length"));
 		snprintf(depth, sizeof depth, "%lld", (long long)int_of(part, "depth"));
-		json_array_append_new(rows, json_pack("[s, s, s, s]", start, length, data ? "data" : zero ? "zero" : "hole", depth));
+		json_array_append_new(rows, json_pack("[s, s, s, s]", start, length,
+						      data   ? "data"
+						      : zero ? "zero"
+							     : "hole",
+						      depth));
 	}
 	cli_print_table((const char *const[]){"START", "LENGTH", "WHAT", "DEPTH", NULL}, rows);
 }
@@ -150,7 +156,8 @@ static int run_image_map(struct cli *cli)
 	struct img_task *task;
 
 	if (image_find(cli, cli->args[0], cli_option(cli, "from"), false, &f) < 0 ||
-	    img_map(f.image, json_array_size(f.users) > 0, &task, &cli->error) < 0 || image_run(cli, task, "reading", 0, &map) < 0)
+	    img_map(f.image, json_array_size(f.users) > 0, &task, &cli->error) < 0 ||
+	    image_run(cli, task, "reading", 0, &map) < 0)
 		return cli_fail(cli);
 	if (cli->json)
 		cli_print_json(map);
@@ -183,7 +190,8 @@ static int measure(struct cli *cli, json_t **ret)
 	int r;
 
 	if (!cli_option(cli, "size") == !cli->n_args)
-		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image measure: either an IMAGE or --size is wanted");
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "image measure: either an IMAGE or --size is wanted");
 	r = cli->n_args ? image_find(cli, cli->args[0], cli_option(cli, "from"), false, &f) :
 			  parse_size(cli, "--size ", cli_option(cli, "size"), &size);
 	if (r == 0)

@@ -18,15 +18,16 @@
 /* One for which no program has to be started. */
 static bool is_plain_overlay(const struct cli *cli, const struct img_target *t)
 {
-	return t->backing && vm_location_is_file(text_of(t->backing, "path")) && streq(t->format, "qcow2") && !*t->options &&
-	       !t->replace && !cli_option(cli, "key-file");
+	return t->backing && vm_location_is_file(text_of(t->backing, "path")) && streq(t->format, "qcow2") &&
+	       !*t->options && !t->replace && !cli_option(cli, "key-file");
 }
 
 static int make(struct cli *cli, const char *path, const char *format, json_t **ret)
 {
 	_cleanup_found_ struct found backing = {0};
 	_cleanup_free_ const char **options = image_options(cli, "option");
-	struct img_target target = {.path = path, .format = format, .options = options, .replace = cli_option(cli, "replace")};
+	struct img_target target = {
+	    .path = path, .format = format, .options = options, .replace = cli_option(cli, "replace")};
 	struct img_task *task;
 	uint64_t size = 0;
 	int r = 0;
@@ -59,10 +60,12 @@ static int make_volume(struct cli *cli, struct img_volume *v, json_t **ret)
 	int r = 0;
 
 	if (cli_option(cli, "backing") || cli_option(cli, "option") || cli_option(cli, "replace"))
-		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s: --backing, --option and --replace are for files", v->location);
+		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				  "%s: --backing, --option and --replace are for files", v->location);
 	if (r == 0)
-		r = cli->n_args > 1 ? parse_size(cli, "", cli->args[1], &size)
-				    : qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted");
+		r = cli->n_args > 1
+			? parse_size(cli, "", cli->args[1], &size)
+			: qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted");
 	if (r == 0)
 		r = img_volume_create(v, format, size, &cli->error);
 	if (r == 0)
@@ -168,7 +171,8 @@ static void print_info(const json_t *info)
 	print_bytes("allocated", info, "actual-size");
 	if (text_of(info, "backing-filename"))
 		printf("%-14s %s (%s)\n", "backing", text_of(info, "backing-filename"),
-		       text_of(info, "backing-filename-format") ? text_of(info, "backing-filename-format") : "its format is not said");
+		       text_of(info, "backing-filename-format") ? text_of(info, "backing-filename-format")
+								: "its format is not said");
 	if (json_is_true(json_object_get(info, "encrypted")))
 		printf("%-14s yes\n", "encrypted");
 	if (json_is_true(json_object_get(data, "corrupt")))
@@ -188,7 +192,8 @@ static int run_image_info(struct cli *cli)
 	json_t *image;
 	size_t i;
 
-	if (image_find(cli, cli->args[0], cli_option(cli, "from"), !cli_option(cli, "chain"), &f) < 0 || ask_info(cli, &f, &info) < 0)
+	if (image_find(cli, cli->args[0], cli_option(cli, "from"), !cli_option(cli, "chain"), &f) < 0 ||
+	    ask_info(cli, &f, &info) < 0)
 		return cli_fail(cli);
 	if (cli->json) {
 		cli_print_json(info);
@@ -248,8 +253,10 @@ static void print_images(const json_t *images)
 		if (int_of(image, "virtual-size") > 0)
 			progress_bytes((uint64_t)int_of(image, "virtual-size"), size);
 		progress_bytes((uint64_t)int_of(image, "allocated"), allocated);
-		json_array_append_new(rows, json_pack("[s, s, s, s, s, s]", text_of(image, "path"), text_of(image, "format"), size, allocated,
-						      text_of(image, "backing") ? text_of(image, "backing") : "-", vms && *vms ? vms : "-"));
+		json_array_append_new(rows, json_pack("[s, s, s, s, s, s]", text_of(image, "path"),
+						      text_of(image, "format"), size, allocated,
+						      text_of(image, "backing") ? text_of(image, "backing") : "-",
+						      vms && *vms ? vms : "-"));
 	}
 	cli_print_table((const char *const[]){"PATH", "FORMAT", "SIZE", "ALLOCATED", "BACKING", "VMS", NULL}, rows);
 }

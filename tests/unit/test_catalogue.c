@@ -50,8 +50,9 @@ static void qcow2(const char *path, const char *backing, const char *format)
 
 static void define(const char *vm, const char *format, const char *path, const char *more)
 {
-	_cleanup_free_ char *text = qmp_asprintf("{\"name\": \"%s\", \"disks\": [{\"id\": \"vda\", \"format\": \"%s\", \"path\": \"%s\"%s}]}",
-						 vm, format, path, more);
+	_cleanup_free_ char *text =
+	    qmp_asprintf("{\"name\": \"%s\", \"disks\": [{\"id\": \"vda\", \"format\": \"%s\", \"path\": \"%s\"%s}]}",
+			 vm, format, path, more);
 	_cleanup_free_ char *file = qmp_asprintf("conf/vms/%s.json", vm);
 
 	write_file(in_folder(file), text, strlen(text));
@@ -100,7 +101,9 @@ static void test_catalogue(void)
 {
 	_cleanup_catalogue_ struct img_catalogue *c = NULL;
 	json_auto_t *users = NULL, *overlays = NULL, *all = NULL, *images = NULL;
-	_cleanup_free_ char *names = NULL, *backing = qmp_asprintf(", \"backing\": {\"path\": \"%s\", \"format\": \"raw\"}", in_folder("middle"));
+	_cleanup_free_ char *names = NULL,
+			    *backing = qmp_asprintf(", \"backing\": {\"path\": \"%s\", \"format\": \"raw\"}",
+						    in_folder("middle"));
 	struct qmp_error err = {0};
 	int many;
 
@@ -133,7 +136,13 @@ static void test_catalogue(void)
 
 int main(void)
 {
-	static const char *const files[] = {"base", "middle", "top", "linked", "conf/vms/a.json", "conf/vms/b.json", "conf/vms/c.json",
+	static const char *const files[] = {"base",
+					    "middle",
+					    "top",
+					    "linked",
+					    "conf/vms/a.json",
+					    "conf/vms/b.json",
+					    "conf/vms/c.json",
 					    "state/images/own"};
 	static const char *const folders[] = {"conf/vms", "conf", "state/images", "state"};
 

@@ -25,21 +25,28 @@ static void test_words(void)
 	json_auto_t *base = json_pack("{s:s, s:s}", "path", "/x/b,a=se", "format", "qcow2");
 	json_auto_t *over = json_pack("{s:s, s:s, s:O}", "path", "/x/-f nbd:x", "format", "qcow2", "backing", base);
 	json_auto_t *raw = json_pack("{s:s, s:s}", "path", "/x/\"r\\", "format", "raw");
-	struct img_target target = {.path = "/x/new", .format = "qcow2", .options = (const char *const[]){"cluster_size=2M", "x.y=a,b=c,", NULL},
+	struct img_target target = {.path = "/x/new",
+				    .format = "qcow2",
+				    .options = (const char *const[]){"cluster_size=2M", "x.y=a,b=c,", NULL},
 				    .backing = base};
 	struct img_task *t;
 
 #define BASE "{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/x/b,a=se\"},\"backing\":null}"
-#define OVER "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/x/-f nbd:x\"},\"backing\":" BASE "}|"
+#define OVER                                                                                                           \
+	"json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/x/-f nbd:x\"},\"backing\":" BASE "}" \
+														   "|"
 	CHECK_INT(img_create(&target, 1 << 20, &t, NULL), 0);
-	CHECK_STR(words(t), "qemu-img|create|-q|-f|qcow2|-b|/x/b,a=se|-F|qcow2|-o|cluster_size=2M|-o|x.y=a,,b=c,,|DRAFT|1048576|");
+	CHECK_STR(
+	    words(t),
+	    "qemu-img|create|-q|-f|qcow2|-b|/x/b,a=se|-F|qcow2|-o|cluster_size=2M|-o|x.y=a,,b=c,,|DRAFT|1048576|");
 	target = (struct img_target){.path = "/x/new", .format = "raw"};
 	CHECK_INT(img_convert(over, "s,1", &target, true, false, &t, NULL), 0);
 	CHECK_STR(words(t), "qemu-img|convert|-p|-c|-l|snapshot.name=s,,1|-O|raw|" OVER "DRAFT|");
 	target.exists = true;
 	CHECK_INT(img_convert(raw, NULL, &target, false, false, &t, NULL), 0);
-	CHECK_STR(words(t), "qemu-img|convert|-p|-n|-O|raw|json:{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"filename\":"
-			    "\"/x/\\\"r\\\\\"}}|/x/new|");
+	CHECK_STR(words(t),
+		  "qemu-img|convert|-p|-n|-O|raw|json:{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"filename\":"
+		  "\"/x/\\\"r\\\\\"}}|/x/new|");
 	CHECK_INT(img_commit(over, &t, NULL), 0);
 	CHECK_STR(words(t), "qemu-img|commit|-p|" OVER);
 	CHECK_INT(img_bitmap(base, "merge", "-b", "-c", 0, &t, NULL), 0);
@@ -51,7 +58,8 @@ static void test_words(void)
 static void test_secret(void)
 {
 	json_auto_t *raw = json_pack("{s:s, s:s}", "path", "/x/r", "format", "raw");
-	struct img_target target = {.path = "/x/new", .format = "luks", .options = (const char *const[]){"key-secret=k", NULL}};
+	struct img_target target = {
+	    .path = "/x/new", .format = "luks", .options = (const char *const[]){"key-secret=k", NULL}};
 	struct img_task *t;
 
 	CHECK_INT(img_convert(raw, NULL, &target, false, false, &t, NULL), 0);
@@ -193,7 +201,8 @@ static void test_vmdk_has_its_own_name(void)
 	char text[64] = "";
 	FILE *f;
 
-	pretend("for to; do [ -f \"$to\" ] && printf 'KDMV\\0RW 8 SPARSE \".a.vmdk.qmpctl-new\"\\nend\\n\\0\\0X' > \"$to\"; done; true");
+	pretend("for to; do [ -f \"$to\" ] && printf 'KDMV\\0RW 8 SPARSE \".a.vmdk.qmpctl-new\"\\nend\\n\\0\\0X' > "
+		"\"$to\"; done; true");
 	CHECK_INT(img_create(&target, 4096, &t, NULL), 0);
 	CHECK_INT(img_task_call(&loop, t, NULL, NULL, NULL, &err), 0);
 	f = fopen(path, "r");
