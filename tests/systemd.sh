@@ -9,7 +9,7 @@ set -euo pipefail
 
 cd "$(dirname "$0")/.."
 BUILD=${QMPCTL_BUILD:-$PWD/build}
-WANT=$((11 + $(grep -cE "^(check|refused) " tests/guest/pools.sh)))
+WANT=$((13 + $(grep -cE "^(check|refused) " tests/guest/pools.sh)))
 WORK=$BUILD/systemd
 PAYLOAD=$WORK/payload
 
@@ -66,8 +66,14 @@ qmpctl stop a
 for i in $(seq 150); do [ "$(active)" = inactive ] && break; sleep 0.2; done
 check "qmpctl stop ends the service well" "inactive success " "$(active) $(systemctl show -p Result --value qmpctl@a) $(qemu)"
 check "by the power button" 1 "$(said BYE 1)"
+qmpctl disk add a size=4M
+qmpctl set a limits.cpu=100 limits.memory=512M limits.pids=200 limits.io.bps-write=1000000
 systemctl start qmpctl@a
 check "it starts again" "active 2" "$(active) $(said TINY-READY 2)"
+group=$(find /sys/fs/cgroup -name 'qmpctl-a-*')
+check "in a control group of its own" "$(qemu)" "$(cat "$group/cgroup.procs")"
+check "which holds it to its limits" "100000 100000 536870912 200 $(cat /sys/block/vda/dev) rbps=max wbps=1000000 riops=max wiops=max" \
+	"$(cd "$group" && cat cpu.max memory.max pids.max io.max | tr '\n' ' ' | sed 's/ $//')"
 . /payload/pools.sh
 EOF
 chmod +x "$PAYLOAD/run"
