@@ -48,7 +48,8 @@ static bool is_another_file(const char *path, const char *name, const char *othe
 	       (a.st_dev != b.st_dev || a.st_ino != b.st_ino);
 }
 
-static int check_image(const json_t *image, struct qmp_error *err)
+/* KEYS: IMAGE is a spec's, which has to say whether it is encrypted. */
+static int check_image(const json_t *image, bool keys, struct qmp_error *err)
 {
 	const char *path = text_of(image, "path"), *format = text_of(image, "format");
 	struct img_header h;
@@ -58,7 +59,7 @@ static int check_image(const json_t *image, struct qmp_error *err)
 		return r;
 	if (!streq(h.format, format))
 		return 0; /* QEMU says that it is not of that format, and opens nothing */
-	if (check_encryption(image, &h, err) < 0)
+	if (keys && check_encryption(image, &h, err) < 0)
 		return err ? err->code : -EINVAL;
 	if (h.has_backing && !json_object_get(image, "backing"))
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
@@ -84,13 +85,13 @@ static int check_image(const json_t *image, struct qmp_error *err)
 	return 0;
 }
 
-int img_chain_check(const json_t *disk, struct qmp_error *err)
+static int check_chain(const json_t *disk, bool keys, struct qmp_error *err)
 {
 	for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
 		const char *path = text_of(image, "path"), *format = text_of(image, "format");
 		bool is_looked_into = path && vm_location_is_file(path) && format && !streq(format, "raw");
-		int r = is_looked_into ? check_image(image, err) : 0;
-		if (r == 0 && key_file(image))
+		int r = is_looked_into ? check_image(image, keys, err) : 0;
+		if (r == 0 && keys && key_file(image))
 			r = vm_secret_check(key_file(image), err);
 		if (r == 0 && text_of(image, "password-file"))
 			r = vm_secret_check(text_of(image, "password-file"), err);
@@ -98,6 +99,11 @@ int img_chain_check(const json_t *disk, struct qmp_error *err)
 			return r;
 	}
 	return 0;
+}
+
+int img_chain_check(const json_t *disk, struct qmp_error *err)
+{
+	return check_chain(disk, true, err);
 }
 
 int img_chains_check(const json_t *spec, const json_t *have, bool missing_ok, struct qmp_error *err)
@@ -182,7 +188,7 @@ int img_chain_read(const char *path, const char *format, json_t **ret, struct qm
 		above = image;
 	}
 	if (r == 0)
-		r = img_chain_check(top, err);
+		r = check_chain(top, false, err);
 	if (r == 0)
 		*ret = take_ptr(top);
 	return r;

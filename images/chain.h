@@ -24,7 +24,7 @@ int img_chains_check(const json_t *spec, const json_t *have, bool missing_ok, st
 /*
  * The image PATH (absolute) and what its header and theirs name, as a disk has it: {"path", "format", "backing"?}. FORMAT
  * NULL: what the header looks like. New. Fails where one of them cannot be read, names something that is no file, or would be
- * refused by img_chain_check.
+ * refused by img_chain_check, for more than that they are encrypted.
  */
 int img_chain_read(const char *path, const char *format, json_t **ret, struct qmp_error *err);
 /* The path of NAME, as the header of the image PATH has it: new. NULL: it is no file (a URL, json:...), or no memory. */

@@ -280,6 +280,13 @@ class Secrets(WorldTest):
         self.assertIn("either --key-file or --key-fd", self.change_keys(USAGE, "remove", path))
         self.assertIn("slots 0 to 7", self.change_keys(USAGE, "remove", path, "--key-file", first, "--slot", "8"))
 
+    def test_without_a_key_it_can_be_copied_and_looked_at(self):
+        key = self.key("k0", TEXTS[0])
+        path, copy = self.image("x.qcow2", key), os.path.join(self.aside, "copy.qcow2")
+        self.w.ok("image", "info", "--chain", path)
+        self.w.ok("image", "clone", path, copy)
+        self.assertEqual(self.opens(copy, "qcow2", key), [True])
+
     def test_keys_of_a_vm_that_runs_stay(self):
         first, second = self.key("k0", TEXTS[0]), self.key("second")
         path = self.image("x.qcow2", first)
