@@ -12,11 +12,11 @@
 #include "images/fetch.h"
 #include "images/header.h"
 #include "images/sparse.h"
+#include "images/tool.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -1041,7 +1041,6 @@ struct call {
 	struct img_import_result *result;
 	char *path;
 	bool done;
-	int open;
 };
 
 static void call_progress(void *data, enum img_import_phase phase, uint64_t done, uint64_t total)
@@ -1068,28 +1067,19 @@ static void call_done(void *data, const struct img_import_result *r)
 	c->done = true;
 }
 
-static void on_signal(uv_signal_t *handle, int signum)
+static void call_cancel(void *data)
 {
-	struct call *c = handle->data;
+	struct call *c = data;
 
-	UNUSED(signum);
-	if (!c->done)
+	if (c->import && !c->done)
 		img_import_cancel(c->import);
-}
-
-static void on_signal_closed(uv_handle_t *handle)
-{
-	struct call *c = handle->data;
-
-	c->open--;
 }
 
 int img_import_call(uv_loop_t *loop, const struct img_import_options *o, struct img_import_result *ret, struct qmp_error *err)
 {
-	static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
-	uv_signal_t handles[ARRAY_SIZE(signals)];
 	struct img_import_options mine = *o;
 	struct call c = {.o = o, .result = ret};
+	struct img_wait wait;
 	int r;
 
 	*ret = (struct img_import_result){0};
@@ -1097,21 +1087,12 @@ int img_import_call(uv_loop_t *loop, const struct img_import_options *o, struct 
 	mine.note = o->note ? call_note : NULL;
 	mine.done = call_done;
 	mine.data = &c;
+	img_wait_begin(&wait, loop, call_cancel, &c);
 	r = img_import_run(loop, &mine, &c.import, err);
+	c.done |= r < 0;
+	img_wait_end(&wait, &c.done);
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
-		uv_signal_init(loop, &handles[i]);
-		handles[i].data = &c;
-		c.open++;
-		uv_signal_start(&handles[i], on_signal, signals[i]);
-	}
-	while (!c.done)
-		uv_run(loop, UV_RUN_ONCE);
-	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
-		uv_close((uv_handle_t *)&handles[i], on_signal_closed);
-	while (c.open > 0)
-		uv_run(loop, UV_RUN_ONCE);
 	if (ret->error.kind == QMP_ERR_NONE)
 		return 0;
 	*err = ret->error;
