@@ -944,7 +944,6 @@ static int take_digests(struct img_import *i, const struct img_import_options *o
 
 static int take_address(struct img_import *i, struct qmp_error *err)
 {
-	_cleanup_free_ char *shown_sums = NULL;
 	char none[IMG_SHA512_LEN + 1];
 	struct img_digest *d = NULL;
 	int r = img_url_shown(i->source, &i->shown, err);

@@ -137,7 +137,7 @@ static void on_console(struct op_call *call, const char *console, size_t len)
 static void on_status(struct op_call *call, const struct qmp_reply *reply)
 {
 	struct ready *r = call->state;
-	_cleanup_free_ char *output = NULL, *errors = NULL;
+	_cleanup_free_ char *output = NULL;
 	const char *status = NULL;
 	size_t len;
 

@@ -61,7 +61,6 @@ static void define(const char *vm, const char *format, const char *path, const c
 static void test_chain(void)
 {
 	json_auto_t *chain = NULL, *node = NULL;
-	_cleanup_free_ char *text = NULL;
 	struct qmp_error err = {0};
 
 	qcow2(in_folder("base"), "", NULL);
