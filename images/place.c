@@ -168,3 +168,11 @@ json_t *img_place_md(dev_t dev)
 
 	return folder >= 0 ? img_place_md_in(folder) : NULL;
 }
+
+/* The kernel lends a device to one only: a file system, swap, md, device-mapper. */
+bool img_place_host_has(const char *path)
+{
+	_cleanup_fd_ int fd = open(path, O_RDONLY | O_EXCL | O_NONBLOCK | O_CLOEXEC);
+
+	return fd < 0 && errno == EBUSY;
+}

@@ -24,3 +24,5 @@ const char *img_place_locks(const char *filesystem, const char *options);
 json_t *img_place_md(dev_t dev);
 /* The same by the folder of its files, /sys/dev/block/MAJOR:MINOR/md. */
 json_t *img_place_md_in(int folder);
+/* Whether the host itself has the block device at PATH: mounted, swap, part of an array or of a volume group. */
+bool img_place_host_has(const char *path);

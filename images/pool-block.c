@@ -23,14 +23,6 @@ static int check_folder(struct img_pool *p, struct qmp_error *err)
 						       "folder and \"only\"", path);
 }
 
-/* The kernel lends a device to one only: a file system, swap, md, device-mapper. */
-static bool host_has_it(const char *path)
-{
-	_cleanup_fd_ int fd = open(path, O_RDONLY | O_EXCL | O_NONBLOCK | O_CLOEXEC);
-
-	return fd < 0 && errno == EBUSY;
-}
-
 static int list_block(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 {
 	size_t first = json_array_size(volumes), i;
@@ -45,7 +37,7 @@ static int list_block(struct img_pool *p, json_t *volumes, struct qmp_error *err
 			json_array_remove(volumes, i - 1);
 			continue;
 		}
-		json_object_set_new(v, "in-use-by-host", json_boolean(host_has_it(text_of(v, "path"))));
+		json_object_set_new(v, "in-use-by-host", json_boolean(img_place_host_has(text_of(v, "path"))));
 		md = img_place_md(st.st_rdev);
 		if (md)
 			json_object_set_new(v, "md", md);

@@ -1,4 +1,5 @@
 #include "images/share.h"
+#include "images/place.h"
 #include "launcher/location.h"
 #include "launcher/pool.h"
 #include "launcher/spec.h"
@@ -167,6 +168,21 @@ static int compare_with_all(const struct vm_dirs *dirs, const char *name, const 
 	return r;
 }
 
+static int check_host(const struct uses *mine, struct qmp_error *err)
+{
+	for (size_t i = 0; i < mine->n; i++) {
+		const struct use *use = &mine->list[i];
+		bool is_block = use->dev != 0 && use->ino == 0 && !use->name;
+		if (use->writes && is_block && img_place_host_has(use->path))
+			return qmp_error_set(err, QMP_ERR_STATE, -EBUSY,
+					     "disks.%s: the host itself uses %s: it is mounted, swap, or part of an array or of a volume "
+					     "group; a VM that writes to it would destroy what is there. Take it out of use, or make the "
+					     "disk read-only",
+					     use->disk, use->path);
+	}
+	return 0;
+}
+
 int img_share_check(const struct vm_dirs *dirs, const char *name, const json_t *spec, const json_t *have,
 		    struct qmp_error *err)
 {
@@ -185,6 +201,8 @@ int img_share_check(const struct vm_dirs *dirs, const char *name, const json_t *
 		qmp_error_errno(err, r, "looking who else has an image");
 	if (r == 0)
 		r = compare(&all, &all, true, err);
+	if (r == 0)
+		r = check_host(&mine, err);
 	if (r == 0 && mine.n > 0)
 		r = compare_with_all(dirs, name, &mine, err);
 	uses_deinit(&all);

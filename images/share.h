@@ -12,8 +12,9 @@
 #include "launcher/files.h"
 
 /*
- * -EBUSY (state): a disk of SPEC (its locations looked up: pool.h) is also another one of SPEC's, or one of a VM that runs beside the one called NAME, and
- * either writes to it. Disks that stand in HAVE (may be NULL) just the same are left out.
+ * -EBUSY (state): a disk of SPEC (its locations looked up: pool.h) is also another one of SPEC's, or one of a VM that runs
+ * beside the one called NAME, and either writes to it; or it writes to a device that the host itself uses. Disks that
+ * stand in HAVE (may be NULL) just the same are left out.
  */
 int img_share_check(const struct vm_dirs *dirs, const char *name, const json_t *spec, const json_t *have,
 		    struct qmp_error *err);

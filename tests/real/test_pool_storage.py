@@ -208,8 +208,15 @@ class Storage(WorldTest):
         run("mount", device, self.top)
         try:
             self.assertTrue(self.content("bl")[name]["in-use-by-host"])
+            self.assertIn("the host itself uses", self.w.expect(STATE, "start", "v").err)
+            self.w.create_tiny("w")
+            self.w.ok("start", "w", "--paused")
+            self.w.expect(STATE, "disk", "add", "w", f"{device},format=raw")
+            self.w.ok("disk", "add", "w", f"{device},format=raw,id=ro,read-only=true")
         finally:
+            self.w.end()
             run("umount", self.top)
+        self.w.ok("start", "v")
 
 
 if __name__ == "__main__":
