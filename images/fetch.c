@@ -378,14 +378,16 @@ static void judge_failure(struct img_fetch *f, CURLcode code)
 		qmp_error_set(&f->result.error, QMP_ERR_TIMEOUT, -ETIMEDOUT, "fetching %s: the server does not answer, or sends nothing "
 			      "any more (%s)", f->shown, words);
 		return;
+	case CURLE_COULDNT_CONNECT:
+	case CURLE_COULDNT_RESOLVE_HOST:
+		f->result.unreached = true;
+		__attribute__((fallthrough));
 	case CURLE_PARTIAL_FILE:
 	case CURLE_RECV_ERROR:
 	case CURLE_SEND_ERROR:
 	case CURLE_GOT_NOTHING:
 	case CURLE_HTTP2:
 	case CURLE_HTTP2_STREAM:
-	case CURLE_COULDNT_CONNECT:
-	case CURLE_COULDNT_RESOLVE_HOST:
 	case CURLE_SSL_CONNECT_ERROR:
 		f->result.again = true;
 		qmp_error_set(&f->result.error, QMP_ERR_HOST, -EIO, "fetching %s: %s", f->shown, words);

@@ -25,6 +25,7 @@ struct img_fetch_head {
 struct img_fetch_result {
 	struct qmp_error error; /* kind QMP_ERR_NONE: it came whole, or was not needed (304) */
 	bool again;             /* it failed in a way that may pass: cut, stalled, 503, ... */
+	bool unreached;         /* nobody was there to answer: a wrong name, a closed port */
 };
 
 struct img_fetch_options {

@@ -68,6 +68,7 @@ struct img_import {
 	int64_t total;
 	char *etag, *last_modified;
 	bool resumed, anew, not_modified, end_is_known, copying;
+	bool reached; /* the server has answered once: it is worth waiting for */
 	int retries, anews;
 	uint64_t delay;
 
@@ -600,7 +601,8 @@ static bool retry(struct img_import *i, const struct img_fetch_result *r)
 {
 	_cleanup_free_ char *text = NULL;
 
-	if (!r->again || i->cancelled)
+	i->reached |= !r->unreached;
+	if (!r->again || !i->reached || i->cancelled)
 		return false;
 	if (i->got > i->got_before) {
 		i->retries = i->o.retries;

@@ -361,7 +361,7 @@ class Import(WorldTest):
             self.assertIn(str(status), text)
         url = self.serve(modes=["error", "close", "whole"], status=503)
         self.assertEqual(self.content(self.load(url)["path"]), self.data)
-        self.load("http://127.0.0.1:1/x", "--retries", "0", rc=HOST)
+        self.assertNotIn("again", self.load("http://127.0.0.1:1/x", rc=HOST), "nobody is there: that does not pass by itself")
         self.load("http://", rc=USAGE)
         self.clean(images=1)
 
