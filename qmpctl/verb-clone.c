@@ -329,24 +329,19 @@ static int copy_variables(struct clone *c)
 
 static int open_source(struct clone *c)
 {
-	struct vm_handlers none = {0};
 	struct timespec nap = {0, 20 * 1000 * 1000};
 	time_t end = time(NULL) + LOCK_WAIT_S;
 	struct cli *cli = c->cli;
-	int r = vm_check_name(cli, cli->args[0]);
+	int r = verb_open_stopped(cli, &c->vm);
 
-	if (r == 0)
-		r = vm_open(cli->loop, &cli->dirs, cli->args[0], &none, &c->vm, &cli->error);
-	/* Another clone of it, perhaps: that ends. A keeper does not. */
+	/* Another clone of it, perhaps: that ends. A keeper of one that runs does not. */
 	while (r == -EBUSY && !client_is_up(cli, cli->args[0]) && !client_qemu_lives(cli, cli->args[0]) && time(NULL) < end) {
 		nanosleep(&nap, NULL);
 		cli->error = (struct qmp_error){0};
-		r = vm_open(cli->loop, &cli->dirs, cli->args[0], &none, &c->vm, &cli->error);
+		r = verb_open_stopped(cli, &c->vm);
 	}
-	if (r < 0 && r != -EBUSY)
+	if (r != -EBUSY)
 		return r;
-	if (r == 0 && !vm_qemu_lives(c->vm))
-		return 0;
 	cli->error = (struct qmp_error){0};
 	return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY,
 			     "the VM %s is running: its disks would change while they are cloned; stop it first", cli->args[0]);

@@ -77,11 +77,12 @@ r=$(val test.run); [ "$r" ] && $r
 exec < $S > $S 2>&1
 read u x < /proc/uptime; echo "GUEST-READY $u"
 has test.exit && { echo GUEST-OFF; poweroff -f; }
-while :; do
+# Not in this shell: whatever is orphaned becomes the first process's child, and the end of a child has "read" begin a line anew.
+( while :; do
  read -r id cmd || { sleep 0.2; continue; }
  [ "$id" ] || continue
  echo "@$id BEGIN"; ( eval "$cmd" ) </dev/null; rc=$?; echo "@$id END $rc"
-done
+done )
 X
 cp "$D/usr/share/udhcpc/default.script" "$D/etc/udhcpc/"; chmod +x "$D/etc/udhcpc/default.script" "$D/init" "$D/bin/hotplug" "$D/etc/acpi/PWRF/00000080" "$D/usr/share/udhcpc/default.script"
 addbin() { cp "$1" "$D/bin/"; ldd "$1" 2>/dev/null | grep -o '/[^ ]*' | while read -r l; do mkdir -p "$D$(dirname "$l")"; cp -nL "$l" "$D$l"; done; }
