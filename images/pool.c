@@ -70,7 +70,7 @@ static int define(int dir, struct img_pool *p, const json_t *definition, struct 
 	if (p->type->prepare && p->type->prepare(p, err) < 0)
 		return err ? err->code : -EIO;
 	vm_file_remove_unfinished(dir, file);
-	return vm_file_write_json(dir, file, definition, err);
+	return vm_file_make_json(dir, file, definition, err);
 }
 
 int img_pool_define(uv_loop_t *loop, const struct vm_dirs *dirs, const json_t *definition, struct img_pool *ret,

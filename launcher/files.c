@@ -327,6 +327,15 @@ int vm_file_write_json(int dir, const char *name, const json_t *value, struct qm
 	return write_json(dir, name, value, true, err);
 }
 
+int vm_file_make_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
+{
+	int r = vm_file_write_json(dir, name, value, err);
+
+	if (r < 0)
+		(void)unlinkat(dir, name, 0);
+	return r;
+}
+
 int vm_file_replace_json(int dir, const char *name, const json_t *value, struct qmp_error *err)
 {
 	return write_json(dir, name, value, false, err);

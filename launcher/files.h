@@ -28,6 +28,8 @@ int vm_file_read(int dir, const char *name, char **ret, size_t *ret_len, struct 
 /* Temporary, fsync, rename, fsync of the directory: old or new after a power cut. Mode 0600. */
 int vm_file_write(int dir, const char *name, const char *data, size_t len, struct qmp_error *err);
 int vm_file_write_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
+/* The same for one that is not there yet, and will not be where this fails: also when only its folder could not be synced. */
+int vm_file_make_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
 /*
  * vm_file_write_json in two halves: the draft is on disk, but has no name yet (where the file system can: else .NAME.tmp);
  * publishing gives it the file's, durably. Either ends the draft, also when it fails. FD -1: there is none.

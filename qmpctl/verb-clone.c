@@ -383,7 +383,7 @@ static int publish(struct clone *c, const char *file)
 		if (img_protect(json_string_value(path), err) < 0)
 			return err->code;
 	dir = lock_specs(c, file);
-	return dir < 0 ? dir : vm_file_write_json(dir, file, c->spec, err);
+	return dir < 0 ? dir : vm_file_make_json(dir, file, c->spec, err);
 }
 
 static int run(struct clone *c)

@@ -306,10 +306,8 @@ static int make(struct cli *cli, int dir, const char *name, json_t *first, json_
 	if (build_spec(cli, spec, name, first) < 0 || decide_formats(cli, spec) < 0 || vm_spec_check(spec, &cli->error) < 0 ||
 	    vm_spec_complete(spec, &cli->error) < 0)
 		return -EINVAL;
-	if (vm_file_write_json(dir, entry, spec, &cli->error) < 0) {
-		(void)unlinkat(dir, entry, 0);
+	if (vm_file_make_json(dir, entry, spec, &cli->error) < 0)
 		return -EIO;
-	}
 	*ret = take_ptr(spec);
 	return 0;
 }
