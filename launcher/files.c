@@ -37,14 +37,13 @@ int vm_dirs_init(const char *root, struct vm_dirs *ret, struct qmp_error *err)
 	if (!root)
 		root = getenv("QMPCTL_ROOT");
 	if (root && *root) {
-		absolute = *root == '/' ? strdup(root) : NULL;
-		if (!absolute) {
-			_cleanup_free_ char *cwd = getcwd(NULL, 0);
-			absolute = cwd ? qmp_asprintf("%s/%s", cwd, root) : NULL;
-		}
-		d.conf = qmp_asprintf("%s/etc", absolute ? absolute : root);
-		d.state = qmp_asprintf("%s/lib", absolute ? absolute : root);
-		d.run = qmp_asprintf("%s/run", absolute ? absolute : root);
+		_cleanup_free_ char *cwd = *root == '/' ? NULL : getcwd(NULL, 0);
+		absolute = *root == '/' ? strdup(root) : cwd ? qmp_asprintf("%s/%s", cwd, root) : NULL;
+		if (!absolute)
+			return qmp_error_errno(err, *root == '/' || cwd ? -ENOMEM : -errno, "finding out where the root %s is", root);
+		d.conf = qmp_asprintf("%s/etc", absolute);
+		d.state = qmp_asprintf("%s/lib", absolute);
+		d.run = qmp_asprintf("%s/run", absolute);
 	} else if (getuid() == 0) {
 		d = (struct vm_dirs){strdup("/etc/qmpctl"), strdup("/var/lib/qmpctl"), strdup("/run/qmpctl")};
 	} else {

@@ -19,6 +19,7 @@ With --fault the call fails instead, with ENOSPC, EIO, EMFILE or ENOMEM, and the
 A new operation joins by a line in OPERATIONS.
 """
 import argparse
+import atexit
 import errno
 import gzip
 import glob
@@ -31,6 +32,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -476,6 +478,12 @@ def main():
             raise SystemExit(f"{path}: not built")
     if args.sample or args.fault == "any":
         print(f"seed {args.seed}")
+    # A folder of its own to be called in: nothing may be made there.
+    if "QMPCTL_GUEST" in os.environ:
+        os.environ["QMPCTL_GUEST"] = os.path.abspath(os.environ["QMPCTL_GUEST"])
+    here = tempfile.mkdtemp(prefix="qmpctl-called-in.")
+    os.chdir(here)
+    atexit.register(shutil.rmtree, here)
     chance = random.Random(args.seed)
     broken = cases = kills = 0
     for op, role in points(args):
@@ -500,6 +508,10 @@ def main():
             except Broken as why:
                 bad += 1
                 print(f"BROKEN {op.name} {fault} {role} {at}/{total}: {why}", flush=True)
+        for name in os.listdir("."):
+            bad += 1
+            print(f"BROKEN {op.name} {fault} {role}: {name} was made in the folder that it was called in", flush=True)
+            shutil.rmtree(name)
         broken += bad
         print(f"{op.name}: {fault} in the {role} at {len(which)} of {total} boundaries, {bad} broken", flush=True)
     print(json.dumps({"cases": cases, "hits": kills, "broken": broken}))
