@@ -213,6 +213,7 @@ class Storage(WorldTest):
             self.w.ok("start", "w", "--paused")
             self.w.expect(STATE, "disk", "add", "w", f"{device},format=raw")
             self.w.ok("disk", "add", "w", f"{device},format=raw,id=ro,read-only=true")
+            self.w.ok("kill", "w")
         finally:
             self.w.end()
             run("umount", self.top)
