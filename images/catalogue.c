@@ -254,17 +254,14 @@ static int add_journal(struct img_catalogue *c, const char *vm, int run)
 }
 
 /* Those that run come first: so a use that is found twice is told as it runs. */
-static int add_running(struct img_catalogue *c, const struct vm_dirs *dirs, const char *vm)
+static int add_running(void *data, const char *vm, int run, struct qmp_error *err)
 {
-	_cleanup_fd_ int run = vm_dir_open(dirs->run, vm, false, NULL);
+	struct img_catalogue *c = data;
 	int r;
 
-	if (run == -ENOENT || run == -ENOTDIR)
-		return 0;
+	UNUSED(err);
 	if (run < 0)
 		return unknown(c, vm);
-	if (!vm_qemu_lives_in(run))
-		return 0;
 	r = add_file(c, vm, run, VM_RUNNING_FILE, "spec");
 	return r < 0 ? r : add_journal(c, vm, run);
 }
@@ -279,21 +276,6 @@ static int add_defined(struct img_catalogue *c, int folder, const char *vm)
 	if (!spec)
 		return faccessat(folder, file, F_OK, AT_SYMLINK_NOFOLLOW) == 0 ? unknown(c, vm) : 0;
 	return add_spec(c, vm, spec, NULL, false);
-}
-
-static int add_all_running(struct img_catalogue *c, const struct vm_dirs *dirs, struct qmp_error *err)
-{
-	DIR *folder = opendir(dirs->run);
-	const struct dirent *entry;
-	int r = 0;
-
-	if (!folder)
-		return errno == ENOENT ? 0 : qmp_error_errno(err, -errno, "looking through %s", dirs->run);
-	while (r == 0 && (entry = readdir(folder)))
-		if (vm_name_valid(entry->d_name))
-			r = add_running(c, dirs, entry->d_name);
-	(void)closedir(folder);
-	return r;
 }
 
 static int add_all_defined(struct img_catalogue *c, const struct vm_dirs *dirs, struct qmp_error *err)
@@ -419,7 +401,7 @@ int img_catalogue_read(const struct vm_dirs *dirs, struct img_catalogue **ret, s
 
 	if (r == 0) {
 		c->dirs = dirs;
-		r = add_all_running(c, dirs, err);
+		r = vm_each_running(dirs, add_running, c, err);
 	}
 	if (r == 0)
 		r = add_all_defined(c, dirs, err);

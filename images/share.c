@@ -6,7 +6,6 @@
 #include "launcher/vm.h"
 #include "proto/base.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -131,40 +130,33 @@ static int compare(const struct uses *mine, const struct uses *others, bool same
 	return 0;
 }
 
-/* The disks of a VM that runs, against MINE. */
-static int compare_with(const struct vm_dirs *dirs, const char *other, const struct uses *mine, struct qmp_error *err)
+/* Against whom MINE, of the VM NAME, is held. */
+struct asking {
+	const char *name;
+	const struct uses *mine;
+};
+
+/* The disks of a VM that runs. */
+static int compare_with(void *data, const char *other, int run, struct qmp_error *err)
 {
-	_cleanup_fd_ int run = vm_dir_open(dirs->run, other, false, NULL);
-	json_auto_t *record = run >= 0 && vm_qemu_lives_in(run) ? vm_file_read_json(run, VM_RUNNING_FILE) : NULL;
-	json_auto_t *spec = NULL;
+	const struct asking *asking = data;
+	json_auto_t *record = NULL, *spec = NULL;
 	struct uses theirs = {0};
 	int r = 0;
 
+	if (run < 0 || streq(other, asking->name))
+		return 0;
+	record = vm_file_read_json(run, VM_RUNNING_FILE);
 	if (record)
 		r = vm_pools_locate_disks(json_object_get(json_object_get(record, "host"), "pools"), json_object_get(record, "spec"),
 					  true, &spec, NULL);
 	if (record && r == 0)
 		r = add_disks(&theirs, other, spec);
 	if (r == 0)
-		r = compare(mine, &theirs, false, err);
+		r = compare(asking->mine, &theirs, false, err);
 	else
 		qmp_error_errno(err, r, "looking who else has an image");
 	uses_deinit(&theirs);
-	return r;
-}
-
-static int compare_with_all(const struct vm_dirs *dirs, const char *name, const struct uses *mine, struct qmp_error *err)
-{
-	DIR *folder = opendir(dirs->run);
-	const struct dirent *entry;
-	int r = 0;
-
-	if (!folder)
-		return errno == ENOENT ? 0 : qmp_error_errno(err, -errno, "looking through %s", dirs->run);
-	while (r == 0 && (entry = readdir(folder)))
-		if (vm_name_valid(entry->d_name) && !streq(entry->d_name, name))
-			r = compare_with(dirs, entry->d_name, mine, err);
-	(void)closedir(folder);
 	return r;
 }
 
@@ -204,7 +196,7 @@ int img_share_check(const struct vm_dirs *dirs, const char *name, const json_t *
 	if (r == 0)
 		r = check_host(&mine, err);
 	if (r == 0 && mine.n > 0)
-		r = compare_with_all(dirs, name, &mine, err);
+		r = vm_each_running(dirs, compare_with, &(struct asking){name, &mine}, err);
 	uses_deinit(&all);
 	uses_deinit(&mine);
 	return r;

@@ -11,6 +11,7 @@
 #include "launcher/sshconf.h"
 #include "proto/base.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -145,6 +146,25 @@ int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const
 bool vm_qemu_lives_in(int run_dir)
 {
 	return vm_is_locked(run_dir, QEMU_LOCK);
+}
+
+int vm_each_running(const struct vm_dirs *dirs, int (*cb)(void *data, const char *name, int run_dir, struct qmp_error *err),
+		    void *data, struct qmp_error *err)
+{
+	DIR *folder = opendir(dirs->run);
+	const struct dirent *entry;
+	int r = 0;
+
+	if (!folder)
+		return errno == ENOENT ? 0 : qmp_error_errno(err, -errno, "looking through %s", dirs->run);
+	while (r == 0 && (entry = readdir(folder))) {
+		_cleanup_fd_ int run = vm_name_valid(entry->d_name) ? vm_dir_open(dirs->run, entry->d_name, false, NULL) : -ENOENT;
+		if (run == -ENOENT || run == -ENOTDIR || (run >= 0 && !vm_qemu_lives_in(run)))
+			continue;
+		r = cb(data, entry->d_name, run, err);
+	}
+	(void)closedir(folder);
+	return r;
 }
 
 bool vm_qemu_lives(const struct vm *vm)

@@ -93,6 +93,12 @@ bool vm_qemu_lives(const struct vm *vm);
 /* The same for a VM that is not open: by its run directory. */
 bool vm_qemu_lives_in(int run_dir);
 /*
+ * CB for each VM whose QEMU lives: its run directory, or a negative errno where it cannot be looked into. What CB gives, when
+ * negative, ends it. 0 where there is no folder of VMs that run.
+ */
+int vm_each_running(const struct vm_dirs *dirs, int (*cb)(void *data, const char *name, int run_dir, struct qmp_error *err),
+		    void *data, struct qmp_error *err);
+/*
  * Whether a QEMU runs the VM of that name, from its files alone; then its binary's path, and the identity (caps.h) that the
  * binary had when it was started. New; "" where that is not known.
  */
