@@ -237,6 +237,14 @@ char *image_new_path(struct cli *cli, const char *word)
 	return take_ptr(path);
 }
 
+void image_print(const struct cli *cli, const json_t *result, const char *path)
+{
+	if (cli->json)
+		cli_print_json(result);
+	else
+		printf("%s\n", path);
+}
+
 const char *image_new_format(const struct cli *cli, const char *path)
 {
 	static const char *const known[][2] = {

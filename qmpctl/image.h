@@ -53,6 +53,8 @@ int image_import(struct cli *cli, char *const place[3], struct img_import_result
  * absolute; new. NULL: cli->error.
  */
 char *image_new_path(struct cli *cli, const char *word);
+/* What was made: RESULT as JSON where asked for, else PATH. */
+void image_print(const struct cli *cli, const json_t *result, const char *path);
 /* The format of a new image: of --format, else of the PATH's extension, else qcow2. */
 const char *image_new_format(const struct cli *cli, const char *path);
 #define IMAGE_FORMATS "raw|qcow2|qcow|qed|vmdk|vdi|vhdx|vpc|parallels|luks"

@@ -81,14 +81,12 @@ static int make_copy(struct cli *cli, const struct found *f, const char *path)
 /* By its pool's tools: it shares its blocks, and both can be written to. */
 static int clone_volume(struct cli *cli, struct found *f)
 {
+	json_auto_t *result = NULL;
+
 	if (image_refuse_running(cli, f, true, "cloning it") < 0 || img_volume_clone(&f->volume, cli->args[1], &cli->error) < 0)
 		return cli_fail(cli);
-	if (cli->json) {
-		json_auto_t *result = json_pack("{s:s, s:s, s:s}", "volume", cli->args[1], "format", "raw", "of", f->volume.location);
-		cli_print_json(result);
-	} else {
-		printf("%s\n", cli->args[1]);
-	}
+	result = json_pack("{s:s, s:s, s:s}", "volume", cli->args[1], "format", "raw", "of", f->volume.location);
+	image_print(cli, result, cli->args[1]);
 	return 0;
 }
 
@@ -97,6 +95,7 @@ static int run_image_clone(struct cli *cli)
 	bool linked = cli_option(cli, "linked") != NULL;
 	_cleanup_found_ struct found f = {0};
 	_cleanup_free_ char *path = NULL;
+	json_auto_t *result = NULL;
 	const char *format;
 	int r;
 
@@ -115,14 +114,10 @@ static int run_image_clone(struct cli *cli)
 	r = linked ? make_overlay(cli, &f, path) : make_copy(cli, &f, path);
 	if (r < 0)
 		return cli_fail(cli);
-	if (cli->json) {
-		json_auto_t *result = json_pack("{s:s, s:s, s:b}", "path", path, "format", format, "linked", linked);
-		if (linked)
-			json_object_set(result, "backing", f.image);
-		cli_print_json(result);
-	} else {
-		printf("%s\n", path);
-	}
+	result = json_pack("{s:s, s:s, s:b}", "path", path, "format", format, "linked", linked);
+	if (linked)
+		json_object_set(result, "backing", f.image);
+	image_print(cli, result, path);
 	return 0;
 }
 

@@ -51,10 +51,7 @@ static int run_image_convert(struct cli *cli)
 
 	if (!path || convert(cli, path, &result) < 0)
 		return cli_fail(cli);
-	if (cli->json)
-		cli_print_json(result);
-	else
-		printf("%s\n", path);
+	image_print(cli, result, path);
 	return 0;
 }
 

@@ -85,10 +85,7 @@ static int run_image_create(struct cli *cli)
 	path = is_volume ? strdup(volume.path) : image_new_path(cli, cli->args[0]);
 	if (!path || (!is_volume && make(cli, path, image_new_format(cli, path), &result) < 0))
 		return cli_fail(cli);
-	if (cli->json)
-		cli_print_json(result);
-	else
-		printf("%s\n", path);
+	image_print(cli, result, path);
 	return 0;
 }
 
