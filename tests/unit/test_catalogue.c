@@ -1,7 +1,7 @@
 #include "images/catalogue.h"
 #include "images/chain.h"
 #include "proto/base.h"
-#include "tests/unit/check.h"
+#include "tests/unit/folder.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,12 +12,7 @@ static struct vm_dirs dirs;
 
 static const char *in_folder(const char *name)
 {
-	static char path[8][256];
-	static unsigned i;
-
-	i = (i + 1) % ARRAY_SIZE(path);
-	snprintf(path[i], sizeof path[i], "%s/%s", folder, name);
-	return path[i];
+	return path_in(folder, name);
 }
 
 static void write_file(const char *path, const void *data, size_t len)

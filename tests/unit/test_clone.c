@@ -1,7 +1,7 @@
 #include "images/clone.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
-#include "tests/unit/check.h"
+#include "tests/unit/folder.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -56,22 +56,9 @@ static void test_ends(void)
 	CHECK_INT(json_array_size(notes), 5);
 }
 
-static const char *file(const char *name, const void *data, size_t n)
-{
-	static char path[256];
-	int fd;
-
-	snprintf(path, sizeof path, "%s/%s", folder, name);
-	fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0640);
-	CHECK(fd >= 0);
-	CHECK_INT(write(fd, data, n), n);
-	(void)close(fd);
-	return path;
-}
-
 static void test_protection(void)
 {
-	const char *path = file("base", "x", 1);
+	const char *path = file_in(folder, "base", "x", 1);
 	json_auto_t *spec = json_pack("{s:[{s:s, s:s, s:s}]}", "disks", "id", "vda", "path", path, "format", "raw");
 	json_t *disk = json_array_get(json_object_get(spec, "disks"), 0);
 	struct qmp_error err = {0};

@@ -1,6 +1,6 @@
 #include "images/draft.h"
 #include "proto/base.h"
-#include "tests/unit/check.h"
+#include "tests/unit/folder.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,12 +11,7 @@ static char folder[] = "/tmp/qmpctl-draft-XXXXXX";
 
 static const char *in_folder(const char *name)
 {
-	static char path[4][256];
-	static unsigned i;
-
-	i = (i + 1) % 4;
-	snprintf(path[i], sizeof path[i], "%s/%s", folder, name);
-	return path[i];
+	return path_in(folder, name);
 }
 
 static bool there(const char *name)

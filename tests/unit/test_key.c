@@ -4,6 +4,7 @@
 #include "images/key.h"
 #include "proto/base.h"
 #include "tests/unit/check.h"
+#include "tests/unit/words.h"
 
 #include <stdio.h>
 #include <sys/mman.h>
@@ -11,15 +12,11 @@
 
 static char file[] = "/tmp/test-key-XXXXXX";
 
-/* The words of T, "|" behind each; T goes. */
-static const char *words(struct img_task *t)
+/* In none of them stands the key. */
+static const char *keyless_words(struct img_task *t)
 {
-	static char text[4096];
+	const char *text = words(t);
 
-	text[0] = '\0';
-	for (const char *const *w = img_task_argv(t); *w; w++)
-		strcat(strcat(text, *w), "|");
-	img_task_free(t);
 	CHECK(!strstr(text, "CANARY"));
 	return text;
 }
@@ -50,14 +47,14 @@ static void test_create(void)
 		CHECK_INT(img_create_with_key(&target, 1024, file, &t, NULL), 0);
 		snprintf(want, sizeof want, "qemu-img|create|" SECRET("key", "3") "-q|-f|%s|%s-o|x=y|DRAFT|1024|", formats[i].format,
 			 formats[i].words);
-		CHECK_STR(words(t), want);
+		CHECK_STR(keyless_words(t), want);
 	}
 	CHECK_INT(img_create_with_key(&target, 1024, NULL, &t, &err), -EINVAL);
 	CHECK_CONTAINS(err.message, "is encrypted");
 	target.format = "raw";
 	CHECK_INT(img_create_with_key(&target, 1024, file, &t, NULL), -EINVAL);
 	CHECK_INT(img_create_with_key(&target, 1024, NULL, &t, NULL), 0);
-	CHECK_STR(words(t), "qemu-img|create|-q|-f|raw|-o|x=y|DRAFT|1024|");
+	CHECK_STR(keyless_words(t), "qemu-img|create|-q|-f|raw|-o|x=y|DRAFT|1024|");
 	target.format = "qcow2";
 	CHECK_INT(img_create_with_key(&target, 1024, "/nonexistent/key", &t, NULL), -ENOENT);
 }
@@ -75,12 +72,12 @@ static void test_slots(void)
 #define QCOW2 "json:{\"driver\":\"qcow2\"," FILE_NODE ",\"encrypt\":{\"key-secret\":\"key\"},\"backing\":null}|"
 #define LUKS  "json:{\"driver\":\"luks\"," FILE_NODE ",\"key-secret\":\"key\"}|"
 	CHECK_INT(img_key_add(qcow2, old, new, 10, &t, NULL), 0);
-	CHECK_STR(words(t), "qemu-img|amend|" SECRET("new-key", "4") SECRET("key", "3") "-q|-o|encrypt.state=active|-o|"
+	CHECK_STR(keyless_words(t), "qemu-img|amend|" SECRET("new-key", "4") SECRET("key", "3") "-q|-o|encrypt.state=active|-o|"
 			    "encrypt.new-secret=new-key|-o|encrypt.iter-time=10|" QCOW2);
 	CHECK_INT(img_key_remove(luks, old, -1, &t, NULL), 0);
-	CHECK_STR(words(t), "qemu-img|amend|" SECRET("key", "3") "-q|-o|state=inactive|-o|old-secret=key|" LUKS);
+	CHECK_STR(keyless_words(t), "qemu-img|amend|" SECRET("key", "3") "-q|-o|state=inactive|-o|old-secret=key|" LUKS);
 	CHECK_INT(img_key_remove(luks, old, 7, &t, NULL), 0);
-	CHECK_STR(words(t), "qemu-img|amend|" SECRET("key", "3") "-q|-o|state=inactive|-o|keyslot=7|" LUKS);
+	CHECK_STR(keyless_words(t), "qemu-img|amend|" SECRET("key", "3") "-q|-o|state=inactive|-o|keyslot=7|" LUKS);
 	CHECK_INT(img_key_remove(base, old, -1, &t, &err), -EINVAL);
 	CHECK_CONTAINS(err.message, "has no keys");
 }

@@ -1,25 +1,12 @@
 #include "images/overlay.h"
 #include "images/header.h"
 #include "proto/base.h"
-#include "tests/unit/check.h"
+#include "tests/unit/folder.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 
 static char folder[] = "/tmp/qmpctl-overlay-XXXXXX";
-
-static const char *file(const char *name, const void *data, size_t n)
-{
-	static char path[256];
-	int fd;
-
-	snprintf(path, sizeof path, "%s/%s", folder, name);
-	fd = open(path, O_CREAT | O_TRUNC | O_WRONLY, 0640);
-	CHECK(fd >= 0);
-	CHECK_INT(write(fd, data, n), n);
-	(void)close(fd);
-	return path;
-}
 
 static void put(unsigned char *at, size_t n, uint64_t value)
 {
@@ -29,7 +16,7 @@ static void put(unsigned char *at, size_t n, uint64_t value)
 
 static bool is_empty(const unsigned char *image, size_t n)
 {
-	const char *path = file("overlay", image, n);
+	const char *path = file_in(folder, "overlay", image, n);
 	bool empty = img_overlay_is_empty(path);
 
 	(void)unlink(path);
@@ -79,7 +66,7 @@ static void make(const json_t *base, uint64_t size, uint64_t want)
 /* What QEMU makes of it is in tests/real/test_clone.py. */
 static void test_make(void)
 {
-	const char *path = file("base", "1234", 4);
+	const char *path = file_in(folder, "base", "1234", 4);
 	json_auto_t *base = json_pack("{s:s, s:s}", "path", path, "format", "raw");
 	struct qmp_error err = {0};
 

@@ -2,23 +2,12 @@
 #include "images/qemu-img.h"
 #include "proto/base.h"
 #include "tests/unit/check.h"
+#include "tests/unit/words.h"
 
 #include <stdio.h>
 #include <sys/stat.h>
 
 static uv_loop_t loop;
-
-/* The words of T, "|" behind each; T goes. */
-static const char *words(struct img_task *t)
-{
-	static char text[4096];
-
-	text[0] = '\0';
-	for (const char *const *w = img_task_argv(t); *w; w++)
-		strcat(strcat(text, *w), "|");
-	img_task_free(t);
-	return text;
-}
 
 static void test_words(void)
 {
