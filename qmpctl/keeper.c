@@ -59,15 +59,20 @@ void guest_tell_agent(struct guest *g)
 	tell_calls(g, on_agent);
 }
 
+bool keeper_is_idle(const struct keeper *k)
+{
+	for (const struct guest *g = k->guests; g; g = g->next)
+		if (g->vm->state != VM_STOPPED || g->running || g->queue || g->awaits_start || g->restarting ||
+		    restart_is_due(g->restart))
+			return false;
+	return true;
+}
+
 static void on_idle(uv_timer_t *t)
 {
 	struct keeper *k = t->data;
 
-	for (struct guest *g = k->guests; g; g = g->next)
-		if (g->vm->state != VM_STOPPED || g->running || g->queue || g->awaits_start || g->restarting ||
-		    restart_is_due(g->restart))
-			return;
-	if (k->on_idle)
+	if (k->on_idle && keeper_is_idle(k))
 		k->on_idle(k);
 }
 

@@ -143,6 +143,9 @@ struct keeper {
 	uv_timer_t idle;
 };
 
+/* Nothing runs, waits or is to be started again. */
+bool keeper_is_idle(const struct keeper *k);
+
 void keeper_init(struct keeper *k, uv_loop_t *loop, const struct vm_dirs *dirs);
 /* Opens the VM (lock, spec). SERVE: with control.sock. */
 int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err);

@@ -17,6 +17,7 @@ struct run {
 	struct cli *cli;
 	struct keeper keeper;
 	uv_signal_t term, interrupt;
+	uv_timer_t settled;
 	char *supervisor; /* the socket at which systemd listens, "@" first for an abstract one; or NULL */
 	int report; /* -1, or where the one who started us listens */
 	struct guest **to_start; /* in the order of the command line; from NEXT_START on they wait for their turn */
@@ -58,7 +59,20 @@ static void report(struct run *r, const struct qmp_error *why)
 		return;
 	if (write(r->report, text, strlen(text)) < 0)
 		fprintf(stderr, "qmpctl: whoever started this keeper is gone\n");
-	(void)close(take_fd(&r->report));
+	if (!why)
+		(void)close(take_fd(&r->report));
+}
+
+/*
+ * Whoever started us reads to the end of the file. After a failure that is our own end, so that a start that failed
+ * has left no process behind when it says so; only where something keeps us here it comes before.
+ */
+static void on_settled(uv_timer_t *t)
+{
+	struct run *r = t->data;
+
+	if (r->report >= 0 && !keeper_is_idle(&r->keeper))
+		(void)close(take_fd(&r->report));
 }
 
 /* ---- Starting ---- */
@@ -72,6 +86,7 @@ static void failed(struct run *r, const struct qmp_error *why)
 	r->error = *why;
 	fprintf(stderr, "qmpctl: %s\n", why->message);
 	report(r, why);
+	uv_timer_start(&r->settled, on_settled, 0, 0);
 }
 
 static void check_all_up(struct run *r)
@@ -232,7 +247,8 @@ static void prepare(struct run *r)
 	r->keeper.leave_on_term = on_term && streq(on_term, "detach");
 	uv_signal_init(r->cli->loop, &r->term);
 	uv_signal_init(r->cli->loop, &r->interrupt);
-	r->term.data = r->interrupt.data = r;
+	uv_timer_init(r->cli->loop, &r->settled);
+	r->term.data = r->interrupt.data = r->settled.data = r;
 	uv_signal_start(&r->term, on_signal, SIGTERM);
 	uv_signal_start(&r->interrupt, on_signal, SIGINT);
 }
@@ -258,6 +274,7 @@ static int run_run(struct cli *cli)
 	free(r.supervisor);
 	uv_close((uv_handle_t *)&r.term, NULL);
 	uv_close((uv_handle_t *)&r.interrupt, NULL);
+	uv_close((uv_handle_t *)&r.settled, NULL);
 	uv_run(cli->loop, UV_RUN_NOWAIT);
 	if (r.error.kind != QMP_ERR_NONE)
 		return exit_status_of(r.error.kind);
