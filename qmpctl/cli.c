@@ -41,55 +41,6 @@ void cli_print_json(const json_t *value)
 	puts(text ? text : "null");
 }
 
-#define COLUMNS_MAX 8
-
-/* Characters of UTF-8. */
-static int width_of(const char *text)
-{
-	int n = 0;
-
-	for (; *text; text++)
-		n += ((unsigned char)*text & 0xc0) != 0x80;
-	return n;
-}
-
-/* The line does not end in blanks. */
-static void print_line(const char *const *cells, const int *widths, int n)
-{
-	int blanks = 0;
-
-	for (int c = 0; c < n; c++) {
-		if (*cells[c])
-			printf("%*s%s", blanks, "", cells[c]);
-		blanks = (*cells[c] ? 0 : blanks) + widths[c] - width_of(cells[c]) + 2;
-	}
-}
-
-void cli_print_table(const char *const *head, const json_t *rows)
-{
-	int widths[COLUMNS_MAX], n = 0;
-	const json_t *row;
-	size_t i;
-
-	for (; head[n] && n < COLUMNS_MAX; n++) {
-		widths[n] = width_of(head[n]);
-		json_array_foreach(rows, i, row) {
-			int w = width_of(json_string_value(json_array_get(row, (size_t)n)));
-			widths[n] = w > widths[n] ? w : widths[n];
-		}
-	}
-	printf("%s", cli_bold());
-	print_line(head, widths, n);
-	printf("%s\n", cli_plain());
-	json_array_foreach(rows, i, row) {
-		const char *cells[COLUMNS_MAX];
-		for (int c = 0; c < n; c++)
-			cells[c] = json_string_value(json_array_get(row, (size_t)c));
-		print_line(cells, widths, n);
-		putchar('\n');
-	}
-}
-
 int exit_status_of(enum qmp_error_kind kind)
 {
 	static const int statuses[] = {

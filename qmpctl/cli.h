@@ -106,8 +106,13 @@ int exit_status_of(enum qmp_error_kind kind);
 /* Prints the error and returns its exit status. */
 int cli_fail(struct cli *cli);
 void cli_print_json(const json_t *value);
-/* ROWS: arrays of strings, one for each of HEAD (which ends with NULL). Columns are as wide as what is in them. */
+/*
+ * ROWS: arrays of strings, one for each of HEAD (which ends with NULL). Columns are as wide as what is in them; on a
+ * terminal the widest are cut until the table fits.
+ */
 void cli_print_table(const char *const *head, const json_t *rows);
+/* Of the terminal at FD; 0: it is none, or does not say. */
+int cli_terminal_columns(int fd);
 /* "" or a terminal's escape sequence. */
 const char *cli_bold(void);
 const char *cli_plain(void);

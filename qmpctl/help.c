@@ -1,7 +1,6 @@
 #include "qmpctl/help.h"
 #include "proto/base.h"
 
-#include <sys/ioctl.h>
 
 #define WIDTH_MAX 79
 #define WIDTH_MIN 40
@@ -23,11 +22,11 @@ static const char statuses[] = "Exit statuses: 0 done, 1 failed, 2 wrong input, 
 
 static int width(void)
 {
-	struct winsize size;
+	int columns = cli_terminal_columns(STDOUT_FILENO);
 
-	if (!isatty(STDOUT_FILENO) || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0)
+	if (columns == 0)
 		return WIDTH_MAX;
-	return size.ws_col < WIDTH_MIN ? WIDTH_MIN : size.ws_col <= WIDTH_MAX ? size.ws_col - 1 : WIDTH_MAX;
+	return columns < WIDTH_MIN ? WIDTH_MIN : columns <= WIDTH_MAX ? columns - 1 : WIDTH_MAX;
 }
 
 /* Goes on at column AT, breaks lines between words and begins them at column INDENT. */

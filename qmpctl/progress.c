@@ -1,7 +1,6 @@
 #include "qmpctl/progress.h"
 #include "proto/base.h"
 
-#include <sys/ioctl.h>
 
 #define EVERY_TERMINAL 100000000u  /* ns */
 #define EVERY_JSON     500000000u
@@ -22,12 +21,10 @@ void progress_bytes(uint64_t bytes, char *ret)
 
 void progress_begin(struct progress *p, const struct cli *cli, const char *doing, const char *unit)
 {
-	struct winsize size;
+	int columns = cli_terminal_columns(STDERR_FILENO);
 
-	*p = (struct progress){.cli = cli, .doing = doing, .unit = unit, .columns = 80};
+	*p = (struct progress){.cli = cli, .doing = doing, .unit = unit, .columns = columns > 0 ? columns : 80};
 	p->terminal = !cli->json && isatty(STDERR_FILENO);
-	if (p->terminal && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0)
-		p->columns = size.ws_col;
 }
 
 static void show_json(const struct progress *p, uint64_t done, uint64_t total)

@@ -7,6 +7,8 @@
 #include "launcher/vm.h"
 #include "proto/base.h"
 
+#include <ctype.h>
+
 #include <dirent.h>
 #include <fcntl.h>
 #include <time.h>
@@ -173,16 +175,20 @@ static const json_t *find(const json_t *spec, const char *kind, const char *id)
 static void print_items(const json_t *items, const char *const *columns)
 {
 	const char *head[ITEM_COLUMNS_MAX + 3] = {"ID", "WHERE"};
+	char capitals[ITEM_COLUMNS_MAX][16] = {0};
 	json_auto_t *rows = json_array();
 	const json_t *item;
 	size_t i;
 
-	for (int c = 0; columns[c] && c < ITEM_COLUMNS_MAX; c++)
-		head[c + 2] = columns[c];
+	for (int c = 0; c < ITEM_COLUMNS_MAX && columns[c]; c++) {
+		for (size_t k = 0; k + 1 < sizeof capitals[c] && columns[c][k]; k++)
+			capitals[c][k] = (char)toupper((unsigned char)columns[c][k]);
+		head[c + 2] = capitals[c];
+	}
 	json_array_foreach(items, i, item) {
 		bool live = json_is_true(json_object_get(item, "live")), config = json_is_true(json_object_get(item, "config"));
 		json_t *row = json_pack("[s, s]", text_of(item, "id"), live && config ? "live,config" : live ? "live" : "config");
-		for (const char *const *c = head + 2; *c; c++)
+		for (const char *const *c = columns; *c; c++)
 			json_array_append_new(row, json_string(text_of(item, *c) ? text_of(item, *c) : "-"));
 		json_array_append_new(rows, row);
 	}

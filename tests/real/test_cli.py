@@ -133,9 +133,9 @@ class Cli(WorldTest):
         self.assertEqual(self.w.ok("list").out, "NAME           STATE    PID\n"
                                                 "a              stopped  -\n"
                                                 "a-longer-name  stopped  -\n")
-        self.assertEqual(self.w.ok("nic", "list", "a-longer-name").out, "ID    WHERE   model  mac                backend\n"
+        self.assertEqual(self.w.ok("nic", "list", "a-longer-name").out, "ID    WHERE   MODEL  MAC                BACKEND\n"
                                                                         "net0  config  -      52:54:00:00:00:01  -\n")
-        self.assertEqual(self.w.ok("disk", "list", "a").out, "ID  WHERE  bus  format  path\n")
+        self.assertEqual(self.w.ok("disk", "list", "a").out, "ID  WHERE  BUS  FORMAT  PATH\n")
 
     def test_delete_takes_only_what_is_nobody_elses(self):
         self.w.ok("create", "a", "--disk", "size=1M", "--disk", "size=2M")
@@ -223,23 +223,46 @@ class Cli(WorldTest):
                      for words in (["help", *args], [*args, "--help"])]
             self.assertEqual(*asked)
 
+    def on_terminal(self, *args, columns=50, **more):
+        """What ARGS print on a terminal of so many COLUMNS."""
+        master, slave = pty.openpty()
+        env = {k: v for k, v in self.w.env.items() if k not in ("TERM", "NO_COLOR")}
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        subprocess.run([world.QMPCTL, *args, "--root", self.w.root], env={**env, **more}, stdout=slave, check=True)
+        os.close(slave)
+        said = b""
+        with contextlib.suppress(OSError):
+            while block := os.read(master, 65536):
+                said += block
+        os.close(master)
+        return said.decode().replace("\r\n", "\n")
+
     def test_bold_is_for_terminals_that_want_it(self):
         for more, bold in (({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False),
                            ({"TERM": "xterm", "NO_COLOR": ""}, True)):
             with self.subTest(more):
-                master, slave = pty.openpty()
-                env = {k: v for k, v in self.w.env.items() if k not in ("TERM", "NO_COLOR")}
-                fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 50, 0, 0))
-                subprocess.run([world.QMPCTL, "help", "create"], env={**env, **more}, stdout=slave, check=True)
-                os.close(slave)
-                said = b""
-                with contextlib.suppress(OSError):
-                    while block := os.read(master, 65536):
-                        said += block
-                os.close(master)
-                self.assertEqual(b"\x1b" in said, bold)
-                lines = re.sub(r"\x1b\[\d*m", "", said.decode()).splitlines()
+                said = self.on_terminal("help", "create", **more)
+                self.assertEqual("\x1b" in said, bold)
+                lines = re.sub(r"\x1b\[\d*m", "", said).splitlines()
                 self.assertLessEqual(max(map(len, lines)), 49)
+
+    def test_a_table_fits_the_terminal(self):
+        folder = os.path.join(self.w.base, "a-folder-" + "x" * 60)
+        os.mkdir(folder)
+        path = os.path.join(folder, "\N{SNOWMAN}.raw")
+        with open(path, "wb") as image:
+            image.truncate(4096)
+        with open(os.path.join(folder, "\x1b[31m.raw"), "wb") as image:
+            image.truncate(4096)
+        for columns in (60, 79):
+            lines = self.on_terminal("image", "list", folder, columns=columns, TERM="dumb").splitlines()
+            self.assertLessEqual(max(map(len, lines)), columns)
+            self.assertTrue(any(line.startswith("...") and "xxxx/\N{SNOWMAN}.raw  " in line for line in lines), lines)
+        wide = self.on_terminal("image", "list", folder, columns=300, TERM="dumb")
+        self.assertIn(path, wide)
+        self.assertIn(path, self.w.ok("image", "list", folder).out)
+        self.assertNotIn("\x1b", wide)
+        self.assertIn("/?[31m.raw", wide)
 
     def test_a_noun_says_which_verbs_it_has(self):
         self.refused(USAGE, "disk", says="add, remove, resize, list")
