@@ -9,11 +9,13 @@
 #include "launcher/spec.h"
 #include "proto/base.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
 #define FOLDER    "seeds"
+#define FILES     ".files" /* the end of the hidden folder's name */
 #define TEXT_MAX  ((size_t)1 << 20) /* of one file: more than any metadata service takes */
 #define MARK      "QMPCTL-SEED "
 #define TOOL_MS   60000
@@ -320,7 +322,36 @@ static int write_file(int dir, const char *name, const char *text)
 	return 0;
 }
 
-/* Secrets may be among them: nobody else comes in. What an earlier run has left under the name goes. */
+/* What ENTRY of FOLDER, the files of a seed, has to do with: that seed, whose draft is theirs; new; NULL: it is something else. */
+static char *seed_of_files(const char *folder, const char *entry)
+{
+	size_t n = strlen(entry), tail = sizeof FILES - 1;
+
+	return *entry == '.' && n > tail + 1 && streq(entry + n - tail, FILES)
+		       ? qmp_asprintf("%s/%.*s.iso", folder, (int)(n - tail - 1), entry + 1)
+		       : NULL;
+}
+
+/* What makers that are gone have left. Who has a seed's draft may write its files: nobody else has them. */
+static void sweep(const struct vm_dirs *dirs)
+{
+	_cleanup_free_ char *folder = qmp_asprintf("%s/" FOLDER, dirs->state);
+	DIR *d = folder ? opendir(folder) : NULL;
+	const struct dirent *entry;
+
+	while (d && (entry = readdir(d))) {
+		_cleanup_free_ char *seed = seed_of_files(folder, entry->d_name), *files = qmp_asprintf("%s/%s", folder, entry->d_name);
+		_cleanup_draft_ struct img_draft draft = {.fd = -1};
+		if (seed && files && img_draft_begin(seed, true, &draft, NULL) == 0)
+			remove_files(files);
+	}
+	if (d) {
+		(void)closedir(d);
+		img_draft_sweep(folder);
+	}
+}
+
+/* Secrets may be among them: nobody else comes in. */
 static int write_files(struct img_seed *s, const json_t *files, struct qmp_error *err)
 {
 	_cleanup_fd_ int dir = -1;
@@ -328,7 +359,6 @@ static int write_files(struct img_seed *s, const json_t *files, struct qmp_error
 	json_t *text;
 	int r = 0;
 
-	remove_files(s->files);
 	if (mkdir(s->files, 0700) < 0 || (dir = open(s->files, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) < 0)
 		return qmp_error_errno(err, -errno, "making the seed: %s", s->files);
 	json_object_foreach((json_t *)files, name, text)
@@ -337,11 +367,17 @@ static int write_files(struct img_seed *s, const json_t *files, struct qmp_error
 	return r < 0 ? qmp_error_errno(err, r, "making the seed: writing to %s", s->files) : 0;
 }
 
-static void seed_free(struct img_seed *s)
+/* While the draft, which makes them ours, is there. */
+static void forget_files(struct img_seed *s)
 {
 	if (s->files)
 		remove_files(s->files);
-	free(s->files);
+	free(take_ptr(s->files));
+}
+
+static void seed_free(struct img_seed *s)
+{
+	forget_files(s);
 	img_draft_discard(&s->draft);
 	free(s);
 }
@@ -350,6 +386,7 @@ static int settle(struct img_seed *s, struct qmp_error *err)
 {
 	if (s->owner != (uid_t)-1 && fchown(s->draft.fd, s->owner, (gid_t)-1) < 0)
 		return qmp_error_errno(err, -errno, "giving %s to the user that QEMU runs as", s->draft.final);
+	forget_files(s);
 	return img_draft_keep(&s->draft, err);
 }
 
@@ -388,6 +425,7 @@ static int begin(struct img_seed *s, const struct vm_dirs *dirs, const json_t *s
 
 	if (folder < 0 || !path)
 		return folder < 0 ? folder : qmp_error_errno(err, -ENOMEM, "making the seed");
+	sweep(dirs);
 	files = img_seed_files(spec, &why);
 	if (files)
 		mark_of(files, spec, s->mark);
@@ -402,7 +440,7 @@ static int begin(struct img_seed *s, const struct vm_dirs *dirs, const json_t *s
 	r = set_owner(s, dirs, spec, err);
 	if (r == 0)
 		r = img_draft_begin(path, true, &s->draft, err);
-	if (r == 0 && !(s->files = qmp_asprintf("%s/" FOLDER "/.%s.files", dirs->state, text_of(spec, "name"))))
+	if (r == 0 && !(s->files = qmp_asprintf("%s/" FOLDER "/.%s" FILES, dirs->state, text_of(spec, "name"))))
 		r = qmp_error_errno(err, -ENOMEM, "making the seed");
 	return r < 0 ? r : write_files(s, files, err);
 }
@@ -485,10 +523,8 @@ void img_seed_rename(const struct vm_dirs *dirs, const char *name, const char *t
 void img_seed_remove(const struct vm_dirs *dirs, const char *name)
 {
 	_cleanup_free_ char *path = img_seed_path(dirs, name);
-	_cleanup_free_ char *files = qmp_asprintf("%s/" FOLDER "/.%s.files", dirs->state, name);
 
 	if (path)
 		(void)unlink(path);
-	if (files)
-		remove_files(files);
+	sweep(dirs);
 }

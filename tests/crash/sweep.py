@@ -78,16 +78,24 @@ class Boundary:
 
 
 class Operation:
-    """What is killed. RUNS: the VM runs before it; COLD: also tried while it is stopped, by the client alone."""
+    """What is killed. RUNS: the VM runs before it. FIRST: what is done before it is started; BEFORE: then."""
 
-    def __init__(self, name, argv, before=(), runs=True, ends=False, starts=False, reverse=None, exists=True):
-        self.name, self.argv, self.before = name, argv, before
+    def __init__(self, name, argv, before=(), first=(), runs=True, ends=False, starts=False, reverse=None, exists=True, keys=None):
+        self.name, self.argv, self.before, self.first = name, argv, before, first
         self.runs, self.ends, self.starts, self.reverse, self.exists = runs, ends, starts, reverse, exists
+        self.keys = keys  # those that open the image {luks} once it is done; it may be done twice, and takes qemu-img seconds
+        words = " ".join(argv + [w for b in before for w in b])
+        self.imports, self.encrypted = argv[:2] == ["image", "import"], "{key}" in words
+        self.makes_image = argv[0] == "image" and not keys
 
 
 DISK = "id=vdx,path={image},format=raw"
 NEW = ["image", "create", "{dir}/q.qcow2", "1M"]
 DISK_OF_ITS_OWN = ["disk", "add", "a", "size=1M,id=vdx"]
+ENCRYPTED = "id=vdx,path={luks},format=qcow2,key-file={key}"
+SEED = ["set", "a", "seed.user=me"]
+MADE_SEED = ["seed", "a"]
+KEY_2 = ["image", "key", "add", "{luks}", "--key-file", "{key}", "--new-key-file", "{key2}", "--iter-time", "10"]
 OPERATIONS = [
     Operation("create", ["create", "a", "--spec", "{spec}"], runs=False, exists=False),
     Operation("create-disk", ["create", "b", "--memory", "16M", "--disk", "size=1M,format=qcow2"], runs=False),
@@ -127,11 +135,72 @@ OPERATIONS = [
     Operation("set-stopped", ["set", "a", "memory=24M"], runs=False, reverse=["set", "a", "memory=16M"]),
     Operation("rename", ["rename", "a", "c"], runs=False),
     Operation("delete", ["delete", "a"], runs=False),
+    Operation("create-seed", ["create", "b", "--memory", "16M", "--user", "me", "--ssh-key", "{ssh}"], runs=False),
+    Operation("start-seed", ["start", "a"], before=[SEED], runs=False, starts=True),
+    Operation("seed", MADE_SEED, before=[SEED], runs=False),
+    Operation("seed-running", MADE_SEED + ["--new-instance"], first=[SEED, MADE_SEED]),
+    Operation("clone-seed", ["clone", "a", "b"], before=[SEED, MADE_SEED], runs=False),
+    Operation("rename-seed", ["rename", "a", "c"], before=[SEED, MADE_SEED], runs=False),
+    Operation("delete-seed", ["delete", "a"], before=[SEED, MADE_SEED], runs=False),
+    Operation("create-luks", ["create", "b", "--memory", "16M", "--disk", "size=1M,key-file={key}"], runs=False),
+    Operation("disk-add-luks", ["disk", "add", "a", ENCRYPTED], reverse=["disk", "remove", "a", "vdx"]),
+    Operation("disk-remove-luks", ["disk", "remove", "a", "vdx"], before=[["disk", "add", "a", ENCRYPTED]],
+              reverse=["disk", "add", "a", ENCRYPTED]),
+    Operation("key-add", KEY_2, runs=False, keys={"key", "key2"}),
+    Operation("key-replace", KEY_2[:2] + ["replace"] + KEY_2[3:], runs=False, keys={"key2"}),
+    Operation("key-remove", ["image", "key", "remove", "{luks}", "--key-file", "{key}"], before=[KEY_2], runs=False, keys={"key2"}),
 ]
 
 
-def op_imports(op):
-    return op.argv[:2] == ["image", "import"]
+# ---- Encrypted images
+
+class Keys:
+    """Two keys, and an image that the first opens: made once, since qemu-img measures this machine for seconds each time."""
+
+    def __init__(self):
+        self.folder = None
+
+    def path(self, name):
+        if not self.folder:
+            self.folder = tempfile.mkdtemp(prefix="qmpctl-keys.")
+            atexit.register(shutil.rmtree, self.folder)
+            for key in ("key", "key2"):
+                with open(self.path(key), "w", encoding="ascii", opener=lambda p, f: os.open(p, f, 0o600)) as f:
+                    f.write(f"the {key} of a test")
+            self.make()
+        return os.path.join(self.folder, name)
+
+    def make(self):
+        argv = [world.QEMU_IMG, "create", "-q", "-f", "qcow2", "--object", f"secret,id=k,file={self.path('key')}", "-o",
+                "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10", self.path("luks"), "1M"]
+        # It asks for its share of the processor's time, which is not to be had while others have it.
+        while "Unable to get accurate CPU usage" in (said := subprocess.run(argv, stderr=subprocess.PIPE, text=True, check=False).stderr):
+            pass
+        if said:
+            raise SystemExit(said)
+
+    def stand_in(self, folder):
+        """A qemu-img that takes that image where it is to make one with a key; the real one for all else."""
+        path = os.path.join(folder, "qemu-img")
+        with open(path, "w", encoding="utf-8", opener=lambda p, f: os.open(p, f, 0o700)) as f:
+            f.write(f"""#!/bin/sh
+case "$*" in
+create*encrypt.key-secret*) for last; do before=$to; to=$last; done; exec cp {self.path("luks")} "$before" ;;
+*) exec {shutil.which(world.QEMU_IMG)} "$@" ;;
+esac
+""")
+        return path
+
+    def that_open(self, image):
+        """Which of the keys."""
+        spec = f"driver=qcow2,encrypt.format=luks,encrypt.key-secret=k,file.driver=file,file.filename={image}"
+        return {key for key in ("key", "key2")
+                if not subprocess.run(["qemu-io", "-r", "--object", f"secret,id=k,file={self.path(key)}", "--image-opts", spec,
+                                       "-c", "read 0 512"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                      check=False).returncode}
+
+
+keys = Keys()
 
 
 # ---- One world
@@ -149,8 +218,18 @@ class Case:
                       "both": os.path.join(self.w.base, "both.json")}
         self.write_both()
         self.server = None
-        if op_imports(operation):
+        if operation.imports:
             self.pack()
+        if operation.encrypted:
+            self.encrypt()
+        self.words["ssh"] = os.path.join(self.w.base, "ssh.pub")
+        with open(self.words["ssh"], "w", encoding="ascii") as f:
+            f.write("ssh-ed25519 AAAA me\n")
+
+    def encrypt(self):
+        self.words.update(key=keys.path("key"), key2=keys.path("key2"), luks=os.path.join(self.w.base, "luks.qcow2"))
+        shutil.copy(keys.path("luks"), self.words["luks"])
+        self.w.env["QMPCTL_QEMU_IMG"] = keys.stand_in(self.w.base)
 
     def pack(self):
         """An image to import, out of a file and from a server."""
@@ -188,6 +267,8 @@ class Case:
         if not op.exists:
             self.w.ok("delete", "a")
         self.w.env.update(LD_PRELOAD=PRELOAD, QMPCTL_BOUNDARY=os.path.join(self.w.base, "boundary"))
+        for argv in op.first:
+            self.w.ok(*self.argv(argv))
         if op.runs:
             self.w.ok("start", "a")
             self.serial.expect("TINY-READY")
@@ -242,7 +323,7 @@ class Case:
             objects = {o["name"] for o in qmp.execute("qom-list", {"path": "/objects"})}
         backends = {line.split(":")[0].strip("\\ ") for line in nets.splitlines() if "type=" in line}
         return {name for group in (nodes, devices, backends, objects) for name in group
-                if name.startswith(("vdx", "vdy", "netx", "nety"))}
+                if name.startswith(("vdx", "vdy", "netx", "nety", "seed"))}
 
     # -- what must hold
 
@@ -283,12 +364,12 @@ class Case:
         """The next one that makes an image settles it: what is there is whole, has its name, and belongs to a VM."""
         new = self.words["dir"] + ("/data" if "data:new.qcow2" in self.op.argv else "") + "/new.qcow2"
         for again in (False, True):
-            if self.op.argv[0] == "image" and again:
+            if self.op.makes_image and again:
                 self.again(self.op.argv)
             if os.path.exists(new):
                 subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", new], check=True)
             else:
-                self.require(not again and "--replace" not in self.op.argv or self.op.argv[0] != "image", "no image")
+                self.require(not again and "--replace" not in self.op.argv or not self.op.makes_image, "no image")
         self.w.ok("create", "z", "--disk", "size=1M")
         self.w.ok("delete", "z", "--disks")
         if os.path.exists(os.path.join(self.w.root, "etc", "pools", "data.json")):
@@ -304,6 +385,8 @@ class Case:
         lost += [c for c in cache if c not in entries and not known.fullmatch(os.path.basename(c))]
         lost += [c for c in entries if (c[:-5] if c.endswith(".json") else f"{c}.json") not in entries]
         lost += glob.glob(os.path.join(state, "cache", "partial", "*"))
+        lost += [s for s in glob.glob(os.path.join(state, "seeds", "*")) + glob.glob(os.path.join(state, "seeds", ".*"))
+                 if json.dumps(s) not in named]
         lost += glob.glob(os.path.join(self.w.base, "data", ".*.qmpctl-new"))
         lost += [i for i in glob.glob(os.path.join(self.w.base, "data", "b.*")) if "data:b.qcow2" not in named]
         self.require(not lost, f"left behind: {lost}")
@@ -313,11 +396,18 @@ class Case:
             self.w.ok("pool", "info", "data")
         self.check_chains()
 
+    def check_keys(self):
+        """At least one key opens the image at any time; once it is done to its end, just those that are to."""
+        self.require(keys.that_open(self.words["luks"]), "no key opens the image")
+        result = self.w.run(*self.argv(self.op.argv))
+        opens = keys.that_open(self.words["luks"])
+        self.require(opens == self.op.keys, f"{sorted(opens)} open it, not {sorted(self.op.keys)}: {result}")
+
     def check_chains(self):
-        """Every disk's image can be opened with all that it stands on, as the spec has it."""
+        """Every disk's image can be opened with all that it stands on, as the spec has it. A seed is made at the next start."""
         for spec in self.specs().values():
             for disk in spec.get("disks", []):
-                if disk["path"].startswith(self.w.root):
+                if disk["path"].startswith(self.w.root) and disk["id"] != "seed":
                     subprocess.run(["qemu-img", "info", "-U", "--backing-chain", disk["path"]], check=True,
                                    stdout=subprocess.DEVNULL)
 
@@ -365,20 +455,20 @@ class Case:
     def check_stopped(self):
         self.check_files()
         known = {n for n in ("a", "b", "c") if f"{n}.json" in self.specs()}
-        self.require(known or self.op.name in ("delete", "create"), "the spec is gone")
+        self.require(known or self.op.argv[0] in ("delete", "create"), "the spec is gone")
         self.require(len(known & {"a", "c"}) < 2, "the VM has two names")
         for name in known:
             self.require(self.w.status(name)["state"] == "stopped", f"{name} is {self.w.status(name)}")
         if self.op.reverse:
             self.again(self.op.argv)
             self.again(self.op.reverse)
-        elif not self.op.ends:
+        elif not self.op.ends and not self.op.keys:
             self.again(self.op.argv)
             if self.op.argv[0] == "clone":
                 self.require("b.json" in self.specs(), "there is no clone")
                 self.w.ok("start", "b")
                 self.w.ok("kill", "b")
-            self.require(self.op.argv[0] in ("delete", "rename", "start", "image", "pool") or self.op.argv[1] in
+            self.require(self.op.argv[0] in ("delete", "rename", "start", "image", "pool", "seed") or self.op.argv[1] in
                          {n[:-5] for n in self.specs()}, f"after {self.op.name}: {sorted(self.specs())}")
         self.check_files()
 
@@ -421,6 +511,8 @@ class Case:
         for name in [n[:-5] for n in self.specs() if not n.startswith(".")]:
             self.settled(name)
         self.check_images()
+        if self.op.keys:
+            self.check_keys()
         if self.qemus():
             self.check_running()
         else:
@@ -454,7 +546,7 @@ def one(op, role, at, fault):
 def points(args):
     """(operation, role) and how many boundaries it has, counted once without a kill."""
     for op in OPERATIONS:
-        if args.only and op.name not in args.only:
+        if op.name not in args.only if args.only else args.sample and op.keys:
             continue
         for role in ROLES:
             if (args.role and role != args.role) or (role == "keeper" and not op.runs and not op.starts):
@@ -469,7 +561,8 @@ def main():
     p.add_argument("--role", choices=ROLES)
     p.add_argument("--from", dest="first", type=int, default=1, help="the first boundary")
     p.add_argument("--to", dest="last", type=int, default=1 << 30, help="the last boundary")
-    p.add_argument("--sample", type=int, help="so many boundaries of each operation and role, chosen by --seed")
+    p.add_argument("--sample", type=int,
+                   help="so many boundaries of each operation and role, chosen by --seed; none of those that take seconds")
     p.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
     p.add_argument("-v", action="store_true")
     args = p.parse_args()

@@ -1,8 +1,10 @@
 #include "images/seed.h"
+#include "images/draft.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 #include "tests/unit/check.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -149,6 +151,28 @@ static void test_unreadable(void)
 	CHECK(rmdir((snprintf(path, strlen(path), "%s/seeds", folder), path)) == 0);
 }
 
+/* What a killed maker has left goes with the next one; what one has that lives stays. */
+static void test_leftovers(void)
+{
+	_cleanup_free_ char *seeds = qmp_asprintf("%s/seeds", folder), *alive = qmp_asprintf("%s/.alive.files", seeds),
+			    *dead = qmp_asprintf("%s/.dead.files", seeds), *file = qmp_asprintf("%s/user-data", dead),
+			    *draft = qmp_asprintf("%s/.dead.iso.qmpctl-new", seeds), *seed = qmp_asprintf("%s/alive.iso", seeds);
+	struct img_draft d;
+	struct qmp_error err = {0};
+
+	CHECK(mkdir(seeds, 0700) == 0 && mkdir(alive, 0700) == 0 && mkdir(dead, 0700) == 0);
+	(void)close(creat(file, 0400));
+	(void)close(creat(draft, 0600));
+	CHECK_INT(img_draft_begin(seed, true, &d, &err), 0);
+	img_seed_remove(&dirs, "another");
+	CHECK(access(dead, F_OK) < 0 && access(draft, F_OK) < 0);
+	CHECK(access(alive, F_OK) == 0 && access(d.path, F_OK) == 0);
+	img_draft_discard(&d);
+	img_seed_remove(&dirs, "another");
+	CHECK(access(alive, F_OK) < 0);
+	CHECK(rmdir(seeds) == 0);
+}
+
 static void refuses(const char *seed, const char *why)
 {
 	_cleanup_free_ char *text = qmp_asprintf("{\"name\": \"a\", \"seed\": %s}", seed);
@@ -199,6 +223,7 @@ int main(void)
 	RUN(test_files);
 	RUN(test_drive);
 	RUN(test_unreadable);
+	RUN(test_leftovers);
 	RUN(test_rules);
 	RUN(test_instance);
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
