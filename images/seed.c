@@ -122,13 +122,48 @@ static int read_file(const char *field, const char *path, char **ret, struct qmp
 		else if (errno != EINTR)
 			return qmp_error_errno(err, -errno, "seed.%s: %s", field, path);
 	if (len > TEXT_MAX)
-		return qmp_error_set(err, QMP_ERR_USAGE, -EFBIG, "seed.%s: %s has more than %zu MiB", field, path, TEXT_MAX >> 20);
+		return qmp_error_set(err, QMP_ERR_USAGE, -EFBIG,
+				     "seed.%s: %s has more than %zu MiB; have the guest fetch the most of it from a server", field, path,
+				     TEXT_MAX >> 20);
 	text[len] = '\0';
 	if (strlen(text) != len)
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 				     "seed.%s: %s holds a NUL character; compressed data is not taken", field, path);
 	*ret = take_ptr(text);
 	return 0;
+}
+
+/* As Ignition wants it: its documentation, "Configuration specification". What it means is Ignition's affair. */
+static int check_ignition(const char *path, struct qmp_error *err)
+{
+	_cleanup_free_ char *text = NULL;
+	json_auto_t *config = NULL;
+	json_error_t why;
+	int r = read_file("ignition", path, &text, err);
+
+	if (r < 0)
+		return r;
+	config = json_loads(text, JSON_ALLOW_NUL, &why);
+	if (!config)
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "seed.ignition: %s is no JSON, in line %d: %s; a Butane file (.bu) becomes it by \"butane --strict\"",
+				     path, why.line, why.text);
+	if (!text_of(json_object_get(config, "ignition"), "version"))
+		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
+				     "seed.ignition: %s is no configuration of Ignition: there is no \"ignition\" with a \"version\" in it",
+				     path);
+	return 0;
+}
+
+int img_seed_check(const json_t *spec, struct qmp_error *err)
+{
+	const char *ignition = text_of(json_object_get(spec, "seed"), "ignition");
+	json_auto_t *files = NULL;
+
+	if (ignition)
+		return check_ignition(ignition, err);
+	files = img_seed_has_image(spec) ? img_seed_files(spec, err) : NULL;
+	return files || !img_seed_has_image(spec) ? 0 : err->code;
 }
 
 /*
@@ -449,12 +484,17 @@ int img_seed_make(uv_loop_t *loop, const struct vm_dirs *dirs, const json_t *spe
 		  void (*done)(void *data, const struct qmp_error *why), void *data, struct img_seed **ret,
 		  struct qmp_error *err)
 {
-	struct img_seed *s = img_seed_has_image(spec) ? calloc(1, sizeof *s) : NULL;
+	struct img_seed *s;
 	_cleanup_free_ char *doing = NULL;
 	int r;
 
+	if (!img_seed_has_image(spec)) {
+		r = img_seed_check(spec, err);
+		return r < 0 ? r : 1;
+	}
+	s = calloc(1, sizeof *s);
 	if (!s)
-		return img_seed_has_image(spec) ? qmp_error_errno(err, -ENOMEM, "making the seed") : 1;
+		return qmp_error_errno(err, -ENOMEM, "making the seed");
 	s->draft.fd = -1;
 	s->done = done;
 	s->data = data;

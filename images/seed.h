@@ -24,12 +24,15 @@ char *img_seed_path(const struct vm_dirs *dirs, const char *name);
 int img_seed_attach(const struct vm_dirs *dirs, const char *bus, json_t *spec);
 /* What goes into the image: {"user-data": TEXT, "meta-data": TEXT, ...}; reads the files that the section names. New. */
 json_t *img_seed_files(const json_t *spec, struct qmp_error *err);
+/* Whether what the section names can be had, and is what it should be; a configuration of Ignition as well. */
+int img_seed_check(const json_t *spec, struct qmp_error *err);
 
 struct img_seed;
 /*
  * Makes the image where it is missing or was made from something else, FORCE: in any case. Where a file that it is made from
- * cannot be read any more, one that is there stays as it is. SPEC is complete (vm_spec_complete). 1: nothing is to be done;
- * 0: DONE is called once, from the loop, WHY NULL when it is made. RET is valid until then.
+ * cannot be read any more, one that is there stays as it is. A section without an image is checked. SPEC is complete
+ * (vm_spec_complete). 1: nothing is to be done; 0: DONE is called once, from the loop, WHY NULL when it is made. RET is valid
+ * until then.
  */
 int img_seed_make(uv_loop_t *loop, const struct vm_dirs *dirs, const json_t *spec, bool force,
 		  void (*done)(void *data, const struct qmp_error *why), void *data, struct img_seed **ret,

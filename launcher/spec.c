@@ -13,6 +13,7 @@
 
 /* DEFAULT_PORTS and PORTS_MAX as in the table. */
 enum { DEFAULT_PORTS = 16, PC_PORTS = 16, PORTS_MAX = 64 };
+#define SEED_URL_MAX 1024 /* in an SMBIOS string */
 
 bool vm_name_valid(const char *name)
 {
@@ -490,6 +491,26 @@ static bool is_host_name(const char *name)
 	       strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.-") == n;
 }
 
+/*
+ * cloud-init takes "ds=nocloud-net;s=URL" apart at each semicolon, and puts the names of its files behind the URL
+ * (its documentation, "NoCloud").
+ */
+static int check_seed_url(const struct vm_check *c, const char *url)
+{
+	size_t n = strlen(url);
+
+	if (strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0)
+		return vm_refuse(c, "seed.url", "\"%s\" is no http or https URL", url);
+	for (const char *p = url; *p; p++)
+		if (*p <= ' ' || *p >= 0x7f || *p == ';')
+			return vm_refuse(c, "seed.url", "a blank, a semicolon, or what is not ASCII is written %%20, %%3B, ... in a URL");
+	if (n > SEED_URL_MAX)
+		return vm_refuse(c, "seed.url", "has more than %d characters", SEED_URL_MAX);
+	if (url[n - 1] != '/' && !strchr(url, '?'))
+		return vm_refuse(c, "seed.url", "has to end with a \"/\": the guest puts meta-data and user-data behind it");
+	return 0;
+}
+
 /* One way is chosen, and of what is given as a file nothing is given beside it. */
 static int check_seed(const struct vm_check *c, const json_t *spec)
 {
@@ -517,9 +538,7 @@ static int check_seed(const struct vm_check *c, const json_t *spec)
 		return vm_refuse(c, "seed.user", "\"%s\" is no name of an account", user);
 	if (host && !is_host_name(host))
 		return vm_refuse(c, "seed.hostname", "\"%s\" is no host name: letters, digits, - and .", host);
-	if (url && strncmp(url, "http://", 7) != 0 && strncmp(url, "https://", 8) != 0)
-		return vm_refuse(c, "seed.url", "\"%s\" is no http or https URL", url);
-	return 0;
+	return url ? check_seed_url(c, url) : 0;
 }
 
 static int check_limits(const struct vm_check *c, const json_t *spec)

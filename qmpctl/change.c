@@ -327,16 +327,20 @@ static int check_images(const struct vm *vm, const json_t *want, const json_t *h
 
 static int edit_config(struct change *c, spec_edit edit, const json_t *item, struct qmp_error *err)
 {
+	const json_t *have = c->call->guest->vm->spec;
 	int r;
 
-	c->config = json_deep_copy(c->call->guest->vm->spec);
+	c->config = json_deep_copy(have);
 	r = c->config ? edit(c->config, item, err) : -ENOMEM;
 	if (r == 0)
 		r = vm_spec_check(c->config, err);
+	/* One that has not changed may have files that are gone. */
+	if (r == 0 && !json_equal(json_object_get(c->config, "seed"), json_object_get(have, "seed")))
+		r = img_seed_check(c->config, err);
 	if (r == 0)
 		r = img_seed_attach(c->call->guest->vm->dirs, NULL, c->config) < 0 ? -ENOMEM : 0;
 	if (r == 0)
-		r = check_images(c->call->guest->vm, c->config, c->call->guest->vm->spec, false, err);
+		r = check_images(c->call->guest->vm, c->config, have, false, err);
 	return r < 0 ? r : vm_spec_complete_beside(c->config, c->taken, err);
 }
 

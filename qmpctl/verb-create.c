@@ -209,14 +209,9 @@ static int add_seed(struct cli *cli, json_t *spec)
 /* Its drive; and what it is to be made from can be had. */
 static int settle_seed(struct cli *cli, json_t *spec, const char *bus)
 {
-	json_auto_t *files = NULL;
-
 	if (img_seed_attach(&cli->dirs, bus, spec) < 0)
 		return qmp_error_errno(&cli->error, -ENOMEM, "making the seed");
-	if (!img_seed_has_image(spec))
-		return 0;
-	files = img_seed_files(spec, &cli->error);
-	return files ? 0 : -EINVAL;
+	return img_seed_check(spec, &cli->error);
 }
 
 static int find_os(struct cli *cli, json_t **ret)

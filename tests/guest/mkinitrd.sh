@@ -17,7 +17,7 @@ OUT=$1; shift; QGAON=; GZ=cat; EXTRA=()
 while [ $# -gt 0 ]; do case $1 in --qga) QGAON=1;; --gz) GZ="gzip -1";; --extra) shift; EXTRA+=("$1");; esac; shift; done
 KV=${KV:-$(ls /lib/modules | sort -V | tail -1)}
 MODS=${MODS:-"virtio_pci virtio_mmio virtio_blk virtio_net virtio_scsi sd_mod sr_mod virtio_console virtio_balloon virtio-rng
- virtio_mem vmw_vsock_virtio_transport virtiofs isofs vfat nls_cp437 nls_iso8859-1 nls_ascii evdev button qemu_fw_cfg pvpanic-pci pvpanic"}
+ virtio_mem vmw_vsock_virtio_transport virtiofs isofs vfat nls_cp437 nls_iso8859-1 nls_ascii evdev button qemu_fw_cfg efivarfs pvpanic-pci pvpanic"}
 D=$(mktemp -d); trap 'rm -rf "$D"' EXIT
 mkdir -p "$D"/{bin,sbin,dev,proc,sys,run,tmp,mnt,etc/acpi/PWRF,lib/m,var/run,var/log,root,lib64,usr/lib,usr/share/udhcpc,etc/udhcpc}
 cp "$(command -v busybox)" "$D/bin/busybox"

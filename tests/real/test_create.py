@@ -7,7 +7,6 @@ import threading
 import unittest
 
 import world
-from guest import linux_spec, with_serial
 from world import NOT_FOUND, OK, STATE, USAGE, WorldTest
 
 
@@ -207,22 +206,6 @@ class Create(WorldTest):
         st = os.stat(os.path.join(self.state, "seeds/a.iso"))
         self.assertEqual((st.st_mode & 0o777, st.st_uid != 0), (0o600, True))
         self.w.ok("kill", "a")
-
-    # -- UEFI
-
-    def test_linux_behind_uefi(self):
-        serial = self.w.serial()
-        self.w.create("demo", with_serial(linux_spec(firmware={"type": "uefi"}), serial))
-        self.w.ok("start", "demo")
-        serial.expect("GUEST-READY", 200)
-        self.assertEqual(serial.command("ls -d /sys/firmware/efi"), (0, "/sys/firmware/efi"))
-        self.assertNotIn("differences", self.w.status("demo"))
-        self.assertEqual(self.files("firmware"), ["demo.fd"])
-        self.w.ok("kill", "demo")
-        self.w.ok("rename", "demo", "other")
-        self.assertEqual(self.files("firmware"), ["other.fd"])
-        self.w.ok("delete", "other")
-        self.assertEqual(self.files("firmware"), [])
 
 
 if __name__ == "__main__":

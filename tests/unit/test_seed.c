@@ -131,6 +131,41 @@ static void test_drive(void)
 	CHECK(!vm_spec_find(spec, "disks", "seed"));
 }
 
+static void ignition(const char *text, const char *why)
+{
+	json_auto_t *spec = spec_of("{}");
+	struct qmp_error err = {0};
+
+	json_object_set_new(json_object_get(spec, "seed"), "ignition", json_string(write_file("ignition", text)));
+	CHECK_INT(img_seed_check(spec, &err), why ? -EINVAL : 0);
+	if (why && !strstr(err.message, why))
+		check_fail(__FILE__, __LINE__, text, why, err.message);
+}
+
+static void test_ignition(void)
+{
+	json_auto_t *spec = spec_of("{\"ignition\": \"/nonexistent/x\"}");
+	struct qmp_error err = {0};
+	char *long_text = malloc((1 << 20) + 2);
+
+	ignition("{\"ignition\": {\"version\": \"3.4.0\"}, \"x\": \"\\u0000, \\\"\"}\n", NULL);
+	ignition("variant: fcos\nversion: 1.5.0\n", "is no JSON, in line 1");
+	ignition("{\"ignition\": {\"version\": \"3.4.0\"},\n \"storage\": {}\n", "in line 3");
+	ignition("{}", "no configuration of Ignition");
+	ignition("[]", "no configuration of Ignition");
+	CHECK_INT(img_seed_make_now(NULL, &dirs, spec, false, &err), -ENOENT);
+	CHECK(strstr(err.message, "seed.ignition: /nonexistent/x"));
+	if (long_text) {
+		memset(long_text, ' ', (1 << 20) + 1);
+		long_text[(1 << 20) + 1] = '\0';
+		json_object_set_new(json_object_get(spec, "seed"), "ignition", json_string(write_file("ignition", long_text)));
+	}
+	err = (struct qmp_error){0};
+	CHECK_INT(img_seed_check(spec, &err), -EFBIG);
+	CHECK(strstr(err.message, "more than 1 MiB"));
+	free(long_text);
+}
+
 /* Of what it was made from: made anew where that has changed, and only there; all that can be known without the tool. */
 static void test_unreadable(void)
 {
@@ -190,6 +225,10 @@ static void test_rules(void)
 	refuses("{\"meta-data\": \"/x\", \"hostname\": \"me\"}", "seed.hostname: meta-data stands beside it");
 	refuses("{\"url\": \"http://x/\", \"user\": \"me\"}", "seed.url: is another way");
 	refuses("{\"url\": \"ftp://x/\"}", "no http or https URL");
+	refuses("{\"url\": \"http://x/a b/\"}", "%20");
+	refuses("{\"url\": \"http://x/a;h=b/\"}", "%3B");
+	refuses("{\"url\": \"http://x/\\u00e9/\"}", "not ASCII");
+	refuses("{\"url\": \"http://x/a\"}", "has to end with a \"/\"");
 	refuses("{\"user\": \"a:b\"}", "no name of an account");
 	refuses("{\"hostname\": \"a_b\"}", "no host name");
 }
@@ -213,7 +252,7 @@ static void test_instance(void)
 
 int main(void)
 {
-	static const char *const names[] = {"hash", "user", "vendor"};
+	static const char *const names[] = {"hash", "user", "vendor", "ignition"};
 
 	CHECK(mkdtemp(folder) != NULL);
 	dirs = (struct vm_dirs){folder, folder, folder};
@@ -222,6 +261,7 @@ int main(void)
 	RUN(test_yaml);
 	RUN(test_files);
 	RUN(test_drive);
+	RUN(test_ignition);
 	RUN(test_unreadable);
 	RUN(test_leftovers);
 	RUN(test_rules);
