@@ -58,7 +58,7 @@ echo "$QMPCTL: $("$QMPCTL" --version)"
 title "A VM with a disk and a network card (in $ROOT)"
 # TCG: a Linux guest comes up under it everywhere, also where KVM is a nested one.
 q create demo --memory 256M --accel tcg --kernel "$GUEST/vmlinuz" --initrd "$GUEST/initrd.img" \
-	--cmdline 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr test.qga' \
+	--cmdline 'console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check test.qga' \
 	--disk size=1G,format=qcow2 --nic user
 q start demo
 q wait demo --for console=GUEST-READY --timeout 120
