@@ -58,6 +58,11 @@ int img_made_begin(const struct vm_dirs *dirs, const char *vm, struct img_made *
 	return 0;
 }
 
+static json_t *line_of(const char *path, const struct stat *st)
+{
+	return json_pack("{s:s, s:I, s:I}", "path", path, "dev", (json_int_t)st->st_dev, "ino", (json_int_t)st->st_ino);
+}
+
 int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err)
 {
 	struct img_made *m = made;
@@ -70,8 +75,7 @@ int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err)
 		m->images = images;
 	r = !images || !image.path ? -ENOMEM : fstat(d->fd, &st) < 0 ? -errno : 0;
 	if (r == 0)
-		r = write_line(m->fd, json_pack("{s:s, s:I, s:I}", "path", d->final, "dev", (json_int_t)st.st_dev,
-						"ino", (json_int_t)st.st_ino));
+		r = write_line(m->fd, line_of(d->final, &st));
 	if (r < 0) {
 		free(image.path);
 		return qmp_error_errno(err, r, "noting that %s is made", d->final);
@@ -82,15 +86,25 @@ int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err)
 	return 0;
 }
 
+int img_made_condemn(struct img_made *m, const char *path, struct qmp_error *err)
+{
+	struct stat st;
+	int r;
+
+	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode))
+		return 0;
+	r = write_line(m->fd, line_of(path, &st));
+	return r < 0 ? qmp_error_errno(err, r, "noting that %s is to go", path) : 0;
+}
+
 /* ---- Ending it ---- */
 
-/* The image, unless another one is there by now. */
-static void remove_image(const struct img_made_image *image)
+/* Whether it is there: another one may be, by now. */
+static bool is_it(const struct img_made_image *image)
 {
 	struct stat st;
 
-	if (lstat(image->path, &st) == 0 && st.st_dev == image->dev && st.st_ino == image->ino)
-		(void)unlink(image->path);
+	return lstat(image->path, &st) == 0 && st.st_dev == image->dev && st.st_ino == image->ino;
 }
 
 void img_made_leave(struct img_made *m)
@@ -115,7 +129,8 @@ void img_made_keep(struct img_made *m)
 void img_made_undo(struct img_made *m)
 {
 	for (size_t i = 0; i < m->n; i++)
-		remove_image(&m->images[i]);
+		if (is_it(&m->images[i]))
+			(void)unlink(m->images[i].path);
 	img_made_keep(m);
 }
 
@@ -126,60 +141,97 @@ const char *img_made_path(const struct img_made *m, size_t i)
 
 /* ---- Settling ---- */
 
-/* Whether a VM has it, or another image stands on it. Also where that cannot be told. */
-static bool is_wanted(const struct vm_dirs *dirs, const char *path)
+/* 1: a VM has it, or another image stands on it; 0: neither; an error: that cannot be told. */
+static int is_wanted(const struct vm_dirs *dirs, const char *path)
 {
 	_cleanup_catalogue_ struct img_catalogue *c = NULL;
 	json_auto_t *users = NULL, *overlays = NULL;
 
-	if (img_catalogue_read(dirs, &c, NULL) < 0 || img_catalogue_add(c, path, NULL) < 0 ||
-	    json_array_size(img_catalogue_unknown(c)) > 0)
-		return true;
+	if (img_catalogue_read(dirs, &c, NULL) < 0 || img_catalogue_add(c, path, NULL) < 0)
+		return -EIO;
 	users = img_catalogue_users(c, path);
 	overlays = img_catalogue_overlays(c, path, false);
-	return !users || !overlays || json_array_size(users) + json_array_size(overlays) > 0;
+	if (!users || !overlays || json_array_size(img_catalogue_unknown(c)) > 0)
+		return -EIO;
+	return json_array_size(users) + json_array_size(overlays) > 0;
 }
 
-/* Whether PATH is a VM's own by its name, not by its spec (firmware.h), and there is that VM. */
-static bool is_named_after(const struct vm_dirs *dirs, const char *vm, const char *path)
+/* What a VM has by its name, not by its spec. */
+static const struct {
+	const char *folder, *ending;
+} by_name[] = {{"firmware", ".fd"}, {"firmware", ".secure.fd"}, {"seeds", ".iso"}};
+
+/* Likewise; -ENOENT: PATH is none of those. */
+static int is_wanted_by_name(const struct vm_dirs *dirs, const char *path)
 {
-	_cleanup_free_ char *folder = qmp_asprintf("%s/firmware/", dirs->state),
-			    *spec = qmp_asprintf("%s/vms/%s.json", dirs->conf, vm);
+	int wanted = -ENOENT;
 
-	return !folder || !spec || (strncmp(path, folder, strlen(folder)) == 0 && access(spec, F_OK) == 0);
+	for (size_t i = 0; i < ARRAY_SIZE(by_name) && wanted <= 0; i++) {
+		_cleanup_free_ char *folder = qmp_asprintf("%s/%s/", dirs->state, by_name[i].folder), *spec = NULL;
+		size_t before = folder ? strlen(folder) : 0, n = strlen(path), tail = strlen(by_name[i].ending);
+		if (!folder || n <= before + tail || strncmp(path, folder, before) != 0 || !streq(path + n - tail, by_name[i].ending))
+			continue;
+		spec = qmp_asprintf("%s/vms/%.*s.json", dirs->conf, (int)(n - before - tail), path + before);
+		wanted = !spec || access(spec, F_OK) == 0;
+	}
+	return wanted;
 }
 
-static void settle_image(const struct vm_dirs *dirs, const char *vm, const json_t *line)
+/* Whether nothing more is to be done about it. */
+static bool settle_image(const struct vm_dirs *dirs, const json_t *line)
 {
 	struct img_made_image image = {(char *)text_of(line, "path"), (dev_t)int_of(line, "dev"),
 				       (ino_t)int_of(line, "ino")};
+	int wanted;
 
-	if (image.path && *image.path == '/' && !is_wanted(dirs, image.path) && !is_named_after(dirs, vm, image.path))
-		remove_image(&image);
+	if (!image.path || *image.path != '/' || !is_it(&image))
+		return true;
+	wanted = is_wanted_by_name(dirs, image.path);
+	if (wanted == -ENOENT)
+		wanted = is_wanted(dirs, image.path);
+	return wanted == 0 ? unlink(image.path) == 0 || errno == ENOENT : wanted > 0;
 }
 
-/* The last line may be cut: then its image has got no name. */
+/* The last line may be cut: then its image has got no name. False: something is left for another time. */
+static bool settle_lines(const struct vm_dirs *dirs, char *text, bool (*quiet)(void *data, const char *vm), void *data)
+{
+	bool first = true, settled = true;
+
+	for (char *save = NULL, *at = strtok_r(text, "\n", &save); at; at = strtok_r(NULL, "\n", &save), first = false) {
+		json_auto_t *line = json_loads(at, 0, NULL);
+		if (first && text_of(line, "vm") && !quiet(data, text_of(line, "vm")))
+			return false;
+		if (!first)
+			settled &= settle_image(dirs, line);
+	}
+	return settled;
+}
+
+/* The drafts of makers that are gone: nobody else may ever make another there. */
+static void sweep_drafts(const struct vm_dirs *dirs)
+{
+	static const char *const folders[] = {"images", "firmware"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(folders); i++) {
+		_cleanup_free_ char *folder = qmp_asprintf("%s/%s", dirs->state, folders[i]);
+		if (folder)
+			img_draft_sweep(folder);
+	}
+}
+
 static void settle(const struct vm_dirs *dirs, int dir, const char *name, bool (*quiet)(void *data, const char *vm),
 		   void *data)
 {
 	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	_cleanup_free_ char *text = calloc(1, NOTE_MAX + 1);
-	json_auto_t *head = NULL; /* the first line */
 	struct stat st;
 
 	if (fd < 0 || !text || flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
 	    st.st_nlink == 0 || read(fd, text, NOTE_MAX) < 0)
 		return;
-	for (char *save = NULL, *at = strtok_r(text, "\n", &save); at; at = strtok_r(NULL, "\n", &save)) {
-		json_auto_t *line = json_loads(at, 0, NULL);
-		if (!head && text_of(line, "vm") && !quiet(data, text_of(line, "vm")))
-			return;
-		if (head)
-			settle_image(dirs, text_of(head, "vm") ? text_of(head, "vm") : "", line);
-		else
-			head = line ? json_incref(line) : json_null();
-	}
-	(void)unlinkat(dir, name, 0);
+	sweep_drafts(dirs);
+	if (settle_lines(dirs, text, quiet, data))
+		(void)unlinkat(dir, name, 0);
 }
 
 void img_made_settle(const struct vm_dirs *dirs, bool (*quiet)(void *data, const char *vm), void *data)

@@ -1,7 +1,10 @@
 /*
- * Images that are made for a VM whose spec does not name them yet. Whoever makes them notes each before it has its
- * name; once the spec has them, or they are gone again, the note goes. A maker that is killed leaves the note, and the
- * next one settles it: what a VM has stays, what nobody has is removed.
+ * Images that are made for a VM whose spec does not name them yet, or that are to go with a spec that names them. Whoever
+ * does it notes each: a new one before it has its name, one that is to go before the spec goes. Once that is done, or undone,
+ * the note goes. Who is killed leaves the note, and the next verb that makes or removes something settles it: what a VM has
+ * stays, what nobody has is removed. So the spec alone decides, in one step.
+ *
+ * What a VM has by its name alone (firmware.h, seed.h) is known by that.
  *
  * The notes stand below STATEDIR/made, a file each maker, which it holds locked.
  */
@@ -22,6 +25,8 @@ struct img_made {
 int img_made_begin(const struct vm_dirs *dirs, const char *vm, struct img_made *ret, struct qmp_error *err);
 /* An img_whole_cb, with the struct img_made: notes the image, durably. */
 int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err);
+/* Also PATH, which is there and is to go, where it is a file; nothing here removes it but settling. */
+int img_made_condemn(struct img_made *m, const char *path, struct qmp_error *err);
 /* Each ends it; of one that was not begun: nothing. The images are their VM's. */
 void img_made_keep(struct img_made *m);
 /* They are removed. */

@@ -197,13 +197,11 @@ int vm_firmware_make(const struct vm_dirs *dirs, const json_t *spec, const json_
 	return r;
 }
 
-void vm_firmware_move(const struct vm_dirs *dirs, const char *name, const char *to)
+void vm_firmware_remove(const struct vm_dirs *dirs, const char *name)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(endings); i++) {
-		_cleanup_free_ char *path = vm_firmware_vars(dirs, name, i == 1), *new_path = to ? vm_firmware_vars(dirs, to, i == 1) : NULL;
-		if (path && new_path)
-			(void)rename(path, new_path);
-		else if (path && !to)
+		_cleanup_free_ char *path = vm_firmware_vars(dirs, name, i == 1);
+		if (path)
 			(void)unlink(path);
 	}
 }

@@ -20,5 +20,5 @@ int vm_firmware_find(const struct vm_dirs *dirs, const json_t *spec, const char 
 int vm_firmware_make(const struct vm_dirs *dirs, const json_t *spec, const json_t *firmware, struct qmp_error *err);
 /* Where NAME's variables are, once it has any; new. SECURE: those with Secure Boot. */
 char *vm_firmware_vars(const struct vm_dirs *dirs, const char *name, bool secure);
-/* What NAME has is TO's; or (TO NULL) is removed. */
-void vm_firmware_move(const struct vm_dirs *dirs, const char *name, const char *to);
+/* Removes what NAME has. */
+void vm_firmware_remove(const struct vm_dirs *dirs, const char *name);

@@ -1,4 +1,5 @@
 #include "qmpctl/cli.h"
+#include "qmpctl/words.h"
 #include "qmpctl/complete.h"
 #include "qmpctl/help.h"
 #include "proto/base.h"
@@ -421,6 +422,8 @@ int cli_main(int argc, char **argv)
 		status = cli_fail(&cli);
 	} else {
 		cli.loop = &loop;
+		if (cli.verb->settles)
+			images_settle(&cli);
 		status = cli.verb->run(&cli);
 		uv_run(&loop, UV_RUN_NOWAIT);
 		(void)uv_loop_close(&loop);

@@ -60,6 +60,7 @@ struct verb {
 	const char *notes;   /* sentences below the summary; NULL: none */
 	const struct cli_option *options; /* ends with a NULL name; NULL: none but the common ones */
 	int help_args;       /* with so many arguments --help is run()'s to answer; 0: never */
+	bool settles;        /* first, what verbs that are gone have left half done (words.h, images_settle) */
 	int (*run)(struct cli *cli);
 };
 
@@ -81,7 +82,7 @@ struct cli {
 		const char *name, *value;
 	} given[64];
 	int n_given;
-	struct img_made made; /* images that this run has made; words.h */
+	struct img_made made; /* images that this run has made, or is to remove; words.h */
 	char *volumes[16];    /* likewise, those that are no files: POOL:VOLUME */
 	struct qmp_error error;
 	void (*on_progress)(struct cli *cli, const json_t *data); /* what an operation tells of itself (QMPCTL_PROGRESS); NULL: nobody asks */

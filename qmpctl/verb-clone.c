@@ -42,8 +42,7 @@ struct clone {
 	json_t *notes;
 	struct img_catalogue *catalogue; /* read when it is first wanted */
 	bool source_is_saved;
-	uid_t owner;        /* of the image that is made: as it is with the source's */
-	gid_t group;
+	struct image_like like; /* of the image that is made */
 	struct progress bar;
 };
 
@@ -69,27 +68,6 @@ static const char *id_of(const json_t *disk)
 
 /* ---- Making an image ---- */
 
-/* It is whole: an img_whole_cb. */
-static int on_whole(void *data, const struct img_draft *d, struct qmp_error *err)
-{
-	struct clone *c = data;
-
-	if (geteuid() == 0 && fchown(d->fd, c->owner, c->group) < 0)
-		return qmp_error_errno(err, -errno, "giving %s to the owner of what was cloned", d->final);
-	return img_made_note(&c->cli->made, d, err);
-}
-
-static int note_owner(struct clone *c, const char *path)
-{
-	struct stat st;
-
-	if (stat(path, &st) < 0)
-		return qmp_error_errno(&c->cli->error, -errno, "%s", path);
-	c->owner = st.st_uid;
-	c->group = st.st_gid;
-	return 0;
-}
-
 static void on_copy(void *data, uint64_t done, uint64_t total)
 {
 	struct clone *c = data;
@@ -106,7 +84,7 @@ static void on_convert(void *data, double part)
 static int copy_to(struct clone *c, const json_t *disk, const char *path)
 {
 	struct img_target target = {.path = path, .format = text_of(disk, "format")};
-	struct img_copy_options copy = {.from = text_of(disk, "path"), .to = path, .whole = on_whole, .whole_data = c,
+	struct img_copy_options copy = {.from = text_of(disk, "path"), .to = path, .whole = image_whole_like, .whole_data = &c->like,
 					.progress = on_copy, .data = c};
 	struct img_task *task;
 	struct stat st;
@@ -119,7 +97,7 @@ static int copy_to(struct clone *c, const json_t *disk, const char *path)
 		progress_begin(&c->bar, c->cli, "copying", NULL);
 		r = img_convert(disk, NULL, &target, false, false, &task, &c->cli->error);
 		if (r == 0) {
-			img_task_before_naming(task, on_whole, c);
+			img_task_before_naming(task, image_whole_like, &c->like);
 			r = img_task_call(c->cli->loop, task, on_convert, c, NULL, &c->cli->error);
 		}
 	}
@@ -131,14 +109,14 @@ static int overlay_to(struct clone *c, const json_t *base, uint64_t size, const 
 {
 	struct img_target target = {.path = path, .format = "qcow2", .backing = base};
 	struct img_task *task;
-	int r = img_overlay_make(path, base, size, on_whole, c, &c->cli->error);
+	int r = img_overlay_make(path, base, size, image_whole_like, &c->like, &c->cli->error);
 
 	if (r != -EOPNOTSUPP)
 		return r;
 	r = img_create(&target, size, &task, &c->cli->error);
 	if (r < 0)
 		return r;
-	img_task_before_naming(task, on_whole, c);
+	img_task_before_naming(task, image_whole_like, &c->like);
 	return img_task_call(c->cli->loop, task, NULL, NULL, NULL, &c->cli->error);
 }
 
@@ -293,8 +271,9 @@ static int clone_disks(struct clone *c)
 			r = refuse_disk(c, disk);
 	json_array_foreach(json_object_get(located, "disks"), i, disk)
 	{
-		if (r < 0 || is_shared(disk) || (r = note_owner(c, text_of(disk, "path"))) < 0)
+		if (r < 0 || is_shared(disk))
 			continue;
+		c->like = (struct image_like){c->cli, text_of(disk, "path")};
 		r = c->linked ? link_disk(c, json_array_get(disks, i), json_array_get(json_object_get(source, "disks"), i), disk) :
 				copy_disk(c, json_array_get(disks, i), disk);
 		changed |= r > 0;
@@ -302,27 +281,6 @@ static int clone_disks(struct clone *c)
 	if (changed)
 		c->source = take_ptr(source);
 	return r < 0 ? r : 0;
-}
-
-/* What the firmware keeps: boot entries, keys. There is no VM of the clone's name, so what there may be of it is nobody's. */
-static int copy_variables(struct clone *c)
-{
-	int r = 0;
-
-	vm_firmware_move(&c->cli->dirs, c->name, NULL);
-	for (int secure = 0; r == 0 && secure < 2; secure++) {
-		_cleanup_free_ char *from = vm_firmware_vars(&c->cli->dirs, c->vm->name, secure);
-		_cleanup_free_ char *to = vm_firmware_vars(&c->cli->dirs, c->name, secure);
-		struct img_copy_options o = {.from = from, .to = to, .whole = on_whole, .whole_data = c};
-		if (!from || !to)
-			return qmp_error_errno(&c->cli->error, -ENOMEM, "the firmware's variables");
-		if (access(from, F_OK) < 0)
-			continue;
-		r = note_owner(c, from);
-		if (r == 0)
-			r = img_copy_call(c->cli->loop, &o, NULL, &c->cli->error);
-	}
-	return r;
 }
 
 /* ---- The whole ---- */
@@ -406,7 +364,7 @@ static int run(struct clone *c)
 	if (r == 0)
 		r = clone_disks(c);
 	if (r == 0)
-		r = copy_variables(c);
+		r = image_copy_variables(c->cli, c->vm->name, c->name);
 	if (r == 0)
 		r = publish(c, file);
 	if (r == 0)
@@ -477,5 +435,6 @@ const struct verb verb_clone = {
 		{"full", NULL, "copies (default)"},
 		{0},
 	},
+	.settles = true,
 	.run = run_clone,
 };

@@ -401,5 +401,6 @@ const struct verb verb_create = {
 		{"timeout", "SECONDS", "how long to wait for that (600)"},
 		{0},
 	},
+	.settles = true,
 	.run = run_create,
 };

@@ -1,7 +1,11 @@
 /*
  * delete: what a stopped VM has on disk.
+ *
+ * What is to go with the spec is noted (images/made.h) -> the spec goes -> the rest does. Whoever is killed before the spec has
+ * gone leaves the VM as it was; afterwards the next verb goes on.
  */
 #include "qmpctl/verb.h"
+#include "qmpctl/words.h"
 #include "images/catalogue.h"
 #include "images/seed.h"
 #include "launcher/firmware.h"
@@ -38,33 +42,75 @@ static const char *used_elsewhere(const struct img_catalogue *c, const char *pat
 	return left > 0 ? "another image stands on it" : NULL;
 }
 
-/* Adds each image of the VM, and what qmpctl made of those that it stands on, to one of the lists. The exit status. */
-static int delete_images(struct cli *cli, const json_t *spec, json_t *deleted, json_t *kept)
+/* The images of the VM, and those that they stand on, as far as those may go: what the spec names of them; new. */
+static json_t *images_of(const struct cli *cli, const json_t *spec)
 {
 	_cleanup_free_ char *seed = img_seed_path(&cli->dirs, cli->args[0]);
+	json_t *images = json_array(), *disk;
+	size_t i;
+
+	json_array_foreach(json_object_get(spec, "disks"), i, disk)
+		for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
+			const char *path = text_of(image, "path");
+			if (path && !(seed && streq(path, seed)) && /* which goes in any case */
+			    (image == disk || (is_ours(cli, path) && cli_option(cli, "disks"))))
+				json_array_append(images, json_object_get(image, "path"));
+		}
+	return images;
+}
+
+static int condemn(struct cli *cli, char *path_consume)
+{
+	_cleanup_free_ char *path = path_consume;
+	int r = path ? 0 : -ENOMEM;
+
+	if (r == 0 && access(path, F_OK) < 0)
+		return 0;
+	if (r == 0)
+		r = images_begin(cli, cli->args[0]);
+	return r < 0 ? r : img_made_condemn(&cli->made, path, &cli->error);
+}
+
+/* What is to go with the spec. Where that cannot be noted, as on a disk that is full, it is deleted all the same. */
+static void condemn_all(struct cli *cli, const json_t *images)
+{
+	const json_t *path;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach(images, i, path)
+		if (r == 0 && cli_option(cli, "disks") && is_ours(cli, json_string_value(path)))
+			r = condemn(cli, strdup(json_string_value(path)));
+	if (r == 0)
+		r = condemn(cli, img_seed_path(&cli->dirs, cli->args[0]));
+	for (int secure = 0; r == 0 && secure < 2; secure++)
+		r = condemn(cli, vm_firmware_vars(&cli->dirs, cli->args[0], secure));
+	cli->error = (struct qmp_error){0};
+}
+
+/* Adds each of the images to one of the lists. The exit status. */
+static int delete_images(struct cli *cli, const json_t *images, json_t *deleted, json_t *kept)
+{
 	_cleanup_catalogue_ struct img_catalogue *c = NULL;
 	int status = EXIT_OK;
-	json_t *disk;
+	const json_t *image;
 	size_t i;
 
 	if (cli_option(cli, "disks") && img_catalogue_read(&cli->dirs, &c, &cli->error) < 0)
 		return cli_fail(cli);
-	json_array_foreach(json_object_get(spec, "disks"), i, disk)
-		for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
-			const char *path = text_of(image, "path"), *why = NULL;
-			bool ours = is_ours(cli, path);
-			if (!path || (image != disk && (!ours || !c)) || (seed && streq(path, seed))) /* which goes in any case */
-				continue;
-			if (ours && !c) {
-				why = "--disks deletes the images that qmpctl made";
-			} else if (ours && !(why = used_elsewhere(c, path, deleted)) && unlink(path) < 0 && errno != ENOENT) {
-				why = strerror(errno);
-				status = EXIT_HOST;
-			}
-			json_array_append_new(!ours || why ? kept : deleted, json_string(path));
-			if (why)
-				fprintf(stderr, "kept: %s (%s)\n", path, why);
+	json_array_foreach(images, i, image) {
+		const char *path = json_string_value(image), *why = NULL;
+		bool ours = is_ours(cli, path);
+		if (ours && !c) {
+			why = "--disks deletes the images that qmpctl made";
+		} else if (ours && !(why = used_elsewhere(c, path, deleted)) && unlink(path) < 0 && errno != ENOENT) {
+			why = strerror(errno);
+			status = EXIT_HOST;
 		}
+		json_array_append_new(!ours || why ? kept : deleted, json_string(path));
+		if (why)
+			fprintf(stderr, "kept: %s (%s)\n", path, why);
+	}
 	return status;
 }
 
@@ -72,20 +118,27 @@ static int run_delete(struct cli *cli)
 {
 	_cleanup_free_ char *file = qmp_asprintf("%s.json", cli->args[0]);
 	_cleanup_free_ char *run = qmp_asprintf("%s/%s", cli->dirs.run, cli->args[0]);
-	json_auto_t *deleted = json_array(), *kept = json_array();
+	json_auto_t *images = NULL, *deleted = json_array(), *kept = json_array();
 	struct vm *vm;
 	int status;
 
 	if (verb_open_stopped(cli, &vm) < 0)
 		return cli_fail(cli);
+	images = images_of(cli, vm->spec);
+	condemn_all(cli, images);
 	if (unlinkat(vm->conf_dir, file, 0) < 0 || fsync(vm->conf_dir) < 0) {
 		qmp_error_errno(&cli->error, -errno, "deleting %s/vms/%s", cli->dirs.conf, file);
+		img_made_leave(&cli->made); /* whether it is there decides */
 		vm_close(vm);
 		return cli_fail(cli);
 	}
-	status = delete_images(cli, vm->spec, deleted, kept);
+	status = delete_images(cli, images, deleted, kept);
 	img_seed_remove(&cli->dirs, cli->args[0]);
-	vm_firmware_move(&cli->dirs, cli->args[0], NULL);
+	vm_firmware_remove(&cli->dirs, cli->args[0]);
+	if (status == EXIT_OK)
+		img_made_keep(&cli->made);
+	else
+		img_made_leave(&cli->made);
 	verb_empty_run_dir(vm);
 	vm_close(vm);
 	(void)rmdir(run);
@@ -107,5 +160,6 @@ const struct verb verb_delete = {
 		{"disks", NULL, "delete the images that qmpctl made for it, too, and bases of theirs that nobody else needs"},
 		{0},
 	},
+	.settles = true,
 	.run = run_delete,
 };

@@ -48,6 +48,7 @@ const struct verb verb_disk_add = {
 	.notes = "IMAGE is a path, POOL:VOLUME, or the URL of an image that a server has: nbd://HOST/EXPORT, iscsi://HOST/TARGET/LUN, "
 		 "ssh://HOST/PATH, https://HOST/PATH (read-only), rbd://POOL/IMAGE. A comma of its own is written twice.",
 	.options = change_options,
+	.settles = true,
 	.run = run_disk_add,
 };
 
@@ -58,6 +59,7 @@ const struct verb verb_disk_remove = {
 	.args = {{"NAME", .kind = ARG_VM}, {"ID", .kind = ARG_DISK}},
 	.summary = "Remove a disk; done when the guest has let go",
 	.options = change_options,
+	.settles = true,
 	.run = run_disk_remove,
 };
 

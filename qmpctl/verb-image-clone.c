@@ -134,5 +134,6 @@ const struct verb verb_image_clone = {
 		{"full", NULL, "a copy (default)"},
 		{0},
 	},
+	.settles = true,
 	.run = run_image_clone,
 };

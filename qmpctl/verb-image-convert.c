@@ -75,6 +75,7 @@ const struct verb verb_image_convert = {
 		{"force", NULL, "also where a VM or an overlay is hurt"},
 		{0},
 	},
+	.settles = true,
 	.run = run_image_convert,
 };
 

@@ -203,5 +203,6 @@ const struct verb verb_image_import = {
 		{"netrc", "FILE", "names and passwords for servers, as netrc(5) describes it", .kind = ARG_PATH},
 		{0},
 	},
+	.settles = true,
 	.run = run_image_import,
 };

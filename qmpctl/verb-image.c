@@ -108,6 +108,7 @@ const struct verb verb_image_create = {
 		{"force", NULL, "also where a VM or an overlay is hurt"},
 		{0},
 	},
+	.settles = true,
 	.run = run_image_create,
 };
 
@@ -286,6 +287,7 @@ const struct verb verb_image_list = {
 	.args = {{"FOLDER", .kind = ARG_FOLDER, .optional = true, .repeated = true}},
 	.summary = "List images, and who has them",
 	.notes = "Those in the state directory, those beside the images of VMs, and those in FOLDERs.",
+	.settles = true,
 	.run = run_image_list,
 };
 
@@ -340,5 +342,6 @@ const struct verb verb_image_delete = {
 		{"force", NULL, "also where a stopped VM or an overlay needs it"},
 		{0},
 	},
+	.settles = true,
 	.run = run_image_delete,
 };

@@ -300,6 +300,7 @@ const struct verb verb_pool_create = {
 	.summary = "Name a place for images: dir,path=/srv/vms",
 	.notes = "From then on NAME:VOLUME stands wherever an image's path does. Types: dir, mount and btrfs (path=...), lvm (vg=...), "
 		 "lvm-thin (vg=...,thin-pool=...), zfs (dataset=...), block (path=/dev/md,only=...), rbd (pool=...,conf=...,user=...). Nothing is formatted.",
+	.settles = true,
 	.run = run_pool_create,
 };
 
@@ -317,6 +318,7 @@ const struct verb verb_pool_info = {
 	.group = GROUP_IMAGE,
 	.args = {{"NAME", .kind = ARG_POOL}},
 	.summary = "Show a pool and its volumes",
+	.settles = true,
 	.run = run_pool_info,
 };
 
@@ -326,6 +328,7 @@ const struct verb verb_pool_refresh = {
 	.group = GROUP_IMAGE,
 	.args = {{"NAME", .kind = ARG_POOL}},
 	.summary = "Make a pool's volumes usable, as after a boot; remove what killed makers have left; show it",
+	.settles = true,
 	.run = run_pool_refresh,
 };
 
@@ -335,5 +338,6 @@ const struct verb verb_pool_delete = {
 	.group = GROUP_IMAGE,
 	.args = {{"NAME", .kind = ARG_POOL}},
 	.summary = "Forget a pool that no VM has disks in; its volumes stay",
+	.settles = true,
 	.run = run_pool_delete,
 };

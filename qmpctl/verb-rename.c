@@ -1,7 +1,12 @@
 /*
  * rename: of a stopped VM.
+ *
+ * The order of what happens: the firmware's variables are copied under the new name, and what is to go under the old one is
+ * noted (images/made.h) -> the spec has the new name -> what was noted goes. Whoever is killed in between leaves the VM under
+ * one of its names, with its variables.
  */
 #include "qmpctl/verb.h"
+#include "qmpctl/words.h"
 #include "images/seed.h"
 #include "launcher/firmware.h"
 #include "launcher/spec.h"
@@ -10,6 +15,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 
 /* For who reads the file: to qmpctl, its own name counts. */
 static int write_name(const struct vm_dirs *dirs, int dir, const char *file, const json_t *old, const char *name,
@@ -22,10 +28,73 @@ static int write_name(const struct vm_dirs *dirs, int dir, const char *file, con
 	return vm_file_write_json(dir, file, spec, err);
 }
 
+/* What goes with the old name. */
+static int condemn(struct cli *cli, const char *name)
+{
+	_cleanup_free_ char *seed = img_seed_path(&cli->dirs, name), *vars = vm_firmware_vars(&cli->dirs, name, false),
+			    *secure_vars = vm_firmware_vars(&cli->dirs, name, true);
+	int r = seed && vars && secure_vars ? img_made_condemn(&cli->made, seed, &cli->error)
+					    : qmp_error_errno(&cli->error, -ENOMEM, "renaming %s", name);
+
+	if (r == 0)
+		r = img_made_condemn(&cli->made, vars, &cli->error);
+	return r < 0 ? r : img_made_condemn(&cli->made, secure_vars, &cli->error);
+}
+
+/*
+ * The spec's file, in one step: at no time has it two names, or none. DIR is locked: nobody else makes one of the name meanwhile.
+ * *RET_KNOWN: where it failed it has its old name.
+ */
+static int rename_spec(struct cli *cli, int dir, const char *from, const char *to, const json_t *spec, bool *ret_known)
+{
+	_cleanup_free_ char *old_file = qmp_asprintf("%s.json", from), *new_file = qmp_asprintf("%s.json", to);
+	int r;
+
+	if (!old_file || !new_file)
+		return qmp_error_errno(&cli->error, -ENOMEM, "renaming %s to %s", from, to);
+	if (renameat2(dir, old_file, dir, new_file, RENAME_NOREPLACE) < 0)
+		return qmp_error_errno(&cli->error, -errno, "renaming %s to %s", from, to);
+	r = fsync(dir) < 0 ? qmp_error_errno(&cli->error, -errno, "writing the folder of the specs") : 0;
+	if (r == 0)
+		r = write_name(&cli->dirs, dir, new_file, spec, to, &cli->error);
+	if (r < 0 && renameat2(dir, new_file, dir, old_file, RENAME_NOREPLACE) < 0) {
+		qmp_error_wrap(&cli->error, "%s is named %s now, though its spec does not say so", from, to);
+		*ret_known = false;
+	}
+	return r;
+}
+
+static int rename_vm(struct cli *cli, struct vm *vm, const char *to)
+{
+	_cleanup_free_ char *new_file = qmp_asprintf("%s.json", to);
+	bool known = true;
+	int r = flock(vm->conf_dir, LOCK_EX) < 0 ? qmp_error_errno(&cli->error, -errno, "locking the folder of the specs") : 0;
+
+	if (r == 0 && new_file && faccessat(vm->conf_dir, new_file, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+		r = qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "there is a VM named %s already", to);
+	if (r == 0)
+		r = images_begin(cli, to);
+	if (r == 0)
+		r = image_copy_variables(cli, vm->name, to);
+	if (r == 0)
+		r = condemn(cli, vm->name);
+	if (r == 0)
+		r = rename_spec(cli, vm->conf_dir, vm->name, to, vm->spec, &known);
+	if (r == 0) {
+		img_seed_rename(&cli->dirs, vm->name, to);
+		vm_firmware_remove(&cli->dirs, vm->name);
+		images_keep(cli);
+	} else if (known) {
+		images_undo(cli);
+	} else {
+		img_made_leave(&cli->made);
+	}
+	return r;
+}
+
 static int run_rename(struct cli *cli)
 {
 	const char *to = cli->args[1];
-	_cleanup_free_ char *old_file = qmp_asprintf("%s.json", cli->args[0]), *new_file = qmp_asprintf("%s.json", to);
 	_cleanup_free_ char *run = qmp_asprintf("%s/%s", cli->dirs.run, cli->args[0]);
 	struct vm *vm;
 	int r;
@@ -36,25 +105,9 @@ static int run_rename(struct cli *cli)
 	}
 	if (verb_open_stopped(cli, &vm) < 0)
 		return cli_fail(cli);
-	/* One step: at no time has it two names, or none. */
-	r = renameat2(vm->conf_dir, old_file, vm->conf_dir, new_file, RENAME_NOREPLACE) < 0 ? -errno : 0;
-	if (r == -EEXIST)
-		qmp_error_set(&cli->error, QMP_ERR_EXISTS, r, "there is a VM named %s already", to);
-	else if (r < 0)
-		qmp_error_errno(&cli->error, r, "renaming %s to %s", cli->args[0], to);
-	else if (fsync(vm->conf_dir) < 0)
-		r = qmp_error_errno(&cli->error, -errno, "writing the folder of the specs; %s may be %s or %s", cli->args[0],
-				    cli->args[0], to);
-	if (r == 0) {
-		r = write_name(&cli->dirs, vm->conf_dir, new_file, vm->spec, to, &cli->error);
-		if (r < 0 && renameat2(vm->conf_dir, new_file, vm->conf_dir, old_file, RENAME_NOREPLACE) < 0)
-			qmp_error_wrap(&cli->error, "%s is named %s now, though its spec does not say so", cli->args[0], to);
-	}
-	if (r == 0) {
-		img_seed_rename(&cli->dirs, cli->args[0], to);
-		vm_firmware_move(&cli->dirs, cli->args[0], to);
+	r = rename_vm(cli, vm, to);
+	if (r == 0)
 		verb_empty_run_dir(vm);
-	}
 	vm_close(vm);
 	if (r < 0)
 		return cli_fail(cli);
@@ -73,5 +126,6 @@ const struct verb verb_rename = {
 	.alias = "domrename",
 	.args = {{"NAME", .kind = ARG_VM}, {"NEW"}},
 	.summary = "Rename a stopped VM",
+	.settles = true,
 	.run = run_rename,
 };

@@ -67,5 +67,6 @@ const struct verb verb_start = {
 		{"paused", NULL, "do not let the guest run yet"},
 		{0},
 	},
+	.settles = true,
 	.run = run_start,
 };

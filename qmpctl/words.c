@@ -3,14 +3,17 @@
  */
 #include "qmpctl/words.h"
 #include "qmpctl/image.h"
+#include "launcher/firmware.h"
 #include "launcher/location.h"
 #include "launcher/spec.h"
+#include "images/copy.h"
 #include "images/made.h"
 #include "images/key.h"
 #include "images/volume.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 /* ---- Images ---- */
 
@@ -36,8 +39,36 @@ int images_begin(struct cli *cli, const char *vm)
 {
 	if (cli->made.fd > 0)
 		return 0;
-	images_settle(cli);
 	return img_made_begin(&cli->dirs, vm, &cli->made, &cli->error);
+}
+
+int image_whole_like(void *data, const struct img_draft *d, struct qmp_error *err)
+{
+	struct image_like *like = data;
+	struct stat st;
+
+	if (stat(like->of, &st) < 0)
+		return qmp_error_errno(err, -errno, "%s", like->of);
+	if (geteuid() == 0 && fchown(d->fd, st.st_uid, st.st_gid) < 0)
+		return qmp_error_errno(err, -errno, "giving %s to the owner of %s", d->final, like->of);
+	return img_made_note(&like->cli->made, d, err);
+}
+
+int image_copy_variables(struct cli *cli, const char *vm, const char *to)
+{
+	int r = 0;
+
+	vm_firmware_remove(&cli->dirs, to);
+	for (int secure = 0; r == 0 && secure < 2; secure++) {
+		_cleanup_free_ char *from = vm_firmware_vars(&cli->dirs, vm, secure), *path = vm_firmware_vars(&cli->dirs, to, secure);
+		struct image_like like = {cli, from};
+		struct img_copy_options o = {.from = from, .to = path, .whole = image_whole_like, .whole_data = &like};
+		if (!from || !path)
+			return qmp_error_errno(&cli->error, -ENOMEM, "the firmware's variables");
+		if (access(from, F_OK) == 0)
+			r = img_copy_call(cli->loop, &o, NULL, &cli->error);
+	}
+	return r;
 }
 
 int parse_size(struct cli *cli, const char *what, const char *text, uint64_t *ret)

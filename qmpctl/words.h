@@ -16,14 +16,24 @@ json_t *parse_nic_words(struct cli *cli, const char *text);
 /* "10G" as bytes, not 0; WHAT stands before it in the message. */
 int parse_size(struct cli *cli, const char *what, const char *text, uint64_t *ret);
 /*
- * An empty image for VM, never over something that is there. What makers that were killed have left is settled first.
- * KEY_FILE: encrypted with what that file holds; NULL: not.
+ * An empty image for VM, never over something that is there. KEY_FILE: encrypted with what that file holds; NULL: not.
  */
 int image_create(struct cli *cli, const char *vm, const char *path, const char *format, uint64_t size, const char *key_file);
-/* cli->made is begun, for images of VM that are made otherwise. */
+/* cli->made is begun, for images of VM that are made otherwise, or that are to go. */
 int images_begin(struct cli *cli, const char *vm);
-/* What makers that are gone have left. */
+/* What makers and removers that are gone have left: before each verb whose entry says so. */
 void images_settle(struct cli *cli);
+/* An img_whole_cb of what is made when that is begun: it is noted, and has the owner of OF, as far as we may give it. */
+struct image_like {
+	struct cli *cli;
+	const char *of;
+};
+int image_whole_like(void *like, const struct img_draft *d, struct qmp_error *err);
+/*
+ * What the firmware keeps, boot entries and keys, of VM for TO, which there is not yet, so that what there may be of it is
+ * nobody's. cli->made is begun.
+ */
+int image_copy_variables(struct cli *cli, const char *vm, const char *to);
 /*
  * An image for VM, in STATEDIR/images, that begins as IMAGE (chain.h) is: an overlay on it, or, of a format that is for
  * exchange, a copy. IMAGE_SIZE: its virtual size, 0: not known; SIZE: that of the new one, 0: the same. The disk; new. NULL:

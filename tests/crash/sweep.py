@@ -39,6 +39,7 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../real"))
 
 import world  # noqa: E402
+from guest import guest_file  # noqa: E402
 from qmp import QmpError  # noqa: E402
 from server import Page, Server  # noqa: E402
 
@@ -49,6 +50,7 @@ ROLES = {"keeper": 1, "cli": 2}
 MESSAGE, FILES, PROCESS, FD, MEMORY = 1, 2, 4, 8, 16
 FAULTS = {"kill": (MESSAGE | FILES | PROCESS, 0), "ENOSPC": (FILES, errno.ENOSPC), "EIO": (FILES, errno.EIO),
           "EMFILE": (FD, errno.EMFILE), "ENOMEM": (MEMORY, errno.ENOMEM)}
+BOOT_ENTRY = "Boot0007"
 SETTLE = world.PATIENCE  # until a keeper has settled what a crash left
 
 
@@ -84,7 +86,8 @@ class Operation:
         self.name, self.argv, self.before, self.first = name, argv, before, first
         self.runs, self.ends, self.starts, self.reverse, self.exists = runs, ends, starts, reverse, exists
         self.keys = keys  # those that open the image {luks} once it is done; it may be done twice, and takes qemu-img seconds
-        words = " ".join(argv + [w for b in before for w in b])
+        words = " ".join(w for command in [argv, *before, *first] for w in command)
+        self.uefi = "{uefi}" in words
         self.imports, self.encrypted = argv[:2] == ["image", "import"], "{key}" in words
         self.makes_image = argv[0] == "image" and not keys
 
@@ -93,6 +96,8 @@ DISK = "id=vdx,path={image},format=raw"
 NEW = ["image", "create", "{dir}/q.qcow2", "1M"]
 DISK_OF_ITS_OWN = ["disk", "add", "a", "size=1M,id=vdx"]
 ENCRYPTED = "id=vdx,path={luks},format=qcow2,key-file={key}"
+# The firmware is the tiny guest, which is started once and leaves its variables alone.
+UEFI = ["set", "a", "firmware={uefi}"]
 SEED = ["set", "a", "seed.user=me"]
 MADE_SEED = ["seed", "a"]
 KEY_2 = ["image", "key", "add", "{luks}", "--key-file", "{key}", "--new-key-file", "{key2}", "--iter-time", "10"]
@@ -135,6 +140,13 @@ OPERATIONS = [
     Operation("set-stopped", ["set", "a", "memory=24M"], runs=False, reverse=["set", "a", "memory=16M"]),
     Operation("rename", ["rename", "a", "c"], runs=False),
     Operation("delete", ["delete", "a"], runs=False),
+    Operation("delete-disks", ["delete", "a", "--disks"], before=[DISK_OF_ITS_OWN], runs=False),
+    # With the base that it shared, and which nobody else needs any more.
+    Operation("delete-linked", ["delete", "a", "--disks"], runs=False,
+              before=[DISK_OF_ITS_OWN, ["clone", "a", "b", "--linked"], ["delete", "b", "--disks"]]),
+    Operation("rename-uefi", ["rename", "a", "c"], first=[UEFI], runs=False),
+    Operation("clone-uefi", ["clone", "a", "b"], first=[UEFI], runs=False),
+    Operation("delete-uefi", ["delete", "a"], first=[UEFI], runs=False),
     Operation("create-seed", ["create", "b", "--memory", "16M", "--user", "me", "--ssh-key", "{ssh}"], runs=False),
     Operation("start-seed", ["start", "a"], before=[SEED], runs=False, starts=True),
     Operation("seed", MADE_SEED, before=[SEED], runs=False),
@@ -222,9 +234,23 @@ class Case:
             self.pack()
         if operation.encrypted:
             self.encrypt()
+        template = os.path.join(self.w.base, "vars.fd")
+        with open(template, "wb") as f:
+            f.truncate(1 << 16)
+        self.words["uefi"] = json.dumps({"type": "uefi", "path": guest_file("tinybios.bin"), "vars-template": template})
         self.words["ssh"] = os.path.join(self.w.base, "ssh.pub")
         with open(self.words["ssh"], "w", encoding="ascii") as f:
             f.write("ssh-ed25519 AAAA me\n")
+
+    def boot_once(self):
+        """What the firmware would have written from then on stands in its variables."""
+        self.w.ok("start", "a")
+        self.w.ok("kill", "a")
+        with open(self.variables("a"), "r+", encoding="ascii") as f:
+            f.write(BOOT_ENTRY)
+
+    def variables(self, name):
+        return os.path.join(self.w.root, "lib", "firmware", f"{name}.fd")
 
     def encrypt(self):
         self.words.update(key=keys.path("key"), key2=keys.path("key2"), luks=os.path.join(self.w.base, "luks.qcow2"))
@@ -269,6 +295,8 @@ class Case:
         self.w.env.update(LD_PRELOAD=PRELOAD, QMPCTL_BOUNDARY=os.path.join(self.w.base, "boundary"))
         for argv in op.first:
             self.w.ok(*self.argv(argv))
+        if op.uefi:
+            self.boot_once()
         if op.runs:
             self.w.ok("start", "a")
             self.serial.expect("TINY-READY")
@@ -403,6 +431,15 @@ class Case:
         opens = keys.that_open(self.words["luks"])
         self.require(opens == self.op.keys, f"{sorted(opens)} open it, not {sorted(self.op.keys)}: {result}")
 
+    def check_variables(self):
+        """Each VM has those that it had, and there are no others."""
+        left = set(os.listdir(os.path.join(self.w.root, "lib", "firmware")))
+        names = {name[:-5] for name in self.specs()}
+        self.require(left == {f"{name}.fd" for name in names}, f"VMs: {sorted(names)}; variables: {sorted(left)}")
+        for name in names:
+            with open(self.variables(name), encoding="ascii") as f:
+                self.require(f.read(len(BOOT_ENTRY)) == BOOT_ENTRY, f"{name} has lost its boot entries")
+
     def check_chains(self):
         """Every disk's image can be opened with all that it stands on, as the spec has it. A seed is made at the next start."""
         for spec in self.specs().values():
@@ -513,6 +550,8 @@ class Case:
         self.check_images()
         if self.op.keys:
             self.check_keys()
+        if self.op.uefi:
+            self.check_variables()
         if self.qemus():
             self.check_running()
         else:
