@@ -1,7 +1,7 @@
 /*
  * Pools of the type btrfs: files in a folder, or each in a subvolume of its own; clones share what they have in common.
  *
- * A subvolume that is being made has a hidden name until it is whole; what a killed maker has left is found under the lock.
+ * A subvolume is made in steps, under a hidden name until it is whole.
  */
 #include "images/pool.h"
 #include "proto/base.h"
@@ -17,7 +17,7 @@
 #include <linux/magic.h>
 
 #define PACKAGE "btrfs-progs"
-#define HIDDEN	".qmpctl-new." /* before a subvolume's name */
+#define HIDDEN	"." IMG_POOL_HIDDEN /* before a subvolume's name */
 
 static const char *path_of(const struct img_pool *p)
 {
@@ -69,17 +69,15 @@ static int prepare_btrfs(struct img_pool *p, struct qmp_error *err)
 	return check_btrfs(p, err);
 }
 
-static int sweep(struct img_pool *p, struct qmp_error *err)
+static int list_hidden_btrfs(struct img_pool *p, json_t *names, struct qmp_error *err)
 {
 	DIR *dir = opendir(path_of(p));
 	const struct dirent *entry;
 	int r = dir ? 0 : qmp_error_errno(err, -errno, "%s", path_of(p));
 
-	while (r == 0 && dir && (entry = readdir(dir))) {
-		_cleanup_free_ char *path = qmp_asprintf("%s/%s", path_of(p), entry->d_name);
-		if (path && strncmp(entry->d_name, HIDDEN, sizeof HIDDEN - 1) == 0)
-			r = delete_subvolume(p, path, err);
-	}
+	while (r == 0 && dir && (entry = readdir(dir)))
+		if (img_pool_is_hidden(p, entry->d_name))
+			r = json_array_append_new(names, qmp_json_text(entry->d_name)) < 0 ? -ENOMEM : 0;
 	if (dir)
 		(void)closedir(dir);
 	return r;
@@ -91,7 +89,7 @@ static int refresh_btrfs(struct img_pool *p, struct qmp_error *err)
 
 	if (r == 0 && !has_subvolumes(p))
 		return img_pool_dir.refresh(p, err);
-	return r < 0 ? r : sweep(p, err);
+	return r;
 }
 
 static int measure_btrfs(struct img_pool *p, json_t *info, struct qmp_error *err)
@@ -119,11 +117,11 @@ const struct img_pool_type img_pool_btrfs = {
 
 /* ---- With subvolumes ---- */
 
-/* The subvolume of VOLUME, and its name while it is made; new. */
+/* The subvolume of VOLUME, and its name while it is made, which may be the same; new. */
 static int names_of(struct img_pool *p, const char *volume, char **ret_path, char **ret_hidden, struct qmp_error *err)
 {
 	*ret_path = qmp_asprintf("%s/%s", path_of(p), volume);
-	*ret_hidden = qmp_asprintf("%s/" HIDDEN "%s", path_of(p), volume);
+	*ret_hidden = qmp_asprintf("%s/%s%s", path_of(p), img_pool_is_hidden(p, volume) ? "" : HIDDEN, volume);
 	if (!*ret_path || !*ret_hidden)
 		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
 	return 0;
@@ -134,6 +132,13 @@ static int refuse_if_there(const char *path, struct qmp_error *err)
 	struct stat st;
 
 	return lstat(path, &st) == 0 ? qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", path) : 0;
+}
+
+/* The hidden name of VOLUME may be taken by what a killed maker has left. */
+static void sweep_for(struct img_pool *p, const char *volume)
+{
+	if (!img_pool_is_hidden(p, volume))
+		(void)img_pool_sweep(p, NULL);
 }
 
 /* The file in the subvolume HIDDEN, of SIZE bytes. */
@@ -154,6 +159,8 @@ static int make_file(struct img_pool *p, const char *hidden, uint64_t size, stru
 
 static int name_it(const char *hidden, const char *path, struct qmp_error *err)
 {
+	if (streq(hidden, path))
+		return 0;
 	return renameat2(AT_FDCWD, hidden, AT_FDCWD, path, RENAME_NOREPLACE) < 0 ? qmp_error_errno(err, -errno, "keeping %s", path) : 0;
 }
 
@@ -165,7 +172,7 @@ static int create_btrfs(struct img_pool *p, const char *volume, uint64_t size, s
 	if (r == 0)
 		r = refuse_if_there(path, err);
 	if (r == 0)
-		r = sweep(p, err);
+		sweep_for(p, volume);
 	if (r == 0)
 		r = make_subvolume(p, hidden, err);
 	if (r < 0)
@@ -185,8 +192,8 @@ static int remove_btrfs(struct img_pool *p, const char *volume, struct qmp_error
 
 	/* What is left of it when this is cut short has the hidden name. */
 	if (r == 0)
-		r = sweep(p, err);
-	if (r == 0 && renameat2(AT_FDCWD, path, AT_FDCWD, hidden, RENAME_NOREPLACE) < 0)
+		sweep_for(p, volume);
+	if (r == 0 && !streq(path, hidden) && renameat2(AT_FDCWD, path, AT_FDCWD, hidden, RENAME_NOREPLACE) < 0)
 		r = qmp_error_errno(err, -errno, "removing %s", path);
 	return r < 0 ? r : delete_subvolume(p, hidden, err);
 }
@@ -210,7 +217,7 @@ static int clone_btrfs(struct img_pool *p, const char *volume, const char *to, s
 	if (r == 0)
 		r = refuse_if_there(path, err);
 	if (r == 0)
-		r = sweep(p, err);
+		sweep_for(p, to);
 	if (r == 0)
 		r = img_pool_tool(p, "making a snapshot", PACKAGE,
 				  (const char *[]){"btrfs", "subvolume", "snapshot", "--", from, hidden, NULL}, NULL, err);
@@ -234,6 +241,10 @@ static int rename_btrfs(struct img_pool *p, const char *volume, const char *to, 
 
 const struct img_pool_type img_pool_btrfs_subvolumes = {
 	.name = "btrfs",
+	.zeroes = true,
+	.clones_are_free = true,
+	.hidden = HIDDEN,
+	.list_hidden = list_hidden_btrfs,
 	.prepare = prepare_btrfs,
 	.refresh = refresh_btrfs,
 	.measure = measure_btrfs,

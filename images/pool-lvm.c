@@ -1,9 +1,7 @@
 /*
  * Pools of the types lvm and lvm-thin: a volume is a logical volume.
  *
- * Everything is asked of and told LVM's own commands (lvm(8)); their reports are JSON. A logical volume that is being made
- * for more than one command has a name of its own until it is whole: qmpctl-new.NAME; what a killed maker has left is found
- * under the pool's lock.
+ * Everything is asked of and told LVM's own commands (lvm(8)); their reports are JSON.
  */
 #include "images/pool.h"
 #include "proto/base.h"
@@ -67,17 +65,12 @@ static int list_lvs(struct img_pool *p, json_t **ret, struct qmp_error *err)
 	return report(p, "lvs", "lv", LV_FIELDS, vg_of(p), ret, err);
 }
 
-static bool is_hidden(const char *name)
-{
-	return strncmp(name, "qmpctl-new.", 11) == 0;
-}
-
 /* Whether ROW is a volume of the pool, and not one that LVM keeps for itself. */
 static bool is_volume(const struct img_pool *p, const json_t *row)
 {
 	const char *attr = word(row, "lv_attr");
 
-	if (is_hidden(word(row, "lv_name")))
+	if (img_pool_is_hidden(p, word(row, "lv_name")))
 		return false;
 	return thin_of(p) ? *attr == 'V' && streq(word(row, "pool_lv"), thin_of(p)) : *attr && !strchr("VtTdDelpiI", *attr);
 }
@@ -113,6 +106,19 @@ static int list_lvm(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 	json_array_foreach(rows, i, row)
 		if (r == 0 && is_volume(p, row))
 			r = add_lv(p, volumes, row);
+	return r;
+}
+
+static int list_hidden_lvm(struct img_pool *p, json_t *names, struct qmp_error *err)
+{
+	json_auto_t *rows = NULL;
+	json_t *row;
+	size_t i;
+	int r = list_lvs(p, &rows, err);
+
+	json_array_foreach(rows, i, row)
+		if (r == 0 && img_pool_is_hidden(p, word(row, "lv_name")))
+			r = json_array_append(names, json_object_get(row, "lv_name")) < 0 ? -ENOMEM : 0;
 	return r;
 }
 
@@ -183,7 +189,7 @@ static int remove_lvm(struct img_pool *p, const char *volume, struct qmp_error *
 	int r = list_lvs(p, &rows, err);
 
 	json_array_foreach(rows, i, row)
-		if (streq(word(row, "lv_name"), volume) && (is_volume(p, row) || is_hidden(volume)))
+		if (streq(word(row, "lv_name"), volume) && (is_volume(p, row) || img_pool_is_hidden(p, volume)))
 			return remove_lv(p, volume, err);
 	return r < 0 ? r : qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "the pool %s has no volume %s", p->name, volume);
 }
@@ -241,17 +247,7 @@ static int rename_lvm(struct img_pool *p, const char *volume, const char *to, st
 
 static int refresh_lvm(struct img_pool *p, struct qmp_error *err)
 {
-	json_auto_t *rows = NULL;
-	json_t *row;
-	size_t i;
-	int r = run(p, "activating the volume group", (const char *[]){"vgchange", "--quiet", "--activate", "y", "--", vg_of(p), NULL}, err);
-
-	if (r == 0)
-		r = list_lvs(p, &rows, err);
-	json_array_foreach(rows, i, row)
-		if (r == 0 && is_hidden(word(row, "lv_name")))
-			r = remove_lv(p, word(row, "lv_name"), err);
-	return r;
+	return run(p, "activating the volume group", (const char *[]){"vgchange", "--quiet", "--activate", "y", "--", vg_of(p), NULL}, err);
 }
 
 /* That it is there. */
@@ -264,6 +260,9 @@ static int prepare_lvm(struct img_pool *p, struct qmp_error *err)
 
 const struct img_pool_type img_pool_lvm = {
 	.name = "lvm",
+	.clones_are_fixed = true,
+	.hidden = IMG_POOL_HIDDEN,
+	.list_hidden = list_hidden_lvm,
 	.prepare = prepare_lvm,
 	.refresh = refresh_lvm,
 	.measure = measure_lvm,
@@ -277,6 +276,10 @@ const struct img_pool_type img_pool_lvm = {
 
 const struct img_pool_type img_pool_lvm_thin = {
 	.name = "lvm-thin",
+	.zeroes = true,
+	.clones_are_free = true,
+	.hidden = IMG_POOL_HIDDEN,
+	.list_hidden = list_hidden_lvm,
 	.prepare = prepare_lvm,
 	.refresh = refresh_lvm,
 	.measure = measure_thin,

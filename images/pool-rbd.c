@@ -110,7 +110,7 @@ static int add_volume(struct img_pool *p, json_t *volumes, const json_t *image, 
 	_cleanup_free_ char *path = NULL;
 	json_t *v;
 
-	if (!name || text_of(image, "snapshot") || !vm_volume_name_valid(name))
+	if (!name || text_of(image, "snapshot") || !vm_volume_name_valid(name) || img_pool_is_hidden(p, name))
 		return 0;
 	path = img_pool_path(p, name);
 	if (!path)
@@ -145,6 +145,20 @@ static int list_rbd(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 	json_array_foreach(images, i, image)
 		if (r == 0)
 			r = add_volume(p, volumes, image, usage);
+	return r;
+}
+
+static int list_hidden_rbd(struct img_pool *p, json_t *names, struct qmp_error *err)
+{
+	_cleanup_free_ char *pool = pool_spec(p);
+	json_auto_t *images = NULL;
+	json_t *name;
+	size_t i;
+	int r = pool ? ceph(p, "rbd", "listing the images", &images, err, "ls", pool, (char *)NULL) : no_memory(p, err);
+
+	json_array_foreach(images, i, name)
+		if (r == 0 && json_is_string(name) && img_pool_is_hidden(p, json_string_value(name)))
+			r = json_array_append(names, name) < 0 ? -ENOMEM : 0;
 	return r;
 }
 
@@ -263,6 +277,9 @@ static int rename_rbd(struct img_pool *p, const char *volume, const char *to, st
 
 const struct img_pool_type img_pool_rbd = {
 	.name = "rbd",
+	.zeroes = true,
+	.hidden = IMG_POOL_HIDDEN,
+	.list_hidden = list_hidden_rbd,
 	.prepare = prepare_rbd,
 	.measure = measure_rbd,
 	.list = list_rbd,

@@ -51,7 +51,7 @@ static int measure_zfs(struct img_pool *p, json_t *info, struct qmp_error *err)
 	return 0;
 }
 
-static int list_zfs(struct img_pool *p, json_t *volumes, struct qmp_error *err)
+static int list_zvols(struct img_pool *p, bool hidden, json_t *volumes, struct qmp_error *err)
 {
 	const char *const argv[] = {"zfs", "list", "-Hp", "-d", "1", "-t", "volume", "-o", "name,volsize,used,origin", dataset_of(p), NULL};
 	_cleanup_free_ char *output = NULL;
@@ -65,6 +65,12 @@ static int list_zfs(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 		if (strncmp(name, dataset_of(p), n) != 0 || name[n] != '/')
 			continue;
 		name += n + 1;
+		if (img_pool_is_hidden(p, name) != hidden)
+			continue;
+		if (hidden) {
+			r = json_array_append_new(volumes, json_string(name)) < 0 ? -ENOMEM : 0;
+			continue;
+		}
 		path = img_pool_path(p, name);
 		v = json_pack("{s:s, s:s*, s:s, s:I, s:I, s:I}", "name", name, "path", path, "format", "raw", "capacity",
 			      (json_int_t)strtoll(size, NULL, 10), "allocation", (json_int_t)strtoll(used, NULL, 10), "physical",
@@ -74,6 +80,16 @@ static int list_zfs(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 		r = json_array_append_new(volumes, v) < 0 ? -ENOMEM : 0;
 	}
 	return r;
+}
+
+static int list_zfs(struct img_pool *p, json_t *volumes, struct qmp_error *err)
+{
+	return list_zvols(p, false, volumes, err);
+}
+
+static int list_hidden_zfs(struct img_pool *p, json_t *names, struct qmp_error *err)
+{
+	return list_zvols(p, true, names, err);
 }
 
 static int create_zfs(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err)
@@ -157,6 +173,9 @@ static int prepare_zfs(struct img_pool *p, struct qmp_error *err)
 
 const struct img_pool_type img_pool_zfs = {
 	.name = "zfs",
+	.zeroes = true,
+	.hidden = IMG_POOL_HIDDEN,
+	.list_hidden = list_hidden_zfs,
 	.prepare = prepare_zfs,
 	.measure = measure_zfs,
 	.list = list_zfs,

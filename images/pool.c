@@ -127,12 +127,57 @@ int img_pool_lock(const struct img_pool *p, int *ret_fd, struct qmp_error *err)
 	return 0;
 }
 
+/* One file for all, of which each maker has locked the byte that its volume's path comes to (FNV-1a). */
+int img_pool_lock_making(const struct img_pool *p, const char *name, int *ret_fd, struct qmp_error *err)
+{
+	_cleanup_fd_ int dir = vm_dir_open(p->dirs->state, "pools", true, err), fd = -1;
+	_cleanup_free_ char *path = img_pool_path(p, name);
+	uint64_t hash = 0xcbf29ce484222325;
+	struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+
+	if (dir < 0 || !path)
+		return dir < 0 ? dir : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	for (const char *c = path; *c; c++)
+		hash = (hash ^ (unsigned char)*c) * 0x100000001b3;
+	lock.l_start = (off_t)(hash >> 2);
+	fd = openat(dir, "making", O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return qmp_error_errno(err, -errno, "the pool %s: locking what is made", p->name);
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
+		return errno == EAGAIN ? qmp_error_set(err, QMP_ERR_BUSY, -EBUSY, "%s is being made by another program at this moment",
+						       path)
+				       : qmp_error_errno(err, -errno, "the pool %s: locking what is made", p->name);
+	*ret_fd = take_fd(&fd);
+	return 0;
+}
+
+int img_pool_sweep(struct img_pool *p, struct qmp_error *err)
+{
+	json_auto_t *names = json_array();
+	const json_t *name;
+	size_t i;
+	int r = names && p->type->list_hidden ? p->type->list_hidden(p, names, err) : 0;
+
+	json_array_foreach(names, i, name) {
+		_cleanup_fd_ int making = -1;
+		if (img_pool_lock_making(p, json_string_value(name), &making, NULL) < 0)
+			continue;
+		if (r == 0)
+			r = p->type->remove(p, json_string_value(name), err);
+		else
+			(void)p->type->remove(p, json_string_value(name), NULL);
+	}
+	return r;
+}
+
 int img_pool_refresh(struct img_pool *p, struct qmp_error *err)
 {
 	_cleanup_fd_ int lock = -1;
-	int r = p->type->refresh ? img_pool_lock(p, &lock, err) : 0;
+	int r = img_pool_lock(p, &lock, err);
 
-	return r == 0 && p->type->refresh ? p->type->refresh(p, err) : r;
+	if (r == 0 && p->type->refresh)
+		r = p->type->refresh(p, err);
+	return r < 0 ? r : img_pool_sweep(p, err);
 }
 
 /* ---- What is in it ---- */
@@ -215,6 +260,11 @@ json_t *img_pool_info(struct img_pool *p)
 }
 
 /* ---- For the types ---- */
+
+bool img_pool_is_hidden(const struct img_pool *p, const char *name)
+{
+	return p->type->hidden && strncmp(name, p->type->hidden, strlen(p->type->hidden)) == 0;
+}
 
 char *img_pool_path(const struct img_pool *p, const char *volume)
 {

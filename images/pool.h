@@ -11,6 +11,9 @@
 
 struct img_pool_type;
 
+/* What the name of a volume begins with that is being made (volume.h). */
+#define IMG_POOL_HIDDEN "qmpctl-new."
+
 struct img_pool {
 	uv_loop_t *loop;
 	const struct vm_dirs *dirs;
@@ -23,6 +26,10 @@ struct img_pool {
 /* One a type, each in a file of its own. Each is 0 or an error. */
 struct img_pool_type {
 	const char *name; /* as in vm_pool_types */
+	bool zeroes;           /* a new volume reads as zeros */
+	bool clones_are_free;  /* a clone outlives what it is of */
+	bool clones_are_fixed; /* a clone keeps the size of what it is of */
+	const char *hidden;    /* IMG_POOL_HIDDEN, or another one where names may be hidden better */
 	/* Before it is defined: what can be made without harm is made. May be NULL. */
 	int (*prepare)(struct img_pool *p, struct qmp_error *err);
 	/* After a boot, or what somebody did by hand: volumes are there again, what was left half made is not. May be NULL. */
@@ -34,6 +41,8 @@ struct img_pool_type {
 	 * takes in the pool now, "physical": the length of the file or device, "origin"?: what it is a snapshot or clone of, ...}.
 	 */
 	int (*list)(struct img_pool *p, json_t *volumes, struct qmp_error *err);
+	/* Appends the names, as strings, of what is there with a name that is hidden. NULL where volumes are files. */
+	int (*list_hidden)(struct img_pool *p, json_t *names, struct qmp_error *err);
 	/* These are called under the pool's lock. create NULL: volumes are files. */
 	int (*create)(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err);
 	int (*remove)(struct img_pool *p, const char *volume, struct qmp_error *err);
@@ -61,6 +70,13 @@ int img_pool_undefine(const struct vm_dirs *dirs, const char *name, struct qmp_e
 int img_pool_refresh(struct img_pool *p, struct qmp_error *err);
 /* Waits for whoever changes the pool. Ends with the fd, or its process. */
 int img_pool_lock(const struct img_pool *p, int *ret_fd, struct qmp_error *err);
+/*
+ * The lock of whoever makes the volume NAME, for as long as that takes; by whatever pool it goes. -EBUSY: somebody does. Ends as
+ * the other one.
+ */
+int img_pool_lock_making(const struct img_pool *p, const char *name, int *ret_fd, struct qmp_error *err);
+/* Removes what killed makers have left, as far as that goes; the first error. Under the pool's lock. */
+int img_pool_sweep(struct img_pool *p, struct qmp_error *err);
 /* Sorted by name; new. */
 int img_pool_volumes(struct img_pool *p, json_t **ret, struct qmp_error *err);
 /*
@@ -73,6 +89,8 @@ json_t *img_pool_info(struct img_pool *p);
 
 /* ---- For the types ---- */
 
+/* Whether NAME is that of a volume that is being made. */
+bool img_pool_is_hidden(const struct img_pool *p, const char *name);
 /* Where VOLUME is; new; NULL: no memory, or there can be none. */
 char *img_pool_path(const struct img_pool *p, const char *volume);
 /* Runs a program of the pool's; OUTPUT (may be NULL) is new. ARGV ends with NULL. */

@@ -85,15 +85,20 @@ static void add_bytes(struct img_task *t, uint64_t bytes)
 	add_consume(t, qmp_asprintf("%llu", (unsigned long long)bytes));
 }
 
-/* Never taken for an option, nor for anything else than the image that it names. */
-static void add_image(struct img_task *t, const json_t *image)
+/* Never taken for an option, nor for anything else than the image that it names; people know it as SHOWN. */
+static void add_node(struct img_task *t, const json_t *image, const char *shown)
 {
 	json_auto_t *node = img_node(image);
 	_cleanup_free_ char *text = node ? json_dumps(node, JSON_COMPACT) : NULL;
 
 	if (t->n_images < IMAGES_MAX)
-		t->images[t->n_images++] = (struct shown){t->n_words, strdup(text_of(image, "path"))};
+		t->images[t->n_images++] = (struct shown){t->n_words, strdup(shown)};
 	add_consume(t, text ? qmp_asprintf("json:%s", text) : NULL);
+}
+
+static void add_image(struct img_task *t, const json_t *image)
+{
+	add_node(t, image, text_of(image, "path"));
 }
 
 /* Those verbs that have no use for what it is backed by refuse to be told of it. */
@@ -259,14 +264,21 @@ static void add_target(struct img_task *t, const struct img_target *target)
 	t->format = strdup(target->format);
 	t->replace = target->replace;
 	t->lacks_memory |= !t->path || !t->format;
-	t->draft_at = target->exists ? 0 : t->n_words;
-	add(t, target->exists ? target->path : DRAFT_WORD);
 	t->result = made;
+	if (target->made_at) {
+		json_auto_t *there = json_pack("{s:s, s:s}", "path", target->made_at, "format", target->format);
+		t->lacks_memory |= !there;
+		if (there)
+			add_node(t, there, target->path);
+		return;
+	}
+	t->draft_at = t->n_words;
+	add(t, DRAFT_WORD);
 }
 
 static int check_target(const struct img_target *t, struct qmp_error *err)
 {
-	if (*t->path != '/' || !t->path[1] || t->path[strlen(t->path) - 1] == '/')
+	if (!t->made_at && (*t->path != '/' || !t->path[1] || t->path[strlen(t->path) - 1] == '/'))
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no path of an image", t->path);
 	if (t->backing && *text_of(t->backing, "path") != '/')
 		return qmp_error_set(err, QMP_ERR_INTERNAL, -EINVAL, "the backing %s: no absolute path",
@@ -313,8 +325,12 @@ int img_convert(const json_t *image, const char *snapshot, const struct img_targ
 	if (!t)
 		return task_give(t, ret, err);
 	add(t, "-p");
-	if (target->exists)
+	if (target->made_at) {
 		add(t, "-n");
+		add_pair(t, "-t", "writeback"); /* else nothing is flushed */
+	}
+	if (target->zeroes)
+		add(t, "--target-is-zero");
 	if (compress)
 		add(t, "-c");
 	if (bitmaps)

@@ -17,9 +17,9 @@ struct img_target {
 	const char *const *options; /* KEY=VALUE, as qemu-img -o has them; ends with NULL; NULL: none */
 	const json_t *backing; /* an image; NULL: none */
 	bool replace;          /* one that is there */
-	/* The path is a block device or another volume that is there, is large enough, and is written as it is: no
-	 * draft. */
-	bool exists;
+	/* The volume that is to be PATH stands there for now, is large enough, and is written as it is. NULL: a draft. */
+	const char *made_at;
+	bool zeroes; /* it reads as zeros so far */
 };
 
 /* Each: 0 and the task; or an error that says why it is refused. */

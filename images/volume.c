@@ -57,33 +57,123 @@ static int is_there(struct img_volume *v, const char *name, const char *path, st
 	return r == 0;
 }
 
-/* What is made by device-mapper or ZFS has its node when udev has seen it. */
-static void await_node(struct img_volume *v)
+/* Waits, where udev is, until it has seen what was done: device-mapper and ZFS leave the nodes to it. */
+static void await_udev(struct img_volume *v, const char *path)
 {
-	_cleanup_free_ char *exists = qmp_asprintf("--exit-if-exists=%s", v->path);
+	_cleanup_free_ char *exists = path ? qmp_asprintf("--exit-if-exists=%s", path) : NULL;
 	const char *const argv[] = {"udevadm", "settle", "--timeout=10", exists, NULL};
 
-	if (exists && !v->pool.type->size && access(v->path, F_OK) < 0)
+	if (!v->pool.type->size && (!path || (exists && access(path, F_OK) < 0)))
 		(void)img_pool_tool(&v->pool, "waiting for the device", "udev", argv, NULL, NULL);
+}
+
+static int refuse_format(const struct img_volume *v, const char *format, struct qmp_error *err)
+{
+	return streq(format, "raw") ? 0
+				    : qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "%s: a volume of the pool %s (%s) is raw, not %s", v->location,
+						    v->pool.name, v->pool.type->name, format);
+}
+
+/* That the volume NAME at PATH, LOCATION for people, is not there, and nobody is making it. Under the pool's lock. RET_MAKING ends it. */
+static int claim(struct img_volume *v, const char *name, const char *path, const char *location, int *ret_making, struct qmp_error *err)
+{
+	_cleanup_free_ char *hidden = qmp_asprintf("%s%s", v->pool.type->hidden ? v->pool.type->hidden : "", name);
+	int r = is_there(v, name, path, err);
+
+	if (r == 1)
+		return qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", location);
+	if (r == 0 && !hidden)
+		r = qmp_error_errno(err, -ENOMEM, "%s", location);
+	return r < 0 ? r : img_pool_lock_making(&v->pool, hidden, ret_making, err);
 }
 
 int img_volume_create(struct img_volume *v, const char *format, uint64_t size, struct qmp_error *err)
 {
-	_cleanup_fd_ int lock = -1;
-	int r;
+	_cleanup_fd_ int lock = -1, making = -1;
+	int r = refuse_format(v, format, err);
 
-	if (!streq(format, "raw"))
-		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "%s: a volume of the pool %s (%s) is raw, not %s", v->location, v->pool.name,
-				     v->pool.type->name, format);
-	r = img_pool_lock(&v->pool, &lock, err);
 	if (r == 0)
-		r = is_there(v, v->name, v->path, err);
-	if (r == 1)
-		r = qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", v->location);
+		r = img_pool_lock(&v->pool, &lock, err);
+	if (r == 0)
+		r = claim(v, v->name, v->path, v->location, &making, err);
 	if (r == 0)
 		r = v->pool.type->create(&v->pool, v->name, size, err);
 	if (r == 0)
-		await_node(v);
+		await_udev(v, v->path);
+	return r;
+}
+
+/* ---- One that is filled ---- */
+
+/* The hidden one NAME, at PATH; RET_MAKING is its maker's lock. */
+static int begin_hidden(struct img_volume *v, const char *name, const char *path, uint64_t size, int *ret_making, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1, making = -1;
+	int r = img_pool_lock(&v->pool, &lock, err);
+
+	if (r == 0)
+		(void)img_pool_sweep(&v->pool, NULL);
+	if (r == 0)
+		r = claim(v, v->name, v->path, v->location, &making, err);
+	if (r == 0)
+		r = v->pool.type->create(&v->pool, name, size, err);
+	if (r < 0)
+		return r;
+	await_udev(v, path);
+	*ret_making = take_fd(&making);
+	return 0;
+}
+
+/* What is in it stays over a power cut. A volume that has no node was flushed by who wrote it. FD is of before it was written. */
+static int fill_it(struct img_volume *v, const char *path, img_volume_fill_cb fill, void *data, struct qmp_error *err)
+{
+	_cleanup_fd_ int fd = v->pool.type->size ? -1 : open(path, O_RDWR | O_CLOEXEC);
+	int r;
+
+	if (fd < 0 && !v->pool.type->size)
+		return qmp_error_errno(err, -errno, "making %s (%s)", v->location, path);
+	r = fill(data, path, v->pool.type->zeroes, err);
+	return r == 0 && fd >= 0 && fsync(fd) < 0 ? qmp_error_errno(err, -errno, "writing %s", v->location) : r;
+}
+
+static int name_hidden(struct img_volume *v, const char *name, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1;
+	int r;
+
+	await_udev(v, NULL);
+	r = img_pool_lock(&v->pool, &lock, err);
+	return r < 0 ? r : v->pool.type->rename(&v->pool, name, v->name, err); /* which goes over none that is there */
+}
+
+static void remove_hidden(struct img_volume *v, const char *name)
+{
+	_cleanup_fd_ int lock = -1;
+
+	await_udev(v, NULL);
+	if (img_pool_lock(&v->pool, &lock, NULL) == 0)
+		(void)v->pool.type->remove(&v->pool, name, NULL);
+}
+
+int img_volume_fill(struct img_volume *v, uint64_t size, img_volume_fill_cb fill, void *data, struct qmp_error *err)
+{
+	const char *prefix = v->pool.type->hidden;
+	_cleanup_free_ char *name = prefix ? qmp_asprintf("%s%s", prefix, v->name) : NULL, *path = name ? img_pool_path(&v->pool, name) : NULL;
+	_cleanup_fd_ int making = -1;
+	int r;
+
+	if (!prefix) /* it makes none, and says so */
+		return v->pool.type->create(&v->pool, v->name, size, err);
+	r = path ? begin_hidden(v, name, path, size, &making, err) : qmp_error_errno(err, -ENOMEM, "making %s", v->location);
+	if (r < 0)
+		return r;
+	r = fill_it(v, path, fill, data, err);
+	if (r == 0)
+		r = name_hidden(v, name, err);
+	if (r < 0)
+		remove_hidden(v, name);
+	else
+		await_udev(v, v->path);
 	return r;
 }
 
@@ -137,7 +227,7 @@ int img_volume_resize(struct img_volume *v, uint64_t size, bool shrink, struct q
 
 int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err)
 {
-	_cleanup_fd_ int lock = -1;
+	_cleanup_fd_ int lock = -1, making = -1;
 	char name[VM_POOL_NAME_MAX + 1];
 	const char *volume = vm_location_looks(to) == VM_VOLUME ? vm_pool_volume(to, name) : NULL;
 	_cleanup_free_ char *path = volume ? img_pool_path(&v->pool, volume) : NULL;
@@ -153,8 +243,10 @@ int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err
 	if (r == 0)
 		r = check_there(v, err);
 	if (r == 0)
-		r = is_there(v, volume, path, err);
-	if (r == 1)
-		r = qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s is there already; nothing was changed", to);
-	return r < 0 ? r : v->pool.type->clone(&v->pool, v->name, volume, err);
+		r = claim(v, volume, path, to, &making, err);
+	if (r == 0)
+		r = v->pool.type->clone(&v->pool, v->name, volume, err);
+	if (r == 0)
+		await_udev(v, path);
+	return r;
 }

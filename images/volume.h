@@ -26,6 +26,13 @@ int img_volume_create(struct img_volume *v, const char *format, uint64_t size, s
 int img_volume_remove(struct img_volume *v, struct qmp_error *err);
 /* SHRINK: it may lose what is behind SIZE. */
 int img_volume_resize(struct img_volume *v, uint64_t size, bool shrink, struct qmp_error *err);
+/*
+ * A new one of SIZE bytes or a little more that has its name only when it is whole: FILL writes it, at PATH; ZEROES: it reads as
+ * zeros so far. What is left of one that fails, or is taken back, is nothing; of one that was killed: what the next one that is
+ * made, or a refresh, removes.
+ */
+typedef int (*img_volume_fill_cb)(void *data, const char *path, bool zeroes, struct qmp_error *err);
+int img_volume_fill(struct img_volume *v, uint64_t size, img_volume_fill_cb fill, void *data, struct qmp_error *err);
 /* TO: another of the same pool, which is not there yet. */
 int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err);
 /* Bytes. */

@@ -237,6 +237,63 @@ char *image_new_path(struct cli *cli, const char *word)
 	return take_ptr(path);
 }
 
+int image_new_volume(struct cli *cli, const char *word, const char *const *list, struct img_volume *ret)
+{
+	_cleanup_volume_ struct img_volume v = {0};
+	const char *format = cli_option(cli, "format");
+	int r = img_volume_open(cli->loop, &cli->dirs, word, &v, &cli->error);
+
+	for (; r > 0 && *list; list++)
+		if (cli_option(cli, *list))
+			return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s: --%s is for files, and this is a volume of a pool of the "
+					     "type %s", word, *list, v.pool.type->name);
+	if (r > 0 && format && !streq(format, "raw"))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s: a volume of the pool %s (%s) is raw, not %s", word, v.pool.name,
+				     v.pool.type->name, format);
+	if (r > 0) {
+		*ret = v;
+		v = (struct img_volume){0};
+	}
+	return r;
+}
+
+/* An image that goes into a volume. */
+struct filling {
+	struct cli *cli;
+	const json_t *image;
+	const char *snapshot, *location;
+	uint64_t bytes;
+};
+
+static int fill_volume(void *data, const char *path, bool zeroes, struct qmp_error *err)
+{
+	struct filling *f = data;
+	struct img_target target = {.path = f->location, .format = "raw", .made_at = path, .zeroes = zeroes};
+	struct img_task *task;
+	int r = img_convert(f->image, f->snapshot, &target, false, false, &task, err);
+
+	if (r == 0)
+		r = image_run(f->cli, task, "copying", f->bytes, NULL);
+	if (r < 0 && err != &f->cli->error)
+		*err = f->cli->error;
+	return r;
+}
+
+int image_to_volume(struct cli *cli, const json_t *image, const char *snapshot, struct img_volume *v, uint64_t size)
+{
+	struct filling f = {.cli = cli, .image = image, .snapshot = snapshot, .location = v->location};
+	json_auto_t *info = NULL;
+	struct img_task *task;
+	int r = img_info(image, false, &task, &cli->error);
+
+	if (r == 0)
+		r = image_run(cli, task, "reading", 0, &info);
+	if (r < 0)
+		return r;
+	f.bytes = (uint64_t)int_of(info, "virtual-size");
+	return img_volume_fill(v, size > f.bytes ? size : f.bytes, fill_volume, &f, &cli->error);
+}
+
 void image_print(const struct cli *cli, const json_t *result, const char *path)
 {
 	if (cli->json)

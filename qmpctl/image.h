@@ -53,6 +53,16 @@ int image_import(struct cli *cli, char *const place[3], struct img_import_result
  * absolute; new. NULL: cli->error.
  */
 char *image_new_path(struct cli *cli, const char *word);
+/*
+ * What IMAGE (chain.h) has, at its internal SNAPSHOT (may be NULL), into the volume V that is not there yet, with progress. SIZE:
+ * that of the new one, 0: IMAGE's.
+ */
+int image_to_volume(struct cli *cli, const json_t *image, const char *snapshot, struct img_volume *v, uint64_t size);
+/*
+ * WORD as a new image of a pool whose own tools make it: 1, and RET; 0: it is a file. Options that are for files alone are
+ * refused: those of LIST, which ends with NULL.
+ */
+int image_new_volume(struct cli *cli, const char *word, const char *const *list, struct img_volume *ret);
 /* What was made: RESULT as JSON where asked for, else PATH. */
 void image_print(const struct cli *cli, const json_t *result, const char *path);
 /* The format of a new image: of --format, else of the PATH's extension, else qcow2. */

@@ -78,14 +78,29 @@ static int make_copy(struct cli *cli, const struct found *f, const char *path)
 	return r < 0 ? r : image_run(cli, task, "copying", f->size, NULL);
 }
 
-/* By its pool's tools: it shares its blocks, and both can be written to. */
-static int clone_volume(struct cli *cli, struct found *f)
+/* Whether the pool of F's volume makes TO by its own tools: it shares its blocks then, and both can be written to. */
+static bool is_pools_clone(const struct cli *cli, const struct found *f, const struct img_volume *to)
 {
-	json_auto_t *result = NULL;
+	if (!f->is_volume || cli_option(cli, "full"))
+		return false;
+	return cli_option(cli, "linked") || (to->location && streq(to->pool.name, f->volume.pool.name) && f->volume.pool.type->clone);
+}
 
-	if (image_refuse_running(cli, f, true, "cloning it") < 0 || img_volume_clone(&f->volume, cli->args[1], &cli->error) < 0)
+static int to_volume(struct cli *cli, struct found *f, struct img_volume *to)
+{
+	bool of_pool = is_pools_clone(cli, f, to);
+	json_auto_t *result = NULL;
+	int r = image_refuse_running(cli, f, true, "cloning it");
+
+	if (r == 0 && !of_pool && cli_option(cli, "linked"))
+		r = qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP, "%s: an overlay is a file, and the pool %s has none; --full copies "
+				  "it there", cli->args[1], to->pool.name);
+	if (r == 0)
+		r = of_pool ? img_volume_clone(&f->volume, cli->args[1], &cli->error) : image_to_volume(cli, f->image, NULL, to, 0);
+	if (r < 0)
 		return cli_fail(cli);
-	result = json_pack("{s:s, s:s, s:s}", "volume", cli->args[1], "format", "raw", "of", f->volume.location);
+	result = json_pack("{s:s, s:s, s:s, s:b}", "volume", cli->args[1], "format", "raw", "of",
+			   f->is_volume ? f->volume.location : f->path, "linked", of_pool);
 	image_print(cli, result, cli->args[1]);
 	return 0;
 }
@@ -93,6 +108,7 @@ static int clone_volume(struct cli *cli, struct found *f)
 static int run_image_clone(struct cli *cli)
 {
 	bool linked = cli_option(cli, "linked") != NULL;
+	_cleanup_volume_ struct img_volume volume = {0};
 	_cleanup_found_ struct found f = {0};
 	_cleanup_free_ char *path = NULL;
 	json_auto_t *result = NULL;
@@ -103,10 +119,10 @@ static int run_image_clone(struct cli *cli)
 		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image clone: --linked, or --full");
 		return cli_fail(cli);
 	}
-	if (image_find(cli, cli->args[0], NULL, false, &f) < 0)
+	if (image_find(cli, cli->args[0], NULL, false, &f) < 0 || (r = image_new_volume(cli, cli->args[1], (const char *[]){NULL}, &volume)) < 0)
 		return cli_fail(cli);
-	if (f.is_volume)
-		return clone_volume(cli, &f);
+	if (r > 0 || is_pools_clone(cli, &f, &volume))
+		return to_volume(cli, &f, &volume);
 	path = image_new_path(cli, cli->args[1]);
 	if (!path)
 		return cli_fail(cli);
@@ -127,10 +143,11 @@ const struct verb verb_image_clone = {
 	.args = {{"IMAGE", .kind = ARG_PATH}, {"NEW", .kind = ARG_PATH}},
 	.summary = "Make another image like one that is there",
 	.notes = "--full (default) copies it, sharing blocks where the file system can; a chain becomes one image. --linked makes an "
-		 "overlay in milliseconds, whatever the size, and write-protects IMAGE. A volume of LVM, ZFS or a Btrfs subvolume "
-		 "is cloned by its pool, within that, without copying.",
+		 "overlay in milliseconds, whatever the size, and write-protects IMAGE. Volumes of LVM, ZFS, Ceph and Btrfs subvolumes "
+		 "are cloned by their pool, within that, without copying, unless --full is given; and files are copied to where such a "
+		 "volume is wanted.",
 	.options = (const struct cli_option[]){
-		{"linked", NULL, "an overlay (qcow2) on IMAGE"},
+		{"linked", NULL, "an overlay (qcow2) on IMAGE, or its pool's own clone"},
 		{"full", NULL, "a copy (default)"},
 		{0},
 	},

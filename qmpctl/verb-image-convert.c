@@ -44,12 +44,30 @@ static int convert(struct cli *cli, const char *path, json_t **ret)
 	return r < 0 ? r : image_run(cli, task, "converting", source.size, ret);
 }
 
+static int convert_to_volume(struct cli *cli, struct img_volume *v, json_t **ret)
+{
+	_cleanup_found_ struct found source = {0};
+	int r = find_source(cli, cli->args[0], cli_option(cli, "from"), "a copy of it", &source);
+
+	if (r == 0)
+		r = image_to_volume(cli, source.image, cli_option(cli, "snapshot"), v, 0);
+	if (r == 0)
+		*ret = json_pack("{s:s, s:s, s:s}", "path", v->path, "format", "raw", "volume", v->location);
+	return r;
+}
+
 static int run_image_convert(struct cli *cli)
 {
-	_cleanup_free_ char *path = image_new_path(cli, cli->args[1]);
+	static const char *const of_files[] = {"backing", "compress", "bitmaps", "option", "replace", NULL};
+	_cleanup_volume_ struct img_volume volume = {0};
+	_cleanup_free_ char *path = NULL;
 	json_auto_t *result = NULL;
+	int is_volume = image_new_volume(cli, cli->args[1], of_files, &volume);
 
-	if (!path || convert(cli, path, &result) < 0)
+	if (is_volume < 0 || (is_volume && convert_to_volume(cli, &volume, &result) < 0))
+		return cli_fail(cli);
+	path = is_volume ? strdup(volume.path) : image_new_path(cli, cli->args[1]);
+	if (!path || (!is_volume && convert(cli, path, &result) < 0))
 		return cli_fail(cli);
 	image_print(cli, result, path);
 	return 0;
@@ -61,7 +79,7 @@ const struct verb verb_image_convert = {
 	.args = {{"IMAGE", .kind = ARG_PATH}, {"PATH", .kind = ARG_PATH}},
 	.summary = "Copy an image, in the same or another format",
 	.notes = "The copy has all that the image has, of what it is backed by, too. Its format is that of the name's extension, else "
-		 "qcow2. A copy that is stopped, by ^C or otherwise, leaves nothing.",
+		 "qcow2; a volume of LVM, ZFS, Ceph or a Btrfs subvolume is raw. A copy that is stopped, by ^C or otherwise, leaves nothing.",
 	.options = (const struct cli_option[]){
 		{"format", "FORMAT", "another format than the name says", .kind = ARG_CHOICE, .choices = IMAGE_FORMATS},
 		{"from", "FORMAT", "IMAGE's format (default: as a VM has it, else as its header looks)", .kind = ARG_CHOICE,

@@ -111,8 +111,18 @@ static int convert(struct cli *cli, const struct img_import_result *r, const cha
 	return result < 0 ? result : image_run(cli, task, "converting", r->virtual_size, NULL);
 }
 
-/* By way of the cache: what comes is looked into before qemu-img is to make another format of it. */
-static int import_as(struct cli *cli, const char *format, char *source, char *destination, char *sums,
+static int to_volume(struct cli *cli, const struct img_import_result *r, struct img_volume *v)
+{
+	json_auto_t *image = json_pack("{s:s, s:s}", "path", r->path, "format", r->format);
+
+	return image ? image_to_volume(cli, image, NULL, v, 0) : qmp_error_errno(&cli->error, -ENOMEM, "importing %s", v->location);
+}
+
+/*
+ * By way of the cache: what comes is looked into before qemu-img is to make another format of it, or a volume. VOLUME NULL: a
+ * file.
+ */
+static int import_as(struct cli *cli, const char *format, char *source, char *destination, char *sums, struct img_volume *volume,
 		     struct img_import_result *ret)
 {
 	_cleanup_free_ char *cached = NULL;
@@ -121,7 +131,7 @@ static int import_as(struct cli *cli, const char *format, char *source, char *de
 	if (r < 0)
 		return r;
 	cached = (char *)ret->path;
-	r = convert(cli, ret, format, destination);
+	r = volume ? to_volume(cli, ret, volume) : convert(cli, ret, format, destination);
 	if (cli_option(cli, "no-cache") && !ret->cached)
 		(void)img_cache_delete(&cli->dirs, strrchr(cached, '/') + 1, NULL);
 	ret->path = r < 0 ? NULL : strdup(destination);
@@ -153,15 +163,20 @@ static int run_image_import(struct cli *cli)
 {
 	const char *format = cli_option(cli, "format");
 	_cleanup_free_ char *source = NULL, *destination = NULL, *sums = NULL, *path = NULL;
+	_cleanup_volume_ struct img_volume volume = {0};
 	struct img_import_result result;
-	int r;
+	int r, is_volume;
 
 	if (check_options(cli) < 0 || take_place(cli, cli->args[0], &source) < 0 ||
 	    take_place(cli, cli_option(cli, "sums"), &sums) < 0 || refuse_running(cli, source) < 0)
 		return cli_fail(cli);
-	if (cli->n_args > 1 && !(destination = image_new_path(cli, cli->args[1])))
+	is_volume = cli->n_args > 1 ? image_new_volume(cli, cli->args[1], (const char *[]){NULL}, &volume) : 0;
+	if (is_volume < 0)
 		return cli_fail(cli);
-	r = format ? import_as(cli, format, source, destination, sums, &result) :
+	if (cli->n_args > 1 && !(destination = is_volume ? strdup(volume.path) : image_new_path(cli, cli->args[1])))
+		return cli_fail(cli);
+	r = is_volume ? import_as(cli, "raw", source, destination, sums, &volume, &result) :
+	    format ? import_as(cli, format, source, destination, sums, NULL, &result) :
 		     image_import(cli, (char *[]){source, destination, sums}, &result);
 	if (r < 0)
 		return cli_fail(cli);
@@ -187,7 +202,7 @@ const struct verb verb_image_import = {
 	.summary = "Take an image from a file or an address",
 	.notes = "SOURCE is a file, or an address of http or https. What is packed by gzip, bzip2, xz or zstd is unpacked. Without "
 		 "DESTINATION the image is kept in the cache, read-only, as a base for overlays; image cache lists those. What was cut "
-		 "off goes on where it stopped. An image that would have QEMU open other files is refused.",
+		 "off goes on where it stopped. DESTINATION may be a volume of a pool. An image that would have QEMU open other files is refused.",
 	.options = (const struct cli_option[]){
 		{"sha256", "DIGITS", "the SHA-256 that SOURCE, as it comes, must have"},
 		{"sha512", "DIGITS", "likewise the SHA-512"},

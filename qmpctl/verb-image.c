@@ -55,30 +55,24 @@ static int make(struct cli *cli, const char *path, const char *format, json_t **
 /* One that its pool's own tools make. */
 static int make_volume(struct cli *cli, struct img_volume *v, json_t **ret)
 {
-	const char *format = cli_option(cli, "format") ? cli_option(cli, "format") : "raw";
 	uint64_t size = 0;
-	int r = 0;
+	int r = cli->n_args > 1 ? parse_size(cli, "", cli->args[1], &size)
+				: qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted");
 
-	if (cli_option(cli, "backing") || cli_option(cli, "option") || cli_option(cli, "replace"))
-		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
-				  "%s: --backing, --option and --replace are for files", v->location);
 	if (r == 0)
-		r = cli->n_args > 1
-			? parse_size(cli, "", cli->args[1], &size)
-			: qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted");
+		r = img_volume_create(v, "raw", size, &cli->error);
 	if (r == 0)
-		r = img_volume_create(v, format, size, &cli->error);
-	if (r == 0)
-		*ret = json_pack("{s:s, s:s, s:s}", "path", v->path, "format", format, "volume", v->location);
+		*ret = json_pack("{s:s, s:s, s:s}", "path", v->path, "format", "raw", "volume", v->location);
 	return r;
 }
 
 static int run_image_create(struct cli *cli)
 {
+	static const char *const of_files[] = {"backing", "option", "key-file", "replace", NULL};
 	_cleanup_volume_ struct img_volume volume = {0};
 	_cleanup_free_ char *path = NULL;
 	json_auto_t *result = NULL;
-	int is_volume = img_volume_open(cli->loop, &cli->dirs, cli->args[0], &volume, &cli->error);
+	int is_volume = image_new_volume(cli, cli->args[0], of_files, &volume);
 
 	if (is_volume < 0 || (is_volume && make_volume(cli, &volume, &result) < 0))
 		return cli_fail(cli);

@@ -4,10 +4,11 @@ import os
 
 import servers
 import world
+from volumes import Volumes
 from world import NOT_FOUND, STATE, WorldTest
 
 
-class Ceph(WorldTest):
+class Ceph(Volumes, WorldTest):
     @classmethod
     def setUpClass(cls):
         cls.home = world.World()
@@ -108,6 +109,13 @@ class Ceph(WorldTest):
         self.assertEqual(json.loads(self.rbd("snap", "ls", "base", "--format", "json")), [])
         self.w.ok("image", "delete", "ceph:base")
         self.assertFalse({"base", "copy"} & self.images())
+
+    def test_what_goes_into_volumes(self):
+        self.rbd("namespace", "create", "rbd/volumes")
+        self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,namespace=volumes,conf={self.cluster.conf},user=admin")
+        self.check_filled("ceph")
+        self.check_ends("ceph", lambda: [n for n in json.loads(self.rbd("ls", "rbd/volumes", "--format", "json")) if "qmpctl-new" in n])
+        self.check_at_once("ceph")
 
     def test_a_pool_that_the_cluster_does_not_have(self):
         result = self.w.run("pool", "create", "ceph", f"rbd,pool=none,conf={self.cluster.conf},user=admin")

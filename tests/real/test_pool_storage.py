@@ -9,6 +9,7 @@ import subprocess
 
 import world
 from guest import tiny_spec, with_serial
+from volumes import Volumes
 from world import HOST, STATE, USAGE, WorldTest
 
 GETFLAGS, NOCOW = 0x80086601, 0x00800000
@@ -21,7 +22,7 @@ def run(*argv):
     return done.stdout.strip()
 
 
-class Storage(WorldTest):
+class Storage(Volumes, WorldTest):
     def setUp(self):
         super().setUp()
         self.top = os.path.join(self.w.base, "mnt")
@@ -174,6 +175,13 @@ class Storage(WorldTest):
         for i in range(8):
             self.assertEqual(sorted((codes[i], codes[i + 8])).count(0), 1, f"v{i}: {codes}")
         self.assertEqual(self.litter(), [])
+
+    def test_btrfs_what_goes_into_volumes(self):
+        self.mount("btrfs", "-q")
+        self.w.ok("pool", "create", "bt", f"btrfs,path={self.top}/pool,subvolumes=on")
+        self.check_filled("bt")
+        self.check_ends("bt", self.litter)
+        self.check_at_once("bt")
 
     # -- what is mounted
 

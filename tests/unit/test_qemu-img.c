@@ -31,11 +31,13 @@ static void test_words(void)
 	target = (struct img_target){.path = "/x/new", .format = "raw"};
 	CHECK_INT(img_convert(over, "s,1", &target, true, false, &t, NULL), 0);
 	CHECK_STR(words(t), "qemu-img|convert|-p|-c|-l|snapshot.name=s,,1|-O|raw|" OVER "DRAFT|");
-	target.exists = true;
+#define RAW(name) "json:{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"filename\":\"" name "\"}}|"
+	target.made_at = "/x/-n,ew";
 	CHECK_INT(img_convert(raw, NULL, &target, false, false, &t, NULL), 0);
-	CHECK_STR(words(t),
-		  "qemu-img|convert|-p|-n|-O|raw|json:{\"driver\":\"raw\",\"file\":{\"driver\":\"file\",\"filename\":"
-		  "\"/x/\\\"r\\\\\"}}|/x/new|");
+	CHECK_STR(words(t), "qemu-img|convert|-p|-n|-t|writeback|-O|raw|" RAW("/x/\\\"r\\\\") RAW("/x/-n,ew"));
+	target.zeroes = true;
+	CHECK_INT(img_convert(raw, NULL, &target, false, false, &t, NULL), 0);
+	CHECK_STR(words(t), "qemu-img|convert|-p|-n|-t|writeback|--target-is-zero|-O|raw|" RAW("/x/\\\"r\\\\") RAW("/x/-n,ew"));
 	CHECK_INT(img_commit(over, &t, NULL), 0);
 	CHECK_STR(words(t), "qemu-img|commit|-p|" OVER);
 	CHECK_INT(img_bitmap(base, "merge", "-b", "-c", 0, &t, NULL), 0);

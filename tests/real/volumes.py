@@ -1,0 +1,100 @@
+"""What holds for volumes of each kind of pool alike: the tests of the kinds call it with a pool of theirs."""
+import os
+import random
+import signal
+import stat
+import subprocess
+
+from world import QEMU_IMG, STATE, USAGE
+
+MIB = 1 << 20
+
+
+class Volumes:
+    """For a WorldTest."""
+
+    def source(self, name="source.qcow2", size=8 * MIB):
+        """An image with something in it, and its path."""
+        raw, path = (os.path.join(self.w.base, n) for n in ("source.raw", name))
+        with open(raw, "wb") as f:
+            f.write(random.Random(7).randbytes(MIB))
+            f.seek(5 * MIB)
+            f.write(random.Random(8).randbytes(MIB))
+            f.truncate(size)
+        if not os.path.exists(path):
+            self.w.ok("image", "convert", raw, path)
+        return path
+
+    def volumes(self, pool):
+        return {v["name"]: v for v in self.w.ok("pool", "info", pool, "-o", "json").json()["content"]}
+
+    def same(self, a, b):
+        self.w.ok("image", "compare", a, b)
+
+    def hanging_qemu_img(self):
+        """From now on qemu-img converts without end. What undoes it."""
+        path, mark = os.path.join(self.w.base, "qemu-img"), os.path.join(self.w.base, "converting")
+        with open(path, "w", encoding="ascii") as f:
+            f.write(f'#!/bin/sh\n[ "$1" = convert ] || exec {QEMU_IMG} "$@"\n: >{mark}\nexec sleep 600\n')
+        os.chmod(path, os.stat(path).st_mode | stat.S_IXUSR)
+        before, self.w.env["QMPCTL_QEMU_IMG"] = self.w.env.get("QMPCTL_QEMU_IMG", "qemu-img"), path
+
+        def undo():
+            self.w.env["QMPCTL_QEMU_IMG"] = before
+        return mark, undo
+
+    def check_filled(self, pool):
+        """Images go into volumes: converted, imported, cloned from a file and from another volume."""
+        source = self.source()
+        self.w.ok("image", "convert", source, f"{pool}:conv")
+        self.same(source, f"{pool}:conv")
+        self.assertEqual(self.volumes(pool)["conv"]["capacity"], 8 * MIB)
+        self.assertIn("is there already", self.w.expect(STATE, "image", "convert", source, f"{pool}:conv").err)
+        self.assertIn("--compress is for files", self.w.expect(USAGE, "image", "convert", source, f"{pool}:x", "--compress").err)
+        self.assertIn("is raw, not", self.w.expect(USAGE, "image", "convert", source, f"{pool}:x", "--format", "qcow2").err)
+        self.w.ok("image", "import", source, f"{pool}:imp")
+        self.same(source, f"{pool}:imp")
+        self.w.ok("image", "clone", source, f"{pool}:file")
+        self.same(source, f"{pool}:file")
+        self.w.ok("image", "clone", f"{pool}:conv", f"{pool}:full", "--full")
+        self.same(source, f"{pool}:full")
+        self.assertNotIn("origin", self.volumes(pool)["full"])
+        out = os.path.join(self.w.base, "out.qcow2")
+        self.w.ok("image", "convert", f"{pool}:full", out)
+        self.same(source, out)
+        for name in ("conv", "imp", "file", "full"):
+            self.w.ok("image", "delete", f"{pool}:{name}")
+        os.unlink(out)
+        self.assertEqual(self.volumes(pool), {})
+
+    def check_ends(self, pool, litter):
+        """One that is taken back leaves nothing; one that is killed leaves what the next one removes. LITTER lists such things."""
+        source = self.source()
+        mark, undo = self.hanging_qemu_img()
+        for sig in (signal.SIGINT, signal.SIGKILL):
+            proc = self.w.spawn("image", "convert", source, f"{pool}:x")
+            self.until(lambda: os.path.exists(mark), "it does not begin")
+            self.assertEqual((len(litter()), self.volumes(pool)), (1, {}), "it is hidden while it is made")
+            self.assertIn("is being made by another", self.w.run("image", "create", f"{pool}:x", "1M").err)
+            self.w.ok("pool", "refresh", pool)
+            self.assertEqual(len(litter()), 1, "a refresh leaves what is being made")
+            proc.send_signal(sig)
+            self.assertNotEqual(proc.wait(60), 0)
+            self.assertEqual(len(litter()), 0 if sig == signal.SIGINT else 1)
+            os.unlink(mark)
+        undo()
+        self.stopped_clean()
+        self.w.ok("image", "convert", source, f"{pool}:y")
+        self.assertEqual((litter(), sorted(self.volumes(pool))), ([], ["y"]))
+        self.w.ok("image", "delete", f"{pool}:y")
+
+    def check_at_once(self, pool):
+        """Eight that are made from an image at once, one name of them twice: one of the two is the first."""
+        source = self.source()
+        procs = [subprocess.Popen(self.w.argv("image", "convert", source, f"{pool}:v{i % 8}"), env=self.w.env,
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(9)]
+        codes = [p.wait(240) for p in procs]
+        self.assertEqual((codes[1:8], (codes[0], codes[8]).count(0)), ([0] * 7, 1))
+        self.assertEqual(sorted(self.volumes(pool)), [f"v{i}" for i in range(8)])
+        for name in ("v0", "v7"):
+            self.same(source, f"{pool}:{name}")
