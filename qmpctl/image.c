@@ -56,6 +56,8 @@ static int find_file(struct cli *cli, const char *format, bool chain_may_lack, s
 	f->users = img_catalogue_users(f->catalogue, f->path);
 	f->overlays = img_catalogue_overlays(f->catalogue, f->path, false);
 	format = format ? format : known_format(f->users);
+	if (!format && f->is_volume)
+		format = "raw"; /* whatever a guest has written there */
 	r = img_chain_read(f->path, format, &f->image, &why);
 	if (r < 0 && chain_may_lack) {
 		struct img_header h;

@@ -5,6 +5,7 @@
  * spec has its own -> the bases are write-protected -> the clone's spec is there. Whoever is killed in between leaves a source
  * that goes on as it was, at most on a new, empty overlay, and no clone.
  */
+#include "qmpctl/image.h"
 #include "qmpctl/keeper.h"
 #include "qmpctl/progress.h"
 #include "qmpctl/verb.h"
@@ -43,6 +44,13 @@ struct clone {
 	struct img_catalogue *catalogue; /* read when it is first wanted */
 	bool source_is_saved;
 	struct image_like like; /* of the image that is made */
+	/* The disk that is cloned now: the pool that it is in (NULL: none), and, where that pool's own tools made it, its volume. */
+	const char *pool;
+	struct img_volume volume;
+	char pool_name[VM_POOL_NAME_MAX + 1];
+	/* The image that is made of it: an overlay of SIZE (0: BASE's) on BASE, or (BASE NULL) a copy of DISK. */
+	const json_t *base, *disk;
+	uint64_t size;
 	struct progress bar;
 };
 
@@ -105,45 +113,47 @@ static int copy_to(struct clone *c, const json_t *disk, const char *path)
 	return r;
 }
 
-static int overlay_to(struct clone *c, const json_t *base, uint64_t size, const char *path)
+static int overlay_to(struct clone *c, const char *path)
 {
-	struct img_target target = {.path = path, .format = "qcow2", .backing = base};
+	struct img_target target = {.path = path, .format = "qcow2", .backing = c->base};
 	struct img_task *task;
-	int r = img_overlay_make(path, base, size, image_whole_like, &c->like, &c->cli->error);
+	int r = img_overlay_make(path, c->base, c->size, image_whole_like, &c->like, &c->cli->error);
 
 	if (r != -EOPNOTSUPP)
 		return r;
-	r = img_create(&target, size, &task, &c->cli->error);
+	r = img_create(&target, c->size, &task, &c->cli->error);
 	if (r < 0)
 		return r;
 	img_task_before_naming(task, image_whole_like, &c->like);
 	return img_task_call(c->cli->loop, task, NULL, NULL, NULL, &c->cli->error);
 }
 
-/*
- * STATEDIR/images/VM-N.FORMAT, the first that is free: an overlay of SIZE (0: BASE's) on BASE, or (BASE NULL) a copy of DISK.
- * RET_PATH is new.
- */
-static int make_image(struct clone *c, const char *vm, const json_t *base, uint64_t size, const json_t *disk, char **ret_path)
+/* Whether the pool's clone of the disk is what is wanted: linked, or one that needs nothing else. */
+static bool is_pools_clone(const struct clone *c)
 {
-	_cleanup_fd_ int dir = vm_dir_open(c->cli->dirs.state, "images", true, &c->cli->error);
-	const char *format = base ? "qcow2" : text_of(disk, "format");
+	const struct img_pool_type *type = c->volume.pool.type;
 
-	for (int i = 1; dir >= 0; i++) {
-		_cleanup_free_ char *path = qmp_asprintf("%s/images/%s-%d.%s", c->cli->dirs.state, vm, i, format);
-		int r;
-		if (!path)
-			return qmp_error_errno(&c->cli->error, -ENOMEM, "making an image of %s", vm);
-		if (faccessat(dir, strrchr(path, '/') + 1, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-			continue;
-		r = base ? overlay_to(c, base, size, path) : copy_to(c, disk, path);
-		if (r == 0)
-			*ret_path = take_ptr(path);
-		if (r != -EEXIST && r != -EBUSY)
-			return r;
-		c->cli->error = (struct qmp_error){0};
-	}
-	return dir;
+	return c->linked || (type->clone && type->clones_are_free && !json_object_get(c->disk, "backing"));
+}
+
+/* An image_make_cb. */
+static int make_image(void *data, struct img_volume *v, const char *path)
+{
+	struct clone *c = data;
+	json_auto_t *bytes = json_pack("{s:s, s:s}", "path", text_of(c->disk, "path"), "format", "raw");
+
+	if (v && is_pools_clone(c))
+		return img_volume_clone(&c->volume, v->location, &c->cli->error);
+	/* Byte for byte, too, unless a chain becomes one. */
+	if (v)
+		return image_to_volume(c->cli, json_object_get(c->disk, "backing") ? c->disk : bytes, NULL, v, 0);
+	return c->base ? overlay_to(c, path) : copy_to(c, c->disk, path);
+}
+
+/* Where the disk is: in its pool, else in STATEDIR/images; RET, its location, is new. */
+static int place_image(struct clone *c, const char *vm, char **ret)
+{
+	return images_place(c->cli, vm, c->pool, c->base ? "qcow2" : text_of(c->disk, "format"), make_image, c, ret);
 }
 
 /* ---- A disk ---- */
@@ -200,16 +210,20 @@ static int refuse_disk(struct clone *c, const json_t *located)
 	const char *path = text_of(located, "path");
 	struct stat st;
 
+	if (c->volume.location)
+		return refuse_other_writers(c, located, true);
 	if (!vm_location_is_file(path))
 		return qmp_error_set(&c->cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP,
-				     "disks.%s: %s is on a server; clone copies files and devices of this host. Copy it there, and define "
-				     "the clone by its spec (show, create --spec)",
+				     "disks.%s: %s is on a server that makes no clones for qmpctl: only those of a pool of Ceph can. Copy it there "
+				     "by the server's own tools, and define the clone by its spec (show, create --spec); or have it here (image "
+				     "convert, and set its path)",
 				     id_of(located), path);
 	if (stat(path, &st) < 0)
 		return qmp_error_errno(&c->cli->error, -errno, "disks.%s: %s", id_of(located), path);
 	if (c->linked && !S_ISREG(st.st_mode))
 		return qmp_error_set(&c->cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP,
-				     "disks.%s: %s is a device, which cannot be protected as a base; --full copies it", id_of(located), path);
+				     "disks.%s: %s is a device, which cannot be protected as a base; --full copies it, and a volume of a pool of "
+				     "LVM or ZFS is cloned by that, where the spec names it POOL:VOLUME", id_of(located), path);
 	if (is_encrypted(located) && (c->linked || json_object_get(located, "backing")))
 		return qmp_error_set(&c->cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP,
 				     "disks.%s: %s is encrypted: %s", id_of(located), path,
@@ -218,13 +232,13 @@ static int refuse_disk(struct clone *c, const json_t *located)
 	return refuse_other_writers(c, located, !c->linked);
 }
 
-/* MINE and THEIRS: the disk in the clone's spec and in the source's new one; LOCATED: as it is now. */
-static int link_disk(struct clone *c, json_t *mine, json_t *theirs, const json_t *located)
+/* MINE and THEIRS: the disk in the clone's spec and in the source's new one; C->disk: as it is now. */
+static int link_disk(struct clone *c, json_t *mine, json_t *theirs)
 {
-	const char *path = text_of(located, "path");
-	bool empty = streq(text_of(located, "format"), "qcow2") && json_object_get(located, "backing") &&
+	const char *path = text_of(c->disk, "path");
+	bool empty = streq(text_of(c->disk, "format"), "qcow2") && json_object_get(c->disk, "backing") &&
 		     img_overlay_is_empty(path);
-	json_auto_t *base = empty ? json_incref(json_object_get(located, "backing")) : as_backing(located);
+	json_auto_t *base = empty ? json_incref(json_object_get(c->disk, "backing")) : as_backing(c->disk);
 	json_auto_t *words = empty ? json_incref(json_object_get(theirs, "backing")) : as_backing(theirs);
 	_cleanup_free_ char *overlay = NULL, *own = NULL;
 	struct img_header h = {0};
@@ -232,10 +246,14 @@ static int link_disk(struct clone *c, json_t *mine, json_t *theirs, const json_t
 
 	if (r == 0 && empty)
 		r = img_header_read(path, &h, &c->cli->error);
+	c->base = base;
+	c->size = h.virtual_size;
 	if (r == 0)
-		r = make_image(c, c->name, base, h.virtual_size, NULL, &overlay);
+		r = place_image(c, c->name, &overlay);
+	c->size = 0;
 	if (r == 0 && !empty)
-		r = make_image(c, c->vm->name, base, 0, NULL, &own);
+		r = place_image(c, c->vm->name, &own);
+	c->base = NULL;
 	if (r < 0)
 		return r;
 	json_array_append_new(c->bases, json_string(text_of(base, "path")));
@@ -244,14 +262,53 @@ static int link_disk(struct clone *c, json_t *mine, json_t *theirs, const json_t
 	return own ? 1 : 0;
 }
 
-static int copy_disk(struct clone *c, json_t *mine, const json_t *located)
+static int copy_disk(struct clone *c, json_t *mine)
 {
-	_cleanup_free_ char *path = NULL;
-	int r = make_image(c, c->name, NULL, 0, located, &path);
+	bool flat = c->volume.location && json_object_get(c->disk, "backing");
+	_cleanup_free_ char *location = NULL;
+	int r = place_image(c, c->name, &location);
 
-	if (r == 0 && give(mine, path, text_of(located, "format"), NULL) < 0)
+	if (r == 0 && give(mine, location, flat ? "raw" : text_of(c->disk, "format"), NULL) < 0)
 		r = qmp_error_errno(&c->cli->error, -ENOMEM, "cloning");
 	return r;
+}
+
+/* The pool's own clone: it can be written to, and what it is of as before; what that is backed by is the clone's, too. */
+static int link_volume(struct clone *c, json_t *mine)
+{
+	_cleanup_free_ char *location = NULL;
+	int r = place_image(c, c->name, &location);
+
+	if (r == 0 && json_object_set_new(mine, "path", json_string(location)) < 0)
+		r = qmp_error_errno(&c->cli->error, -ENOMEM, "cloning");
+	return r;
+}
+
+static void leave_disk(struct clone *c)
+{
+	img_volume_close(&c->volume);
+	c->pool = NULL;
+	c->disk = NULL;
+}
+
+/* DISK is the one that is cloned now: as the spec has it, and LOCATED. Its volume is none where its pool cannot make any. */
+static int enter_disk(struct clone *c, const json_t *disk, const json_t *located)
+{
+	const char *words = text_of(disk, "path");
+	int r;
+
+	leave_disk(c);
+	c->disk = located;
+	if (vm_location_looks(words) != VM_VOLUME || !vm_pool_volume(words, c->pool_name))
+		return 0;
+	r = img_volume_open(c->cli->loop, &c->cli->dirs, words, &c->volume, &c->cli->error);
+	if (r < 0)
+		return r;
+	if (r > 0 && !c->volume.pool.type->clone)
+		img_volume_close(&c->volume);
+	else
+		c->pool = c->pool_name;
+	return 0;
 }
 
 static int clone_disks(struct clone *c)
@@ -267,17 +324,20 @@ static int clone_disks(struct clone *c)
 	if (r == 0)
 		r = vm_pools_locate_disks(c->pools, c->vm->spec, false, &located, &c->cli->error);
 	json_array_foreach(json_object_get(located, "disks"), i, disk)
-		if (r == 0 && !is_shared(disk))
+		if (r == 0 && !is_shared(disk) && (r = enter_disk(c, json_array_get(disks, i), disk)) == 0)
 			r = refuse_disk(c, disk);
 	json_array_foreach(json_object_get(located, "disks"), i, disk)
 	{
-		if (r < 0 || is_shared(disk))
+		json_t *mine = json_array_get(disks, i);
+		if (r < 0 || is_shared(disk) || (r = enter_disk(c, mine, disk)) < 0)
 			continue;
 		c->like = (struct image_like){c->cli, text_of(disk, "path")};
-		r = c->linked ? link_disk(c, json_array_get(disks, i), json_array_get(json_object_get(source, "disks"), i), disk) :
-				copy_disk(c, json_array_get(disks, i), disk);
+		r = !c->linked	        ? copy_disk(c, mine)
+		    : c->volume.location ? link_volume(c, mine)
+					 : link_disk(c, mine, json_array_get(json_object_get(source, "disks"), i));
 		changed |= r > 0;
 	}
+	leave_disk(c);
 	if (changed)
 		c->source = take_ptr(source);
 	return r < 0 ? r : 0;
@@ -372,7 +432,7 @@ static int run(struct clone *c)
 	else if (!c->source_is_saved)
 		images_undo(c->cli);
 	else
-		img_made_leave(&c->cli->made); /* what is the source's stays; the rest is settled */
+		images_leave(c->cli); /* what is the source's stays; the rest is settled */
 	return r;
 }
 
@@ -429,7 +489,8 @@ const struct verb verb_clone = {
 	.summary = "Make another VM like a stopped one, with images, uuid and MACs of its own",
 	.notes = "--full (default) copies the images, sharing blocks where the file system can. --linked makes overlays in "
 		 "milliseconds, whatever the size: what the images have now becomes the base of both VMs, is write-protected, and "
-		 "stays as long as one of them is wanted.",
+		 "stays as long as one of them is wanted. A disk in a pool has its clone there; one of LVM, ZFS, Ceph or a Btrfs subvolume is "
+		 "cloned by the pool itself.",
 	.options = (const struct cli_option[]){
 		{"linked", NULL, "overlays on the present images, for both VMs"},
 		{"full", NULL, "copies (default)"},

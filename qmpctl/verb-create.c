@@ -52,10 +52,32 @@ static int append(json_t *spec, const char *kind, json_t *item_consume)
 
 /* ---- --image ---- */
 
-/* A disk that begins as the image is, which nobody may write to from then on. RET new; NULL: none is wanted. */
+/* Whether it is to be a volume of POOL (NULL: of that which the image WORD is of): 1, 0 or an error. */
+static int is_for_volume(struct cli *cli, const char *pool, const char *word)
+{
+	_cleanup_free_ char *some = pool ? qmp_asprintf("%s:1", pool) : strdup(word);
+	_cleanup_volume_ struct img_volume v = {0};
+	int r = some ? img_volume_open(cli->loop, &cli->dirs, some, &v, &cli->error) : -ENOMEM;
+
+	return r > 0 ? pool || v.pool.type->clone : r;
+}
+
+/* The image that the disk begins as: a file that is backed by it wants that nobody writes to it ever, a volume, that nobody does now. */
+static int find_image(struct cli *cli, const char *pool, const char *word, struct found *ret)
+{
+	int r = is_for_volume(cli, pool, word);
+
+	if (r == 0)
+		return image_find_base(cli, word, NULL, ret);
+	if (r > 0)
+		r = image_find(cli, word, NULL, false, ret);
+	return r < 0 ? r : image_refuse_running(cli, ret, true, "a copy of it");
+}
+
+/* A disk that begins as the image is, which nobody may write to from then on, unless it is a volume. RET new; NULL: none is wanted. */
 static int take_image(struct cli *cli, const char *name, json_t **ret)
 {
-	const char *word = cli_option(cli, "image"), *wants = cli_option(cli, "size");
+	const char *word = cli_option(cli, "image"), *wants = cli_option(cli, "size"), *pool = cli_option(cli, "pool");
 	_cleanup_found_ struct found base = {0};
 	_cleanup_free_ char *fetched = NULL;
 	struct img_import_result result;
@@ -65,6 +87,9 @@ static int take_image(struct cli *cli, const char *name, json_t **ret)
 	if (!word && wants)
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
 				     "--size %s is for an --image; --disk size=%s makes an empty one", wants, wants);
+	if (!word && pool)
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--pool %s is for an --image; --disk %s:NAME,size=10G makes an empty "
+				     "one", pool, pool);
 	if (!word)
 		return 0;
 	if (wants && parse_size(cli, "--size ", wants, &size) < 0)
@@ -78,9 +103,11 @@ static int take_image(struct cli *cli, const char *name, json_t **ret)
 				     "--image %s: a digest is looked at for what comes from an address; image import does it for a file",
 				     word);
 	}
-	if (image_find_base(cli, fetched ? fetched : word, NULL, &base) < 0)
+	if (find_image(cli, pool, fetched ? fetched : word, &base) < 0)
 		return cli->error.code;
-	*ret = image_disk_from(cli, name, base.image, base.size, size);
+	if (!pool && base.is_volume && base.volume.pool.type->clone)
+		pool = base.volume.pool.name;
+	*ret = image_disk_from(cli, name, pool, &base, size);
 	if (!*ret)
 		return cli->error.code;
 	if (!json_object_get(*ret, "backing") || !vm_location_is_file(text_of(base.image, "path")))
@@ -367,6 +394,7 @@ const struct verb verb_create = {
 		{"cpus", "N", "vCPUs"},
 		{"image", "LOCATION", "a disk that begins as this image: a file, or an address of http or https", .kind = ARG_PATH},
 		{"size", "SIZE", "that disk's size, as in 20G (the image's)"},
+		{"pool", "POOL", "the pool that this disk is made in (the image's own, where it is a volume; else default)", .kind = ARG_POOL},
 		{"sha256", "DIGITS", "the SHA-256 of what comes from that address"},
 		{"sums", "FILE", "a list of digests in which it stands, as SHA256SUMS; a file or an address", .kind = ARG_PATH},
 		{"disk", "WORDS", "size=10G[,format=qcow2], or a path, POOL:VOLUME or URL[,format=...]; any disk field as KEY=VALUE, as key-file=FILE of an encrypted one; repeatable",

@@ -95,24 +95,31 @@ int image_create(struct cli *cli, const char *vm, const char *path, const char *
 	return img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
 }
 
+/* It is removed again unless it is kept. */
+static int note_volume(struct cli *cli, struct img_volume *v)
+{
+	char **place = cli->volumes;
+
+	while (place < cli->volumes + ARRAY_SIZE(cli->volumes) && *place)
+		place++;
+	if (place < cli->volumes + ARRAY_SIZE(cli->volumes) && (*place = strdup(v->location)))
+		return 0;
+	(void)img_volume_remove(v, NULL);
+	return qmp_error_set(&cli->error, QMP_ERR_USAGE, -E2BIG, "more than %zu new volumes at once", ARRAY_SIZE(cli->volumes));
+}
+
 /* 1: LOCATION is made by its pool's tools; 0: it is another's affair. */
 static int volume_create(struct cli *cli, const char *location, const char *format, uint64_t size)
 {
 	_cleanup_volume_ struct img_volume v = {0};
-	char **place = cli->volumes;
 	int r = img_volume_open(cli->loop, &cli->dirs, location, &v, &cli->error);
 
 	if (r <= 0)
 		return r;
-	while (place < cli->volumes + ARRAY_SIZE(cli->volumes) && *place)
-		place++;
-	if (place == cli->volumes + ARRAY_SIZE(cli->volumes))
-		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -E2BIG, "more than %zu new volumes at once", ARRAY_SIZE(cli->volumes));
 	r = img_volume_create(&v, format, size, &cli->error);
-	if (r < 0)
-		return r;
-	*place = strdup(location);
-	return 1;
+	if (r == 0)
+		r = note_volume(cli, &v);
+	return r < 0 ? r : 1;
 }
 
 static void forget_volumes(struct cli *cli, bool remove)
@@ -134,6 +141,12 @@ void images_keep(struct cli *cli)
 void images_undo(struct cli *cli)
 {
 	img_made_undo(&cli->made);
+	forget_volumes(cli, true);
+}
+
+void images_leave(struct cli *cli)
+{
+	img_made_leave(&cli->made);
 	forget_volumes(cli, true);
 }
 
@@ -195,74 +208,131 @@ char *location_absolute(struct cli *cli, const char *text)
 	return copy;
 }
 
+/* NAME in POOL, or (NULL) in STATEDIR/images: -EEXIST: it is taken. RET is its location; new. */
+static int place_at(struct cli *cli, struct img_pool *pool, const char *name, image_make_cb make, void *data, char **ret)
+{
+	_cleanup_free_ char *path = pool ? img_pool_path(pool, name) : qmp_asprintf("%s/images/%s", cli->dirs.state, name);
+	_cleanup_free_ char *location = pool ? qmp_asprintf("%s:%s", pool->name, name) : path ? strdup(path) : NULL;
+	_cleanup_volume_ struct img_volume v = {0};
+	int r = location && path ? 0 : qmp_error_errno(&cli->error, -ENOMEM, "making an image %s", name);
+
+	if (r == 0 && pool)
+		r = img_volume_open(cli->loop, &cli->dirs, location, &v, &cli->error);
+	if (r == 0 && faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+		r = -EEXIST;
+	if (r >= 0)
+		r = make(data, v.location ? &v : NULL, path);
+	if (r == 0 && v.location)
+		r = note_volume(cli, &v);
+	if (r == 0)
+		*ret = take_ptr(location);
+	return r;
+}
+
+int images_place(struct cli *cli, const char *vm, const char *pool, const char *format, image_make_cb make, void *data, char **ret)
+{
+	_cleanup_pool_ struct img_pool p = {0};
+	_cleanup_fd_ int dir = -1;
+	int r = pool ? img_pool_open(cli->loop, &cli->dirs, pool, &p, &cli->error) : 0;
+
+	if (r == 0 && (!pool || streq(pool, VM_POOL_DEFAULT)))
+		r = dir = vm_dir_open(cli->dirs.state, "images", true, &cli->error);
+	for (int i = 1; r >= 0; i++) {
+		_cleanup_free_ char *name = pool && p.type->create ? qmp_asprintf("%s-%d", vm, i) : qmp_asprintf("%s-%d.%s", vm, i, format);
+		r = name ? place_at(cli, pool ? &p : NULL, name, make, data, ret)
+			 : qmp_error_errno(&cli->error, -ENOMEM, "making an image of %s", vm);
+		if (r != -EEXIST && r != -EBUSY)
+			return r;
+		cli->error = (struct qmp_error){0};
+		r = 0;
+	}
+	return r;
+}
+
 /* An image that has no place yet. */
 struct new_image {
+	struct cli *cli;
 	const char *vm, *format;
 	uint64_t size;
-	const json_t *image; /* that it begins as; NULL: empty */
-	uint64_t image_size;
+	struct found *base; /* that it begins as; NULL: empty */
 	bool overlay;
 	const char *key_file; /* of an empty one; NULL: not encrypted */
 };
 
 static int copy_to(struct cli *cli, const struct new_image *n, const char *path)
 {
-	struct img_target target = {.path = path, .format = n->format, .backing = n->overlay ? n->image : NULL};
+	struct img_target target = {.path = path, .format = n->format, .backing = n->overlay ? n->base->image : NULL};
 	json_auto_t *made = json_pack("{s:s, s:s}", "path", path, "format", n->format);
 	struct img_task *task;
 	int r = images_begin(cli, n->vm);
 
 	if (r == 0)
 		r = n->overlay ? img_create(&target, n->size, &task, &cli->error)
-			       : img_convert(n->image, NULL, &target, false, false, &task, &cli->error);
+			       : img_convert(n->base->image, NULL, &target, false, false, &task, &cli->error);
 	if (r < 0)
 		return r;
 	img_task_before_naming(task, img_made_note, &cli->made);
 	if (n->overlay)
 		return img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
-	r = image_run(cli, task, "copying", n->image_size, NULL);
-	if (r == 0 && n->size > n->image_size && (r = img_resize(made, n->size, false, &task, &cli->error)) == 0)
+	r = image_run(cli, task, "copying", n->base->size, NULL);
+	if (r == 0 && n->size > n->base->size && (r = img_resize(made, n->size, false, &task, &cli->error)) == 0)
 		r = img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
 	return r;
 }
 
-/* As STATEDIR/images/NAME-N.FORMAT, the first that is free and that no other run is making. */
-static int create_somewhere(struct cli *cli, const struct new_image *n, char **ret_path)
+/* Whether it is one of the pool's own clones. */
+static bool can_clone(const struct new_image *n, const struct img_volume *v)
 {
-	_cleanup_fd_ int dir = vm_dir_open(cli->dirs.state, "images", true, &cli->error);
+	const struct img_volume *base = &n->base->volume;
 
-	for (int i = 1; dir >= 0; i++) {
-		_cleanup_free_ char *path = qmp_asprintf("%s/images/%s-%d.%s", cli->dirs.state, n->vm, i, n->format);
-		int r = path ? -EEXIST : qmp_error_errno(&cli->error, -ENOMEM, "making an image of %s", n->vm);
-		if (path && faccessat(dir, strrchr(path, '/') + 1, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
-			r = n->image ? copy_to(cli, n, path) : image_create(cli, n->vm, path, n->format, n->size, n->key_file);
-		if (r == 0)
-			*ret_path = take_ptr(path);
-		if (r != -EEXIST && r != -EBUSY)
-			return r;
-		cli->error = (struct qmp_error){0};
-	}
-	return dir;
+	return n->base->is_volume && streq(base->pool.name, v->pool.name) && v->pool.type->clone &&
+	       !(v->pool.type->clones_are_fixed && n->size > n->base->size);
 }
 
-json_t *image_disk_from(struct cli *cli, const char *vm, const json_t *image, uint64_t image_size, uint64_t size)
+static int clone_to(const struct new_image *n, struct img_volume *v)
 {
-	const char *format = text_of(image, "format");
-	const struct new_image n = {.vm = vm, .format = "qcow2", .size = size, .image = image, .image_size = image_size,
-				    .overlay = streq(format, "raw") || streq(format, "qcow2")};
-	_cleanup_free_ char *path = NULL;
+	struct cli *cli = n->cli;
+	int r = img_volume_clone(&n->base->volume, v->location, &cli->error);
+
+	if (r < 0)
+		return r;
+	r = n->size ? img_volume_resize(v, n->size, false, &cli->error) : 0;
+	if (r < 0)
+		(void)img_volume_remove(v, NULL);
+	return r;
+}
+
+static int make_new(void *data, struct img_volume *v, const char *path)
+{
+	const struct new_image *n = data;
+	struct cli *cli = n->cli;
+
+	if (v)
+		return can_clone(n, v) ? clone_to(n, v) : image_to_volume(cli, n->base->image, NULL, v, n->size);
+	return n->base ? copy_to(cli, n, path) : image_create(cli, n->vm, path, n->format, n->size, n->key_file);
+}
+
+json_t *image_disk_from(struct cli *cli, const char *vm, const char *pool, struct found *base, uint64_t size)
+{
+	const char *format = text_of(base->image, "format");
+	struct new_image n = {.cli = cli, .vm = vm, .format = "qcow2", .size = size, .base = base,
+			      .overlay = streq(format, "raw") || streq(format, "qcow2")};
+	_cleanup_volume_ struct img_volume made = {0};
+	_cleanup_free_ char *location = NULL;
+	bool is_volume;
 	json_t *disk;
 
-	if (size > 0 && size < image_size) {
+	if (size > 0 && size < base->size) {
 		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s has %llu bytes: a smaller disk would lose its end; leave the size "
-			      "out, or ask for more", text_of(image, "path"), (unsigned long long)image_size);
+			      "out, or ask for more", base->path, (unsigned long long)base->size);
 		return NULL;
 	}
-	if (create_somewhere(cli, &n, &path) < 0)
+	if (images_place(cli, vm, pool, n.format, make_new, &n, &location) < 0)
 		return NULL;
-	disk = json_pack("{s:s, s:s}", "path", path, "format", n.format);
-	if (n.overlay)
-		json_object_set(disk, "backing", (json_t *)image);
+	is_volume = img_volume_open(cli->loop, &cli->dirs, location, &made, NULL) > 0;
+	disk = json_pack("{s:s, s:s}", "path", location, "format", is_volume ? "raw" : n.format);
+	if (n.overlay && !is_volume)
+		json_object_set(disk, "backing", base->image);
 	return disk;
 }
 
@@ -369,8 +439,9 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 		if (vm_spec_check(spec, &cli->error) < 0)
 			return NULL;
 		if (path ? create_at(cli, name, path, format, bytes, key_file) < 0
-			 : create_somewhere(cli, &(struct new_image){.vm = name, .format = format, .size = bytes, .key_file = key_file},
-					    &path) < 0)
+			 : images_place(cli, name, NULL, format, make_new,
+					&(struct new_image){.cli = cli, .vm = name, .format = format, .size = bytes, .key_file = key_file},
+					&path) < 0)
 			return NULL;
 	}
 	if (path)

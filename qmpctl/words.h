@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include "images/volume.h"
 #include "qmpctl/cli.h"
 
 /*
@@ -35,14 +36,24 @@ int image_whole_like(void *like, const struct img_draft *d, struct qmp_error *er
  */
 int image_copy_variables(struct cli *cli, const char *vm, const char *to);
 /*
- * An image for VM, in STATEDIR/images, that begins as IMAGE (chain.h) is: an overlay on it, or, of a format that is for
- * exchange, a copy. IMAGE_SIZE: its virtual size, 0: not known; SIZE: that of the new one, 0: the same. The disk; new. NULL:
- * cli->error.
+ * The first of VM-1, VM-2, ... that is free in POOL (NULL: as a path in STATEDIR/images), with the extension FORMAT where it is a
+ * file. MAKE makes it: the volume V, or (V NULL) a file at PATH; -EEXIST or -EBUSY: that name is taken. A volume is noted. RET is
+ * the location; new.
  */
-json_t *image_disk_from(struct cli *cli, const char *vm, const json_t *image, uint64_t image_size, uint64_t size);
+typedef int (*image_make_cb)(void *data, struct img_volume *v, const char *path);
+int images_place(struct cli *cli, const char *vm, const char *pool, const char *format, image_make_cb make, void *data, char **ret);
+/*
+ * An image for VM, in POOL (NULL: as a path in STATEDIR/images), that begins as BASE is. As a file it is an overlay on it or, of
+ * a format that is for exchange, a copy; as a volume a clone of the pool's own, else a copy. SIZE: its own, 0: the same. The disk;
+ * new. NULL: cli->error.
+ */
+struct found;
+json_t *image_disk_from(struct cli *cli, const char *vm, const char *pool, struct found *base, uint64_t size);
 /* What these have made is the VM's; or is not wanted, and goes. One of them at the end of a verb that makes images. */
 void images_keep(struct cli *cli);
 void images_undo(struct cli *cli);
+/* It is not known whose the files are; volumes go. */
+void images_leave(struct cli *cli);
 /* PATH from the root on; new. NULL, with the error in CLI, where that cannot be found out. */
 char *path_absolute(struct cli *cli, const char *path);
 /* The same of a location (launcher/location.h): what is no path stays as it is, once it is known to be right. */

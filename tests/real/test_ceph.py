@@ -117,6 +117,11 @@ class Ceph(Volumes, WorldTest):
         self.check_ends("ceph", lambda: [n for n in json.loads(self.rbd("ls", "rbd/volumes", "--format", "json")) if "qmpctl-new" in n])
         self.check_at_once("ceph")
 
+    def test_vms_of_volumes(self):
+        self.rbd("namespace", "create", "rbd/vms")
+        self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,namespace=vms,conf={self.cluster.conf},user=admin")
+        self.check_vms("ceph", shares=False)
+
     def test_a_pool_that_the_cluster_does_not_have(self):
         result = self.w.run("pool", "create", "ceph", f"rbd,pool=none,conf={self.cluster.conf},user=admin")
         self.assertNotEqual(result.rc, 0)

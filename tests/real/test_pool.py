@@ -221,6 +221,28 @@ class Pool(WorldTest):
         self.w.ok("kill", "one")
         self.assertIn(f"{self.w.base}/a.raw", self.w.ok("args", "one").out)
 
+    def test_what_is_made_of_images_in_it(self):
+        """A disk for an image, and clones of VMs, are where they are wanted, or where the disk is that is cloned."""
+        folder = os.path.join(self.w.base, "vms")
+        self.w.ok("pool", "create", "data", f"dir,path={folder}")
+        self.w.ok("image", "create", "data:base.qcow2", "8M")
+        self.w.ok("create", "a", "--image", "data:base.qcow2", "--size", "16M", "--pool", "data", "--memory", "32M")
+
+        def disk(name):
+            return self.w.ok("show", name, "-o", "json").json()["spec"]["disks"][0]
+
+        self.assertEqual((disk("a")["path"], disk("a")["format"]), ("data:a-1.qcow2", "qcow2"))
+        self.assertEqual(self.w.ok("image", "info", "data:a-1.qcow2", "-o", "json").json()["virtual-size"], 16 << 20)
+        self.w.ok("clone", "a", "b", "--linked")
+        self.w.ok("clone", "a", "c", "--full")
+        self.assertEqual([disk(n)["path"] for n in "abc"], ["data:a-1.qcow2", "data:b-1.qcow2", "data:c-1.qcow2"])
+        self.assertEqual(sorted(os.listdir(folder)), ["a-1.qcow2", "b-1.qcow2", "base.qcow2", "c-1.qcow2"])
+        for name in "abc":
+            self.w.ok("start", name, "--paused")
+            self.w.ok("kill", name)
+        self.assertIn("no pool named", self.w.expect(NOT_FOUND, "create", "d", "--image", "data:base.qcow2", "--pool", "dta").err)
+        self.assertIn("for an --image", self.w.expect(USAGE, "create", "d", "--pool", "data").err)
+
 
 if __name__ == "__main__":
     world.main()

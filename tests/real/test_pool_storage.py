@@ -183,6 +183,11 @@ class Storage(Volumes, WorldTest):
         self.check_ends("bt", self.litter)
         self.check_at_once("bt")
 
+    def test_btrfs_vms_of_volumes(self):
+        self.mount("btrfs", "-q")
+        self.w.ok("pool", "create", "bt", f"btrfs,path={self.top}/pool,subvolumes=on")
+        self.check_vms("bt", shares=True)
+
     # -- what is mounted
 
     def test_mount(self):

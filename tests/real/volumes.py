@@ -98,3 +98,45 @@ class Volumes:
         self.assertEqual(sorted(self.volumes(pool)), [f"v{i}" for i in range(8)])
         for name in ("v0", "v7"):
             self.same(source, f"{pool}:{name}")
+
+    def check_vms(self, pool, shares):
+        """VMs from an image into the pool, and clones of them, linked and full. SHARES: a full clone needs its origin no more."""
+        source = self.source()
+        vm = ("--memory", "32M")
+
+        def disk(name):
+            return self.w.ok("show", name, "-o", "json").json()["spec"]["disks"][0]
+
+        self.w.ok("create", "a", "--image", source, "--size", "16M", "--pool", pool, *vm)
+        self.assertEqual(disk("a"), dict(disk("a"), path=f"{pool}:a-1", format="raw"))
+        self.assertNotIn("backing", disk("a"))
+        self.assertEqual(self.volumes(pool)["a-1"]["capacity"], 16 * MIB)
+        self.same(source, f"{pool}:a-1")
+        result = self.w.expect(USAGE, "create", "x", "--image", source, "--pool", pool, "--disk", f"{pool}:y,size=1M", "--nic", "nix")
+        self.assertEqual(sorted(self.volumes(pool)), ["a-1"], f"what is refused leaves nothing: {result}")
+        self.w.ok("create", "b", "--image", f"{pool}:a-1", *vm)
+        self.assertEqual(disk("b")["path"], f"{pool}:b-1")
+        for name, option in (("c", "--linked"), ("d", "--full")):
+            self.w.ok("clone", "b", name, option)
+            self.assertEqual(disk(name), dict(disk("b"), path=f"{pool}:{name}-1"))
+            self.same(source, f"{pool}:{name}-1")
+        volumes = self.volumes(pool)
+        self.assertEqual(sorted(volumes), ["a-1", "b-1", "c-1", "d-1"])
+        if not shares:
+            self.assertIn("b-1", volumes["c-1"]["origin"])
+            self.assertNotIn("origin", volumes["d-1"])
+        else:
+            # The second disk, of a file with a base, is copied by qemu-img.
+            over = os.path.join(self.w.base, "over.qcow2")
+            self.w.ok("image", "create", over, "--backing", source)
+            self.w.ok("disk", "add", "b", f"{over},format=qcow2,backing.path={source},backing.format=qcow2")
+        mark, undo = self.hanging_qemu_img()
+        proc = self.w.spawn("clone", "b", "e")
+        self.until(lambda: os.path.exists(mark), "it does not begin")
+        proc.send_signal(signal.SIGINT)
+        self.assertNotEqual(proc.wait(60), 0)
+        undo()
+        self.assertEqual(sorted(self.volumes(pool)), ["a-1", "b-1", "c-1", "d-1"], "what is taken back leaves none")
+        for name in "dcba":
+            self.w.ok("delete", name)
+            self.w.ok("image", "delete", f"{pool}:{name}-1")
