@@ -1,7 +1,5 @@
 /*
- * SHA-256 and SHA-512 of bytes as they pass, and the files that list them (SHA256SUMS).
- *
- * Does not own: signatures of such files; those are for gpg and its like.
+ * SHA-256 and SHA-512 of bytes as they pass. Does not own: lists of them (sums.h).
  */
 #pragma once
 
@@ -23,10 +21,3 @@ int img_digest_finish(struct img_digest *d, char ret_sha256[IMG_SHA256_LEN + 1],
 
 /* TEXT is LEN hexadecimal digits: copied in lower case. Else -EINVAL. */
 int img_digest_take(const char *text, size_t len, char *ret);
-/*
- * What a list of digests says of the file NAME: lines as sha256sum and its like print them ("DIGITS  NAME", "DIGITS *NAME"),
- * or as BSD does ("SHA256 (NAME) = DIGITS"); what else stands there is passed over. Folders before names do not count.
- * -ENOENT: it says nothing; -EBADMSG: two different things. Either may be "" on success. Pure.
- */
-int img_sums_find(const char *text, size_t len, const char *name, char ret_sha256[IMG_SHA256_LEN + 1],
-		  char ret_sha512[IMG_SHA512_LEN + 1]);
