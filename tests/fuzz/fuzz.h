@@ -34,6 +34,19 @@ static inline char *exact_copy(const void *data, size_t len)
 	return copy;
 }
 
+/* LEN bytes, and a NUL behind them. */
+static inline char *text_copy(const void *data, size_t len)
+{
+	char *copy = malloc(len + 1);
+
+	if (!copy)
+		abort();
+	if (len)
+		memcpy(copy, data, len);
+	copy[len] = '\0';
+	return copy;
+}
+
 /* The ids of the commands that came, for a script that answers them whatever ids look like. */
 struct ids {
 	char list[32][40];

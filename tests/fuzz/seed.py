@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """seed.py OUT: the harnesses' seeds, OUT/NAME/..., and OUT/words.dict, from the recorded session (session.txt, record.py),
 the cases of specs, the golden command lines' spec and the schema of specs."""
+import bz2
 import glob
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import re
 import shutil
@@ -173,6 +176,70 @@ def seeds_header():
                   b"WithouFreSpacExt", b"LUKS\xba\xbe\0\2", b"# Disk DescriptorFile\n", b"", b"\0" * 512):
         yield magic.ljust(600, b"\0")
         yield magic
+
+
+def seeds_sums():
+    big, small = hashlib.sha512(b"x").hexdigest(), hashlib.sha256(b"x").hexdigest()
+    other = hashlib.sha256(b"y").hexdigest()
+    for text in (f"{small}  a.img\n", f"{small} *a.img", f"junk\n\n{small}  ./x/a.img\r\n{big}  a.img\r\n",
+                 f"SHA256 (a.img) = {small}\nSHA512 (x/a.img) = {big}\n", f"SHA256 (a) = b (a.img) = {small}\n",
+                 f"# comment\nMD5 (a.img) = {'1' * 32}\n{small.upper()}  a.img\n", f"{small}  a.img\n{other}  a.img\n",
+                 f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{small}  a.img\n", f"0{small}  a.img\n", f"{small} a.img\n"):
+        yield b"a.img\0" + text.encode()
+    yield f"a) = {small}\0SHA256 (a) = {small}) = {small}\n".encode()
+
+
+def seeds_unpack():
+    image = b"QFI\xfb" + bytes(9000) + b"image bytes " * 20
+    # Two frames of zstd, which Python's library does not make: a text, and 100,000 zeros; and one that is skipped.
+    text = bytes.fromhex("28b52ffd045895000060696d6167652062797465732001004e962486fc23b3")
+    zeros = bytes.fromhex("28b52ffd04684d0000080001009c86391002db234ef3")
+    skipped = bytes.fromhex("502a4d1804000000736b6970")
+    window = bytes.fromhex("28b52ffd00a8") + bytes(6) # it wants 1 GiB and more
+    bombs = [gzip.compress(bytes(1 << 21)), bz2.compress(bytes(1 << 21)), lzma.compress(bytes(1 << 21))]
+    packed = [gzip.compress(image, mtime=0), bz2.compress(image), lzma.compress(image), text + zeros, zeros, text + skipped + text, window,
+              lzma.compress(image, preset=0, check=lzma.CHECK_NONE), b"raw image", b"BZ", b""] + bombs
+    for i, source in enumerate(packed):
+        for step, limit in ((0, 255), (1, 30), (7, 0)):
+            yield bytes([step, limit]) + source
+        yield bytes([3, 255]) + source + source
+        yield bytes([0, 255]) + source + bytes(8) + source
+        yield bytes([16, 255]) + source[:len(source) * 2 // 3]
+        yield bytes([5, 255]) + source + packed[(i + 1) % len(packed)]
+
+
+def seeds_pool():
+    types = {"dir": {"path": "/srv"}, "mount": {"path": "/mnt/nfs"}, "btrfs": {"path": "/", "subvolumes": True, "nodatacow": True},
+             "lvm": {"vg": "v0"}, "lvm-thin": {"vg": "v0", "thin-pool": "t"}, "zfs": {"dataset": "tank/vms", "sparse": True},
+             "block": {"path": "/dev/md", "only": ["web*", "[a-c]?"]},
+             "rbd": {"pool": "rbd", "namespace": "n", "conf": "/srv/ceph.conf", "user": "me"}}
+    for kind, fields in types.items():
+        text = json.dumps(dict({"name": "ab", "type": kind, "description": "x"}, **fields)).encode()
+        yield b"web\0" + text
+        yield b"a:b@c%20\xc3\xa9\0" + text
+    yield b'x\0{"name": "a", "type": "dir"}'
+
+
+def seeds_schema():
+    infos = {info["name"]: info for info in json.loads(read(f"{UNIT}/data/schema.json"))}
+
+    def needed(name, found):
+        if name in infos and name not in found:
+            found[name] = infos[name]
+            for word in re.findall(r'"([^"]+)"', json.dumps(infos[name])):
+                needed(word, found)
+        return found
+    for command, path, arguments in (
+            ("query-status", "query-status", {}), ("stop", "stop", {}),
+            ("blockdev-mirror", "blockdev-mirror/copy-mode", {"device": ":d", "target": "t", "sync": ":full", "speed": ":1"}),
+            ("blockdev-add", "file.file", {"driver": ":qcow2", "file": {"driver": "file", "filename": "/x"}}),
+            ("screendump", "screendump/format=png", {"filename": ":1", "head": ":3"}),
+            ("migrate-set-capabilities", "migrate-set-capabilities/capabilities/capability=multifd",
+             {"capabilities": [{"capability": "multifd", "state": True}]})):
+        schema = json.dumps(list(needed(command, {}).values())).encode()
+        yield b"\0".join([command.encode(), path.encode(), json.dumps(arguments).encode(), schema])
+    yield (b'c\0c/a/a/a\0{"a": {"a": {"a": 1}}}\0[{"name":"c","meta-type":"command","arg-type":"o"},{"name":"o","meta-type":"object",'
+           b'"members":[{"name":"a","type":"x","default":null}]},{"name":"x","meta-type":"alternate","members":[{"type":"o"},{"type":"x"}]}]')
 
 
 # ---- Writing ----
