@@ -1,4 +1,5 @@
 #include "images/chain.h"
+#include "images/answer.h"
 #include "images/header.h"
 #include "launcher/location.h"
 #include "launcher/secret.h"
@@ -90,7 +91,9 @@ static int check_chain(const json_t *disk, bool keys, struct qmp_error *err)
 	for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
 		const char *path = text_of(image, "path"), *format = text_of(image, "format");
 		bool is_looked_into = path && vm_location_is_file(path) && format && !streq(format, "raw");
-		int r = is_looked_into ? check_image(image, keys, err) : 0;
+		int r = path && vm_location_is_file(path) ? img_answer_check(path, err) : 0;
+		if (r == 0 && is_looked_into)
+			r = check_image(image, keys, err);
 		if (r == 0 && keys && key_file(image))
 			r = vm_secret_check(key_file(image), err);
 		if (r == 0 && text_of(image, "password-file"))

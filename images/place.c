@@ -23,7 +23,7 @@ static void unescape(char *text)
 	*out = '\0';
 }
 
-static bool is_below(const char *path, const char *folder)
+bool img_place_is_below(const char *path, const char *folder)
 {
 	size_t n = strlen(folder);
 
@@ -49,7 +49,7 @@ json_t *img_place_mount_in(const char *mountinfo, const char *path)
 		unescape(words[4]);
 		unescape(words[dash + 2]);
 		/* Of two at one place the later hides the earlier. */
-		if (!is_below(path, words[4]) || strlen(words[4]) < best)
+		if (!img_place_is_below(path, words[4]) || strlen(words[4]) < best)
 			continue;
 		best = strlen(words[4]);
 		json_decref(found);
@@ -76,11 +76,18 @@ static char *read_all(int folder, const char *name)
 	return take_ptr(text);
 }
 
+json_t *img_place_mount_by_name(const char *path)
+{
+	_cleanup_free_ char *text = read_all(AT_FDCWD, "/proc/self/mountinfo");
+
+	return text ? img_place_mount_in(text, path) : NULL;
+}
+
 json_t *img_place_mount(const char *path)
 {
-	_cleanup_free_ char *real = realpath(path, NULL), *text = read_all(AT_FDCWD, "/proc/self/mountinfo");
+	_cleanup_free_ char *real = realpath(path, NULL);
 
-	return real && text ? img_place_mount_in(text, real) : NULL;
+	return real ? img_place_mount_by_name(real) : NULL;
 }
 
 /* Whether WORD is one of the comma-separated OPTIONS. */

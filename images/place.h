@@ -10,8 +10,12 @@
 
 /* {"path", "filesystem", "source", "options"} of the mount that PATH, which is there, is in; new; NULL: not known. */
 json_t *img_place_mount(const char *path);
+/* The same by PATH's words, whose links are not followed: it is not touched. */
+json_t *img_place_mount_by_name(const char *path);
 /* The same by a text like /proc/self/mountinfo (proc(5)) and the real path. Pure. */
 json_t *img_place_mount_in(const char *mountinfo, const char *path);
+/* Whether PATH is FOLDER or below it, by their words. Pure. */
+bool img_place_is_below(const char *path, const char *folder);
 /*
  * A sentence where locks on files there do not, or may not, hold between hosts: QEMU and qmpctl keep two VMs off one image by
  * them. NULL: they hold, or no other host is there. Pure.

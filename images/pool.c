@@ -1,4 +1,5 @@
 #include "images/pool.h"
+#include "images/answer.h"
 #include "images/draft.h"
 #include "images/header.h"
 #include "images/place.h"
@@ -248,7 +249,8 @@ json_t *img_pool_info(struct img_pool *p)
 
 	json_object_foreach(p->definition, key, value)
 		json_object_set(info, key, value);
-	if (p->type->measure(p, info, &why) < 0 || img_pool_volumes(p, &volumes, &why) < 0) {
+	if ((text_of(p->definition, "path") && img_answer_check(text_of(p->definition, "path"), &why) < 0) ||
+	    p->type->measure(p, info, &why) < 0 || img_pool_volumes(p, &volumes, &why) < 0) {
 		json_object_set_new(info, "state", json_string("unavailable"));
 		json_object_set_new(info, "why", qmp_json_text(why.message));
 		return info;

@@ -1,4 +1,5 @@
 #include "images/share.h"
+#include "images/answer.h"
 #include "images/place.h"
 #include "launcher/location.h"
 #include "launcher/pool.h"
@@ -44,7 +45,9 @@ static int add_use(struct uses *u, const struct use *use)
 	return 0;
 }
 
-/* Where USE's path leads: 1, or 0 where nothing is there. */
+/*
+ * Where USE's path leads: 1, or 0 where nothing is there, or nothing answers. What answers is no image on what does not.
+ */
 static int find_image(struct use *use)
 {
 	struct vm_location l;
@@ -59,7 +62,7 @@ static int find_image(struct use *use)
 		if (!use->name)
 			anchor = NULL;
 	}
-	if ((is_url && !anchor) || stat(is_url ? anchor : use->path, &st) < 0)
+	if ((is_url && !anchor) || img_answer_stat(is_url ? anchor : use->path, &st) < 0)
 		st = (struct stat){0};
 	if (is_url)
 		vm_location_deinit(&l);

@@ -8,6 +8,7 @@
 #include "qmpctl/pending.h"
 #include "qmpctl/ready.h"
 #include "qmpctl/restart.h"
+#include "images/answer.h"
 #include "images/chain.h"
 #include "images/header.h"
 #include "launcher/location.h"
@@ -166,6 +167,8 @@ int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, json_t *result,
 				     "the format of %s is not looked up, as it is no file of this host; add it: format=raw, "
 				     "format=qcow2, ...",
 				     path);
+	if (img_answer_check(path, err) < 0)
+		return err->code;
 	if (img_header_read(path, &h, err) < 0) {
 		if (err->code != -ENOENT)
 			return err->code;

@@ -1,3 +1,4 @@
+#include "images/answer.h"
 #include "images/place.h"
 #include "proto/base.h"
 #include "tests/unit/check.h"
@@ -95,10 +96,26 @@ static void test_md(void)
 	CHECK_INT(rmdir(folder), 0);
 }
 
+/* What is there, and what is not; what does not answer: tests/real/test_silent.py. */
+static void test_answers(void)
+{
+	struct qmp_error err = {0};
+	struct stat st, same;
+
+	CHECK_INT(img_answer_stat("/", &st), 0);
+	CHECK_INT(stat("/", &same), 0);
+	CHECK(st.st_dev == same.st_dev && st.st_ino == same.st_ino);
+	CHECK_INT(img_answer_stat("/nix/da", &st), -ENOENT);
+	CHECK_INT(img_answer_check("/", &err), 0);
+	CHECK_INT(img_answer_check("/nix/da", &err), 0);
+	CHECK_INT(err.kind, QMP_ERR_NONE);
+}
+
 int main(void)
 {
 	RUN(test_mounts);
 	RUN(test_locks);
 	RUN(test_md);
+	RUN(test_answers);
 	return 0;
 }
