@@ -10,6 +10,8 @@
 #include <stdarg.h>
 #include <sys/socket.h>
 
+#define SOON 40 /* ms: when a deadline passes that is to pass */
+
 struct world {
 	uv_loop_t loop;
 	struct qmp_agent *a;
@@ -59,7 +61,7 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 static void open_world(struct world *w, size_t max_message)
 {
 	struct qmp_agent_options o = {.max_message = max_message,
-				      .sync_timeout_ms = 40,
+				      .sync_timeout_ms = 60000, /* where silence is meant, the command says how long */
 				      .max_queued = 4,
 				      .on_answer = on_answer,
 				      .on_close = on_close,
@@ -227,7 +229,7 @@ static void test_silence_before_and_after_the_sync(void)
 	long long id;
 
 	open_world(&w, 0);
-	execute(&w, "guest-ping", 0);
+	execute(&w, "guest-ping", SOON);
 	id = sync_in(heard(&w));
 	until(&w, &w.replies, 1);
 	CHECK_INT(w.status[0], -ETIMEDOUT);
@@ -235,7 +237,7 @@ static void test_silence_before_and_after_the_sync(void)
 	CHECK_CONTAINS(w.desc, "nothing else was sent");
 	CHECK_INT(recv(w.guest, &id, 1, MSG_DONTWAIT), -1);
 
-	execute(&w, "guest-slow", 40);
+	execute(&w, "guest-slow", SOON);
 	answer_sync(&w);
 	CHECK_STR(heard(&w), "{\"execute\":\"guest-slow\"}\n");
 	until(&w, &w.replies, 2);
@@ -263,7 +265,7 @@ static void test_lies_to_the_sync(void)
 	for (size_t i = 0; i < ARRAY_SIZE(lies); i++) {
 		struct world w;
 		open_world(&w, 0);
-		execute(&w, "guest-ping", 0);
+		execute(&w, "guest-ping", SOON);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
 		say(&w, lies[i], sync_in(heard(&w)));
@@ -337,7 +339,7 @@ static void cut_everywhere(enum cut how)
 		char said[2][100];
 		size_t n[2], total = 0;
 		open_world(&w, 0);
-		execute(&w, "guest-ping", how == SILENCE ? 20 : 0);
+		execute(&w, "guest-ping", how == SILENCE ? SOON : 0);
 		n[0] = (size_t)snprintf(said[0], sizeof said[0], "old\xff{\"return\": %lld}", sync_in(heard(&w)));
 		n[1] = (size_t)snprintf(said[1], sizeof said[1], "{\"return\": [\"a}\\\"\"]}");
 		for (int i = 0; i < 2 && (total <= at || how == IN_TWO); i++) {
@@ -423,7 +425,7 @@ static void flood_exchange(bool synced, const char *begin, const char *text, siz
 	size_t said = 0, before;
 
 	open_world(&w, 16 * 1024);
-	execute(&w, "guest-ping", 60);
+	execute(&w, "guest-ping", status == -ETIMEDOUT ? 2 * SOON : 0);
 	if (synced)
 		answer_sync(&w);
 	(void)heard(&w);
@@ -539,7 +541,7 @@ static void test_a_shutdown_without_a_sync_fails(void)
 	struct world w;
 
 	open_world(&w, 0);
-	execute(&w, "guest-shutdown", 0);
+	execute(&w, "guest-shutdown", SOON);
 	until(&w, &w.replies, 1);
 	CHECK_INT(w.status[0], -ETIMEDOUT);
 	execute(&w, "guest-shutdown", 0);
