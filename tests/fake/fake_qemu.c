@@ -42,6 +42,7 @@ static char *input;
 static size_t input_len, input_size;
 static struct timespec started;
 static long sent_bytes, sent_events; /* cut: over the first connection; events: since the start */
+static long events_from, events_before; /* events: when the monitor was negotiated, and how many had been sent then */
 static bool was_cut;
 
 /* ---- Out ---- */
@@ -55,6 +56,14 @@ static void hang_up(struct chardev *c)
 		negotiated = false;
 		input_len = 0;
 	}
+}
+
+static long ms_since_start(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (now.tv_sec - started.tv_sec) * 1000 + (now.tv_nsec - started.tv_nsec) / 1000000;
 }
 
 static void nap(long ms)
@@ -194,6 +203,8 @@ static void negotiate(json_t *id)
 {
 	send_consume(json_pack("{s:{}, s:O*}", "return", "id", id));
 	negotiated = true;
+	events_from = ms_since_start();
+	events_before = sent_events;
 	for (long i = 0; i < script.flood; i++)
 		send_event("RTC_CHANGE", json_pack("{s:I}", "offset", (json_int_t)i));
 }
@@ -445,25 +456,15 @@ static void take_script(void)
 
 /* ---- The loop ---- */
 
-static long ms_since_start(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (now.tv_sec - started.tv_sec) * 1000 + (now.tv_nsec - started.tv_nsec) / 1000000;
-}
-
 /* Those that are due, at most a block of them: commands come in between. */
 static void send_due_events(void)
 {
 	static char block[1 << 17];
-	static long due_from;
-	long now = ms_since_start(), due = script.events * (now - due_from) / 1000;
+	long due = events_before + script.events * (ms_since_start() - events_from) / 1000 - sent_events;
 	size_t n = 0;
 
-	if (due == 0)
+	if (due <= 0)
 		return;
-	due_from = now;
 	for (; due > 0 && n < sizeof block - 200; due--, sent_events++)
 		n += (size_t)snprintf(block + n, sizeof block - n,
 				      "{\"timestamp\": {\"seconds\": 1, \"microseconds\": 0}, \"event\": \"RTC_CHANGE\", "
