@@ -110,6 +110,14 @@ int qmp_link_add_consume(struct qmp_link *l, char *text, size_t len, int *fds, s
 	return qmp_wire_add_consume(&l->wire, text, len, fds, n_fds);
 }
 
+int qmp_link_append(struct qmp_link *l, const char *text, size_t len)
+{
+	int r = qmp_wire_append(&l->wire, text, len);
+
+	update(l);
+	return r;
+}
+
 void qmp_link_flush(struct qmp_link *l)
 {
 	int r = qmp_link_is_alive(l) ? qmp_wire_flush(&l->wire, l->fd) : 0;

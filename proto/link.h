@@ -57,6 +57,8 @@ void qmp_link_set_reading(struct qmp_link *l, bool reading);
 bool qmp_link_is_gone(const struct qmp_link *l);
 /* Queues TEXT and FDS (both taken over, see wire.h) without trying to send: flush does. */
 int qmp_link_add_consume(struct qmp_link *l, char *text, size_t len, int *fds, size_t n_fds);
+/* Queues a copy of TEXT, which goes out in the next turn of the loop at the latest, with all that came before. 0 or -ENOMEM. */
+int qmp_link_append(struct qmp_link *l, const char *text, size_t len);
 /* Sends what goes now, the rest when the socket takes it; failure is told by write_failed. */
 void qmp_link_flush(struct qmp_link *l);
 /* tick() comes at DUE (0: in the next turn of the loop) or earlier. */

@@ -143,7 +143,6 @@ void qmp_peer_error(struct qmp_peer *p, json_t *id, const char *error_class, con
 void qmp_peer_send_raw(struct qmp_peer *p, const char *raw, size_t len)
 {
 	size_t waiting = p->link.wire.bytes;
-	char *text;
 
 	if (!p->ready || !is_alive(p))
 		return;
@@ -151,12 +150,9 @@ void qmp_peer_send_raw(struct qmp_peer *p, const char *raw, size_t len)
 		fail(p, QMP_ERR_LIMIT, -ENOBUFS, "the client does not read what it is sent");
 		return;
 	}
-	text = malloc(len + 2);
-	if (text) {
-		memcpy(text, raw, len);
-		memcpy(text + len, "\r\n", 2);
-	}
-	send_consume(p, text, len + 2);
+	if (qmp_link_append(&p->link, raw, len) < 0 || qmp_link_append(&p->link, "\r\n", 2) < 0)
+		fail(p, QMP_ERR_HOST, -ENOMEM, "no memory for a message to the client");
+	update_reading(p);
 }
 
 /* ---- Commands ---- */
@@ -519,6 +515,7 @@ void qmp_peer_free(struct qmp_peer *p)
 	if (!p || !qmp_link_is_open(&p->link))
 		return;
 	drop_fds(p);
+	qmp_link_flush(&p->link); /* the last events */
 	qmp_link_close(&p->link);
 }
 

@@ -5,11 +5,13 @@
 #include <sys/socket.h>
 
 #define WIRE_BATCH 16
+/* Short messages share the place of one chunk. */
+#define WIRE_CHUNK 4096
 
 struct qmp_wire_chunk {
 	struct qmp_wire_chunk *next;
 	char *text;
-	size_t len, sent;
+	size_t len, sent, size;
 	int *fds; /* NULL once they are sent */
 	size_t n_fds;
 };
@@ -68,9 +70,35 @@ int qmp_wire_add_consume(struct qmp_wire *w, char *text, size_t len, int *fds, s
 		qmp_fds_free(fds, n_fds);
 		return -ENOMEM;
 	}
-	*c = (struct qmp_wire_chunk){.text = text, .len = len, .fds = fds, .n_fds = n_fds};
+	*c = (struct qmp_wire_chunk){.text = text, .len = len, .size = len, .fds = fds, .n_fds = n_fds};
 	*w->tail = c;
 	w->tail = &c->next;
+	w->bytes += len;
+	return 0;
+}
+
+static int add_room(struct qmp_wire *w, size_t size)
+{
+	char *text = malloc(size);
+	int r = text ? qmp_wire_add_consume(w, text, 0, NULL, 0) : -ENOMEM;
+
+	if (r == 0)
+		container_of(w->tail, struct qmp_wire_chunk, next)->size = size;
+	return r;
+}
+
+int qmp_wire_append(struct qmp_wire *w, const char *text, size_t len)
+{
+	struct qmp_wire_chunk *last = w->head ? container_of(w->tail, struct qmp_wire_chunk, next) : NULL;
+
+	if (!last || last->size - last->len < len) {
+		int r = add_room(w, len > WIRE_CHUNK ? len : WIRE_CHUNK);
+		if (r < 0)
+			return r;
+		last = container_of(w->tail, struct qmp_wire_chunk, next);
+	}
+	memcpy(last->text + last->len, text, len);
+	last->len += len;
 	w->bytes += len;
 	return 0;
 }

@@ -20,6 +20,8 @@ void qmp_wire_init(struct qmp_wire *w);
 void qmp_wire_deinit(struct qmp_wire *w);
 /* Takes over TEXT and FDS (malloc'ed, the fds open), also when it fails: 0 or -ENOMEM. */
 int qmp_wire_add_consume(struct qmp_wire *w, char *text, size_t len, int *fds, size_t n_fds);
+/* Queues a copy of TEXT: 0 or -ENOMEM. */
+int qmp_wire_append(struct qmp_wire *w, const char *text, size_t len);
 /* Sends what FD takes now. 1: everything is out; 0: the socket is full; negative errno. */
 int qmp_wire_flush(struct qmp_wire *w, int fd);
 

@@ -189,6 +189,35 @@ static void test_who_does_not_read_is_cut_off(void)
 	close_world(&w);
 }
 
+/* Events that come together go out together, in order, before a later reply, and also where the peer ends at once. */
+static void test_events_go_together(void)
+{
+	struct world w;
+	char event[5000];
+	ssize_t n;
+
+	open_world(&w, 0);
+	qmp_peer_send_raw(w.p, "early", 5); /* not negotiated: nobody is told */
+	talk(&w, "{\"execute\":\"qmp_capabilities\"}");
+	memset(event, 'x', sizeof event);
+	qmp_peer_send_raw(w.p, "1", 1);
+	qmp_peer_send_raw(w.p, "2", 1);
+	CHECK_STR(talk(&w, "{\"execute\":\"fail\"}"),
+		  "1\r\n2\r\n{\"error\": {\"class\":\"GenericError\",\"desc\":\"no\"}}\r\n");
+	qmp_peer_send_raw(w.p, "3", 1);
+	qmp_peer_send_raw(w.p, event, sizeof event);
+	qmp_peer_send_raw(w.p, "4", 1);
+	qmp_peer_free(take_ptr(w.p));
+	for (size_t len = 0; len < sizeof event + 8; len += (size_t)n) {
+		char came[sizeof event + 8];
+		n = recv(w.client, came, sizeof came, MSG_DONTWAIT);
+		CHECK(n > 0);
+		CHECK(len > 0 || memcmp(came, "3\r\nxx", 5) == 0);
+		CHECK(len + (size_t)n < sizeof came || memcmp(came + n - 5, "\r\n4\r\n", 5) == 0);
+	}
+	close_world(&w);
+}
+
 /* Sends TEXT with N fds on its first byte. */
 static void send_with_fds(struct world *w, const char *text, const int *fds, size_t n)
 {
@@ -390,6 +419,7 @@ int main(void)
 	RUN(test_bad_input);
 	RUN(test_pause_holds_back);
 	RUN(test_who_does_not_read_is_cut_off);
+	RUN(test_events_go_together);
 	RUN(test_fds_come_with_their_command);
 	RUN(test_fds_do_not_leak);
 	RUN(test_large_replies_hold_back);
