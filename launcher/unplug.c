@@ -177,7 +177,7 @@ static void on_status(void *data, const struct qmp_reply *reply)
 
 static bool is_ours(const struct vm_unplug *u, const struct qmp_event *event)
 {
-	const char *id = text_of(event->data, "device");
+	const char *id = text_of(qmp_event_member(event, "data"), "device");
 
 	return id && streq(id, u->id); /* virtio's inner device is deleted, too, without an id */
 }
@@ -205,7 +205,8 @@ static void on_chance(void *data, const struct qmp_event *event)
 	struct vm_unplug *u = data;
 	bool request_is_out = !u->nameless && (u->accepted || u->words.kind != QMP_ERR_NONE);
 
-	if (request_is_out && (streq(event->name, "RESUME") || json_is_true(json_object_get(event->data, "open"))))
+	if (request_is_out &&
+	    (streq(event->name, "RESUME") || json_is_true(json_object_get(qmp_event_member(event, "data"), "open"))))
 		delete(u);
 }
 

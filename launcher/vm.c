@@ -445,7 +445,7 @@ static void on_event(void *data, const struct qmp_event *event)
 	struct vm *vm = data;
 
 	if (streq(event->name, "SHUTDOWN"))
-		vm_replace(&vm->shutdown_event, json_pack("{s:O?}", "data", event->data));
+		vm_replace(&vm->shutdown_event, json_pack("{s:O?}", "data", qmp_event_member(event, "data")));
 	else if (streq(event->name, "GUEST_PANICKED"))
 		vm->panicked = true;
 	else if (streq(event->name, "RESET"))

@@ -1,7 +1,7 @@
 /*
  * The floor that every folder stands on: ownership made visible.
  *
- * Owns: cleanup attributes, hand-over helpers, small helpers for strings and members of objects.
+ * Owns: cleanup attributes, hand-over helpers, small helpers for strings, text in UTF-8 and members of objects.
  * Does not own: errors (qmp.h), anything that knows of QMP. Not installed.
  */
 #pragma once
@@ -75,6 +75,9 @@ static inline json_int_t int_of(const json_t *object, const char *key)
 
 /* printf into a new string; NULL only when memory is out. */
 char *qmp_asprintf(const char *fmt, ...) _printf_(1, 2);
+
+/* How many bytes the character of UTF-8 at P has; 0: what stands there before END is none. */
+size_t qmp_character_length(const char *p, const char *end);
 
 /*
  * The entry of CHOICES that is nearest to WORD by edit distance, or NULL where none is near enough to

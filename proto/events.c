@@ -8,6 +8,15 @@ struct qmp_subscription {
 	void *data;
 };
 
+json_t *qmp_event_member(const struct qmp_event *event, const char *name)
+{
+	if (!*event->message)
+		*event->message = qmp_json_decode(event->raw, event->raw_len, NULL);
+	if (!*event->message)
+		*event->message = json_null();
+	return json_object_get(*event->message, name);
+}
+
 void qmp_events_deinit(struct qmp_events *e)
 {
 	for (size_t i = 0; i < e->n; i++)

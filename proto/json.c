@@ -317,44 +317,15 @@ int qmp_json_u64(const json_t *value, uint64_t *ret)
 	return 0;
 }
 
-/* ---- Text that may not be UTF-8 ---- */
-
-/* The well-formed sequences of more than one byte: Unicode, table 3-7. The rest of their bytes are 80..BF. */
-static const struct {
-	unsigned char first, last, low, high; /* of the first byte, and of the second */
-	size_t len;
-} sequences[] = {
-	{0xc2, 0xdf, 0x80, 0xbf, 2}, {0xe0, 0xe0, 0xa0, 0xbf, 3}, {0xe1, 0xec, 0x80, 0xbf, 3},
-	{0xed, 0xed, 0x80, 0x9f, 3}, {0xee, 0xef, 0x80, 0xbf, 3}, {0xf0, 0xf0, 0x90, 0xbf, 4},
-	{0xf1, 0xf3, 0x80, 0xbf, 4}, {0xf4, 0xf4, 0x80, 0x8f, 4},
-};
-
-/* How many bytes the character at P (not NUL) has; 0: it is none. A NUL ends the text. */
-static size_t character_length(const unsigned char *p)
-{
-	if (*p < 0x80)
-		return 1;
-	for (size_t i = 0; i < ARRAY_SIZE(sequences); i++) {
-		size_t n = 2;
-		if (*p < sequences[i].first || *p > sequences[i].last)
-			continue;
-		if (p[1] < sequences[i].low || p[1] > sequences[i].high)
-			return 0;
-		while (n < sequences[i].len && p[n] >= 0x80 && p[n] <= 0xbf)
-			n++;
-		return n == sequences[i].len ? n : 0;
-	}
-	return 0;
-}
-
 json_t *qmp_json_text(const char *text)
 {
 	struct buffer mended = {0};
+	const char *end = text ? text + strlen(text) : NULL;
 	json_t *value;
 	int r = buffer_add(&mended, "", 0);
 
-	while (r == 0 && text && *text) {
-		size_t n = character_length((const unsigned char *)text);
+	while (r == 0 && text < end) {
+		size_t n = qmp_character_length(text, end);
 		r = n > 0 ? buffer_add(&mended, text, n) : buffer_add(&mended, "\xef\xbf\xbd", 3);
 		text += n > 0 ? n : 1;
 	}

@@ -148,12 +148,16 @@ struct qmp_session;
 /* An event. Everything is valid during the callback alone. */
 struct qmp_event {
 	const char *name;
-	json_t *data;            /* an object, or NULL where the event has none; borrowed */
-	int64_t seconds;         /* of the host's clock; -1 where QEMU had none */
-	int64_t microseconds;
 	const char *raw;         /* the whole message as QEMU wrote it, without the line's end */
 	size_t raw_len;
+	json_t **message;        /* what raw says, once somebody has asked for a member; whoever tells it owns that */
 };
+
+/*
+ * The member NAME of an event ("data", an object; "timestamp"); NULL: it has none. Borrowed. The event is decoded when
+ * the first one is asked for: many are only passed on.
+ */
+QMP_API json_t *qmp_event_member(const struct qmp_event *event, const char *name);
 
 /* How a command ended. Everything is valid during the callback alone. */
 struct qmp_reply {

@@ -211,7 +211,7 @@ static void pump(struct qmp_session *s)
 
 /* ---- What comes ---- */
 
-enum { M_RETURN, M_ERROR, M_ID, M_EVENT, M_QMP, M_COUNT };
+enum { M_RETURN, M_ERROR, M_ID, M_EVENT, M_DATA, M_QMP, M_COUNT };
 
 static bool is_id_of(const struct qmp_session *s, uint64_t serial, const struct qmp_span *id)
 {
@@ -354,34 +354,32 @@ static void take_reply(struct qmp_session *s, const struct qmp_span *m, const ch
 		fail_protocol(s, "a reply that is not JSON", text, len);
 }
 
-static void take_event(struct qmp_session *s, const char *text, size_t len)
+static void take_event(struct qmp_session *s, const struct qmp_span *m, const char *text, size_t len)
 {
+	const struct qmp_span *name = &m[M_EVENT], *data = &m[M_DATA];
+	_cleanup_free_ char *copy = NULL;
 	json_auto_t *message = NULL;
-	json_t *stamp;
-	struct qmp_event event;
 
 	s->stats.events++;
+	if (*name->text != '"' || memchr(name->text, '\\', name->len) || (data->text && *data->text != '{')) {
+		fail_protocol(s, "an event that is not one", text, len);
+		return;
+	}
 	if (s->events.n == 0)
 		return;
-	message = qmp_json_decode(text, len, NULL);
-	stamp = json_object_get(message, "timestamp");
-	event = (struct qmp_event){
-		.name = json_string_value(json_object_get(message, "event")),
-		.data = json_object_get(message, "data"),
-		.seconds = stamp ? json_integer_value(json_object_get(stamp, "seconds")) : -1,
-		.microseconds = stamp ? json_integer_value(json_object_get(stamp, "microseconds")) : -1,
-		.raw = text,
-		.raw_len = len,
-	};
-	if (!event.name || (event.data && !json_is_object(event.data)))
-		fail_protocol(s, "an event that is not one", text, len);
-	else
-		qmp_events_dispatch(&s->events, &event);
+	copy = strndup(name->text + 1, name->len - 2);
+	if (!copy) {
+		fail_errno(s, -ENOMEM, "taking an event");
+		return;
+	}
+	qmp_events_dispatch(&s->events, &(struct qmp_event){copy, text, len, &message});
+	if (message && !json_is_object(message))
+		fail_protocol(s, "an event that is not JSON", text, len);
 }
 
 static void take_message(struct qmp_session *s, const char *text, size_t len)
 {
-	static const char *const names[M_COUNT] = {"return", "error", "id", "event", "QMP"};
+	static const char *const names[M_COUNT] = {"return", "error", "id", "event", "data", "QMP"};
 	struct qmp_span m[M_COUNT];
 
 	qmp_trace(s, false, text, len);
@@ -390,7 +388,7 @@ static void take_message(struct qmp_session *s, const char *text, size_t len)
 	else if (s->state == GREETING && m[M_QMP].text)
 		take_greeting(s, &m[M_QMP]);
 	else if (m[M_EVENT].text)
-		take_event(s, text, len);
+		take_event(s, m, text, len);
 	else if (m[M_RETURN].text || m[M_ERROR].text)
 		take_reply(s, m, text, len);
 	else

@@ -210,10 +210,11 @@ void agent_look(struct agent *a)
 
 void agent_on_event(struct agent *a, const struct qmp_event *event)
 {
-	const char *id = json_string_value(json_object_get(event->data, "id"));
+	json_t *data = streq(event->name, "VSERPORT_CHANGE") ? qmp_event_member(event, "data") : NULL;
+	const char *id = text_of(data, "id");
 
-	if (streq(event->name, "VSERPORT_CHANGE") && id && streq(id, PORT))
-		set_port(a, json_is_true(json_object_get(event->data, "open")) ? OPEN : CLOSED);
+	if (id && streq(id, PORT))
+		set_port(a, json_is_true(json_object_get(data, "open")) ? OPEN : CLOSED);
 }
 
 void agent_leave(struct agent *a)

@@ -94,10 +94,11 @@ int client_connect(struct cli *cli, const char *name, int *ret_fd)
 static void on_progress(void *data, const struct qmp_event *event)
 {
 	struct request *r = data;
-	const char *operation = text_of(event->data, "operation");
+	json_t *progress = qmp_event_member(event, "data");
+	const char *operation = text_of(progress, "operation");
 
 	if (operation && streq(operation, r->operation))
-		r->cli->on_progress(r->cli, event->data);
+		r->cli->on_progress(r->cli, progress);
 }
 
 static int send_request(struct request *r, int fd)

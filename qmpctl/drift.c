@@ -76,7 +76,7 @@ void drift_on_state(struct guest *g)
 
 void drift_on_event(struct guest *g, const struct qmp_event *event)
 {
-	if (streq(event->name, "DEVICE_DELETED") && json_object_get(event->data, "device") && !g->running && !g->pending)
+	if (streq(event->name, "DEVICE_DELETED") && text_of(qmp_event_member(event, "data"), "device") && !g->running && !g->pending)
 		drift_check(g);
 }
 

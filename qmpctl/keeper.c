@@ -50,7 +50,7 @@ void guest_send_event(struct guest *g, const char *name, json_t *data_consume)
 	if (!text)
 		return;
 	guest_send(g, text, len);
-	told = (struct qmp_event){name, json_object_get(event, "data"), now.tv_sec, now.tv_usec, text, len};
+	told = (struct qmp_event){name, text, len, &event};
 	tell_calls(g, on_event, &told);
 }
 

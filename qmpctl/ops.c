@@ -501,7 +501,7 @@ static void on_wait_event(struct op_call *call, const struct qmp_event *event)
 	const char *name = op_text(call, "event");
 
 	if (streq(op_text(call, "for"), "event") && streq(name, event->name))
-		op_return(call, json_pack("{s:s, s:O?}", "outcome", "done", "data", event->data));
+		op_return(call, json_pack("{s:s, s:O?}", "outcome", "done", "data", qmp_event_member(event, "data")));
 	else
 		wait_check(call);
 }

@@ -20,6 +20,8 @@ void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *p, size_t size);
 char *__wrap_strdup(const char *s);
+char *__real_strndup(const char *s, size_t n);
+char *__wrap_strndup(const char *s, size_t n);
 
 static long countdown = -1; /* allocations until one fails; negative: none does */
 
@@ -58,6 +60,14 @@ char *__wrap_strdup(const char *s)
 {
 	if (!fails())
 		return __real_strdup(s);
+	errno = ENOMEM;
+	return NULL;
+}
+
+char *__wrap_strndup(const char *s, size_t n)
+{
+	if (!fails())
+		return __real_strndup(s, n);
 	errno = ENOMEM;
 	return NULL;
 }

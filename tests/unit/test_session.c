@@ -57,7 +57,7 @@ static void on_event(void *data, const struct qmp_event *event)
 	struct world *w = data;
 
 	CHECK_STR(event->name, "STOP");
-	CHECK_INT(event->seconds, 5);
+	CHECK_INT(int_of(qmp_event_member(event, "timestamp"), "seconds"), 5);
 	w->events++;
 }
 
@@ -482,7 +482,7 @@ static void on_event_free(void *data, const struct qmp_event *event)
 	w->events++;
 	qmp_session_free(w->s);
 	w->s = NULL;
-	CHECK_STR(json_string_value(json_object_get(event->data, "still")), "valid");
+	CHECK_STR(text_of(qmp_event_member(event, "data"), "still"), "valid");
 }
 
 /* Each of the other callbacks frees the session, too. */
@@ -589,8 +589,8 @@ static void test_undecodable_replies(void)
 {
 	static const char *const replies[] = {
 		"{\"return\": {\"a\": 1, \"a\": 2}, \"id\": \"%s\"}",
-		"{\"return\": nonsense, \"id\": \"%s\"}",
-		"{\"error\": {\"class\": nonsense}, \"id\": \"%s\"}",
+		"{\"return\": \"\\ud800\", \"id\": \"%s\"}",
+		"{\"error\": {\"class\": 1, \"class\": 2}, \"id\": \"%s\"}",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(replies); i++) {
@@ -615,7 +615,11 @@ static void test_protocol_errors(void)
 	protocol_error("{\"error\": {\"class\": \"GenericError\", \"desc\": \"x\"}}");
 	protocol_error("{\"neither\": 1}");
 	protocol_error("{\"return\": {}, \"return\": {}}");
+	protocol_error("{\"return\": nonsense}");
 	protocol_error("{\"event\": 1}");
+	protocol_error("{\"event\": \"A\\u0041\"}");
+	protocol_error("{\"event\": \"A\", \"data\": []}");
+	protocol_error("{\"event\": \"A\", \"data\": {\"b\": [1, tru]}}");
 }
 
 static void test_no_greeting(void)
