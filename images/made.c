@@ -12,8 +12,9 @@
 #define FOLDER   "made"
 #define NOTE_MAX ((size_t)1 << 20)
 
+/* A file, or (ID) the volume PATH, which is POOL:VOLUME. */
 struct img_made_image {
-	char *path;
+	char *path, *id;
 	dev_t dev;
 	ino_t ino;
 };
@@ -34,9 +35,9 @@ static int write_line(int fd, json_t *line_consume)
 	return fdatasync(fd) < 0 ? -errno : 0;
 }
 
-int img_made_begin(const struct vm_dirs *dirs, const char *vm, struct img_made *ret, struct qmp_error *err)
+int img_made_begin(uv_loop_t *loop, const struct vm_dirs *dirs, const char *vm, struct img_made *ret, struct qmp_error *err)
 {
-	struct img_made m = {.fd = -1};
+	struct img_made m = {.fd = -1, .loop = loop, .dirs = dirs};
 	uint64_t random;
 	int r;
 
@@ -63,27 +64,45 @@ static json_t *line_of(const char *path, const struct stat *st)
 	return json_pack("{s:s, s:I, s:I}", "path", path, "dev", (json_int_t)st->st_dev, "ino", (json_int_t)st->st_ino);
 }
 
-int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err)
+/* Writes LINE, and adds what it says. */
+static int add(struct img_made *m, struct img_made_image image, json_t *line_consume, struct qmp_error *err)
 {
-	struct img_made *m = made;
-	struct img_made_image *images = realloc(m->images, (m->n + 1) * sizeof *images),
-			      image = {.path = strdup(d->final)};
-	struct stat st;
-	int r;
+	struct img_made_image *images = realloc(m->images, (m->n + 1) * sizeof *images);
+	int r = images && image.path ? write_line(m->fd, json_incref(line_consume)) : -ENOMEM;
 
+	json_decref(line_consume);
 	if (images)
 		m->images = images;
-	r = !images || !image.path ? -ENOMEM : fstat(d->fd, &st) < 0 ? -errno : 0;
-	if (r == 0)
-		r = write_line(m->fd, line_of(d->final, &st));
 	if (r < 0) {
+		qmp_error_errno(err, r, "noting that %s is made", image.path ? image.path : "an image");
 		free(image.path);
-		return qmp_error_errno(err, r, "noting that %s is made", d->final);
+		free(image.id);
+		return r;
 	}
-	image.dev = st.st_dev;
-	image.ino = st.st_ino;
 	m->images[m->n++] = image;
 	return 0;
+}
+
+int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err)
+{
+	struct stat st;
+
+	if (fstat(d->fd, &st) < 0)
+		return qmp_error_errno(err, -errno, "noting that %s is made", d->final);
+	return add(made, (struct img_made_image){.path = strdup(d->final), .dev = st.st_dev, .ino = st.st_ino}, line_of(d->final, &st),
+		   err);
+}
+
+int img_made_note_volume(void *made, const char *location, const char *id, struct qmp_error *err)
+{
+	struct img_made *m = made;
+	json_t *line = json_pack("{s:s, s:s*}", "volume", location, "id", id);
+	int r;
+
+	if (id)
+		return add(m, (struct img_made_image){.path = strdup(location), .id = strdup(id)}, line, err);
+	r = write_line(m->fd, line);
+	return r < 0 ? qmp_error_errno(err, r, "noting that %s is made", location) : 0;
 }
 
 int img_made_condemn(struct img_made *m, const char *path, struct qmp_error *err)
@@ -99,7 +118,22 @@ int img_made_condemn(struct img_made *m, const char *path, struct qmp_error *err
 
 /* ---- Ending it ---- */
 
-/* Whether it is there: another one may be, by now. */
+/* 1: a VM has it, or another image stands on it; 0: neither; an error: that cannot be told. */
+static int is_wanted(const struct vm_dirs *dirs, const char *path)
+{
+	_cleanup_catalogue_ struct img_catalogue *c = NULL;
+	json_auto_t *users = NULL, *overlays = NULL;
+
+	if (img_catalogue_read(dirs, &c, NULL) < 0 || (*path == '/' && img_catalogue_add(c, path, NULL) < 0))
+		return -EIO;
+	users = img_catalogue_users(c, path);
+	overlays = img_catalogue_overlays(c, path, false);
+	if (!users || !overlays || json_array_size(img_catalogue_unknown(c)) > 0)
+		return -EIO;
+	return json_array_size(users) + json_array_size(overlays) > 0;
+}
+
+/* Whether the file is there: another one may be, by now. */
 static bool is_it(const struct img_made_image *image)
 {
 	struct stat st;
@@ -109,8 +143,10 @@ static bool is_it(const struct img_made_image *image)
 
 void img_made_leave(struct img_made *m)
 {
-	for (size_t i = 0; i < m->n; i++)
+	for (size_t i = 0; i < m->n; i++) {
 		free(m->images[i].path);
+		free(m->images[i].id);
+	}
 	free(m->images);
 	if (m->fd > 0)
 		(void)close(m->fd);
@@ -126,12 +162,35 @@ void img_made_keep(struct img_made *m)
 	img_made_leave(m);
 }
 
+/* The volume of that ID, unless (UNWANTED) somebody has it. False: that is for another time. */
+static bool remove_volume(uv_loop_t *loop, const struct vm_dirs *dirs, const char *location, const char *id, bool unwanted)
+{
+	_cleanup_volume_ struct img_volume v = {0};
+	struct qmp_error why = {0};
+	int r = img_volume_open(loop, dirs, location, &v, &why);
+
+	if (r == 0 || r == -ENOENT)
+		return true; /* its pool has other ones now, or is forgotten */
+	if (r > 0)
+		r = img_volume_is(&v, id, &why);
+	if (r > 0 && unwanted && (r = is_wanted(dirs, v.path)) >= 0)
+		r = !r;
+	return r > 0 ? img_volume_remove(&v, &why) == 0 : r == 0;
+}
+
 void img_made_undo(struct img_made *m)
 {
+	bool undone = true;
+
 	for (size_t i = 0; i < m->n; i++)
-		if (is_it(&m->images[i]))
+		if (m->images[i].id)
+			undone &= remove_volume(m->loop, m->dirs, m->images[i].path, m->images[i].id, false);
+		else if (is_it(&m->images[i]))
 			(void)unlink(m->images[i].path);
-	img_made_keep(m);
+	if (undone)
+		img_made_keep(m);
+	else
+		img_made_leave(m);
 }
 
 const char *img_made_path(const struct img_made *m, size_t i)
@@ -140,21 +199,6 @@ const char *img_made_path(const struct img_made *m, size_t i)
 }
 
 /* ---- Settling ---- */
-
-/* 1: a VM has it, or another image stands on it; 0: neither; an error: that cannot be told. */
-static int is_wanted(const struct vm_dirs *dirs, const char *path)
-{
-	_cleanup_catalogue_ struct img_catalogue *c = NULL;
-	json_auto_t *users = NULL, *overlays = NULL;
-
-	if (img_catalogue_read(dirs, &c, NULL) < 0 || img_catalogue_add(c, path, NULL) < 0)
-		return -EIO;
-	users = img_catalogue_users(c, path);
-	overlays = img_catalogue_overlays(c, path, false);
-	if (!users || !overlays || json_array_size(img_catalogue_unknown(c)) > 0)
-		return -EIO;
-	return json_array_size(users) + json_array_size(overlays) > 0;
-}
 
 /* What a VM has by its name, not by its spec. */
 static const struct {
@@ -177,11 +221,31 @@ static int is_wanted_by_name(const struct vm_dirs *dirs, const char *path)
 	return wanted;
 }
 
+/* Likewise of what was begun with a hidden name, by whoever. */
+static bool sweep_pool(uv_loop_t *loop, const struct vm_dirs *dirs, const char *location)
+{
+	_cleanup_volume_ struct img_volume v = {0};
+	struct qmp_error why = {0};
+	_cleanup_fd_ int lock = -1;
+	int r = img_volume_open(loop, dirs, location, &v, &why);
+
+	if (r == 0 || r == -ENOENT)
+		return true;
+	return r > 0 && img_pool_lock(&v.pool, &lock, &why) == 0 && img_pool_sweep(&v.pool, &why) == 0;
+}
+
+static bool settle_volume(uv_loop_t *loop, const struct vm_dirs *dirs, const json_t *line)
+{
+	const char *location = text_of(line, "volume"), *id = text_of(line, "id");
+
+	return id ? remove_volume(loop, dirs, location, id, true) : sweep_pool(loop, dirs, location);
+}
+
 /* Whether nothing more is to be done about it. */
 static bool settle_image(const struct vm_dirs *dirs, const json_t *line)
 {
-	struct img_made_image image = {(char *)text_of(line, "path"), (dev_t)int_of(line, "dev"),
-				       (ino_t)int_of(line, "ino")};
+	struct img_made_image image = {.path = (char *)text_of(line, "path"), .dev = (dev_t)int_of(line, "dev"),
+				       .ino = (ino_t)int_of(line, "ino")};
 	int wanted;
 
 	if (!image.path || *image.path != '/' || !is_it(&image))
@@ -193,7 +257,7 @@ static bool settle_image(const struct vm_dirs *dirs, const json_t *line)
 }
 
 /* The last line may be cut: then its image has got no name. False: something is left for another time. */
-static bool settle_lines(const struct vm_dirs *dirs, char *text, bool (*quiet)(void *data, const char *vm), void *data)
+static bool settle_lines(uv_loop_t *loop, const struct vm_dirs *dirs, char *text, bool (*quiet)(void *data, const char *vm), void *data)
 {
 	bool first = true, settled = true;
 
@@ -202,7 +266,7 @@ static bool settle_lines(const struct vm_dirs *dirs, char *text, bool (*quiet)(v
 		if (first && text_of(line, "vm") && !quiet(data, text_of(line, "vm")))
 			return false;
 		if (!first)
-			settled &= settle_image(dirs, line);
+			settled &= text_of(line, "volume") ? settle_volume(loop, dirs, line) : settle_image(dirs, line);
 	}
 	return settled;
 }
@@ -219,7 +283,7 @@ static void sweep_drafts(const struct vm_dirs *dirs)
 	}
 }
 
-static void settle(const struct vm_dirs *dirs, int dir, const char *name, bool (*quiet)(void *data, const char *vm),
+static void settle(uv_loop_t *loop, const struct vm_dirs *dirs, int dir, const char *name, bool (*quiet)(void *data, const char *vm),
 		   void *data)
 {
 	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -230,11 +294,11 @@ static void settle(const struct vm_dirs *dirs, int dir, const char *name, bool (
 	    st.st_nlink == 0 || read(fd, text, NOTE_MAX) < 0)
 		return;
 	sweep_drafts(dirs);
-	if (settle_lines(dirs, text, quiet, data))
+	if (settle_lines(loop, dirs, text, quiet, data))
 		(void)unlinkat(dir, name, 0);
 }
 
-void img_made_settle(const struct vm_dirs *dirs, bool (*quiet)(void *data, const char *vm), void *data)
+void img_made_settle(uv_loop_t *loop, const struct vm_dirs *dirs, bool (*quiet)(void *data, const char *vm), void *data)
 {
 	int fd = vm_dir_open(dirs->state, FOLDER, false, NULL);
 	DIR *folder = fd >= 0 ? fdopendir(fd) : NULL;
@@ -242,7 +306,7 @@ void img_made_settle(const struct vm_dirs *dirs, bool (*quiet)(void *data, const
 
 	while (folder && (entry = readdir(folder)))
 		if (*entry->d_name != '.')
-			settle(dirs, dirfd(folder), entry->d_name, quiet, data);
+			settle(loop, dirs, dirfd(folder), entry->d_name, quiet, data);
 	if (folder)
 		(void)closedir(folder);
 	else if (fd >= 0)

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "images/draft.h"
+#include "images/volume.h"
 #include "launcher/files.h"
 
 struct img_made_image;
@@ -18,11 +19,16 @@ struct img_made_image;
 struct img_made {
 	int dir, fd;  /* of STATEDIR/made and the note; -1: nothing was begun */
 	char name[32]; /* of the note */
+	uv_loop_t *loop;
+	const struct vm_dirs *dirs;
 	struct img_made_image *images;
 	size_t n;
 };
 
-int img_made_begin(const struct vm_dirs *dirs, const char *vm, struct img_made *ret, struct qmp_error *err);
+/* LOOP and DIRS stay the caller's until it has ended. */
+int img_made_begin(uv_loop_t *loop, const struct vm_dirs *dirs, const char *vm, struct img_made *ret, struct qmp_error *err);
+/* A struct img_volume's note, with the struct img_made: notes the volume, durably. */
+int img_made_note_volume(void *made, const char *location, const char *id, struct qmp_error *err);
 /* An img_whole_cb, with the struct img_made: notes the image, durably. */
 int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err);
 /* Also PATH, which is there and is to go, where it is a file; nothing here removes it but settling. */
@@ -33,11 +39,12 @@ void img_made_keep(struct img_made *m);
 void img_made_undo(struct img_made *m);
 /* It is not known whose they are: left to be settled. */
 void img_made_leave(struct img_made *m);
-/* The path of the I-th; NULL: there are no more. */
+/* The path, or POOL:VOLUME, of the I-th; NULL: there are no more. */
 const char *img_made_path(const struct img_made *m, size_t i);
 
 /*
  * Settles what makers that are gone have left. QUIET says whether nothing is under way for a VM that might give it an
  * image yet; else that one's are left for another time.
  */
-void img_made_settle(const struct vm_dirs *dirs, bool (*quiet)(void *data, const char *vm), void *data);
+void img_made_settle(uv_loop_t *loop, const struct vm_dirs *dirs, bool (*quiet)(void *data, const char *vm),
+		     void *data);

@@ -229,6 +229,18 @@ static int clone_btrfs(struct img_pool *p, const char *volume, const char *to, s
 	return r;
 }
 
+/* A subvolume has the same inodes as the next one: its file was made at another time. */
+static int identify_btrfs(struct img_pool *p, const char *volume, char **ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *path = img_pool_path(p, volume);
+	struct statx st;
+
+	if (!path || statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, STATX_BTIME, &st) < 0)
+		return qmp_error_errno(err, path ? -errno : -ENOMEM, "%s/%s", path_of(p), volume);
+	*ret = qmp_asprintf("%lld.%09u", (long long)st.stx_btime.tv_sec, (unsigned)st.stx_btime.tv_nsec);
+	return *ret ? 0 : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+}
+
 static int rename_btrfs(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
 {
 	_cleanup_free_ char *from = NULL, *path = NULL, *a = NULL, *b = NULL;
@@ -253,5 +265,6 @@ const struct img_pool_type img_pool_btrfs_subvolumes = {
 	.remove = remove_btrfs,
 	.resize = resize_btrfs,
 	.clone = clone_btrfs,
+	.identify = identify_btrfs,
 	.rename = rename_btrfs,
 };

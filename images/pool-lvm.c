@@ -240,6 +240,16 @@ static int clone_lvm(struct img_pool *p, const char *volume, const char *to, str
 		   err);
 }
 
+static int identify_lvm(struct img_pool *p, const char *volume, char **ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *lv = qmp_asprintf("%s/%s", vg_of(p), volume);
+	json_auto_t *rows = NULL;
+	int r = lv ? report(p, "lvs", "lv", "lv_uuid", lv, &rows, err) : -ENOMEM;
+
+	*ret = r == 0 ? strdup(word(json_array_get(rows, 0), "lv_uuid")) : NULL;
+	return *ret ? 0 : r < 0 && lv ? r : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+}
+
 static int rename_lvm(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
 {
 	return run(p, "renaming a logical volume", (const char *[]){"lvrename", "--quiet", "--yes", "--", vg_of(p), volume, to, NULL}, err);
@@ -271,6 +281,7 @@ const struct img_pool_type img_pool_lvm = {
 	.remove = remove_lvm,
 	.resize = resize_lvm,
 	.clone = clone_lvm,
+	.identify = identify_lvm,
 	.rename = rename_lvm,
 };
 
@@ -288,5 +299,6 @@ const struct img_pool_type img_pool_lvm_thin = {
 	.remove = remove_lvm,
 	.resize = resize_lvm,
 	.clone = clone_lvm,
+	.identify = identify_lvm,
 	.rename = rename_lvm,
 };

@@ -250,7 +250,8 @@ static int remove_rbd(struct img_pool *p, const char *volume, struct qmp_error *
 
 static int clone_rbd(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
 {
-	_cleanup_free_ char *name = qmp_asprintf(SNAPSHOT "%s", to), *snapshot = name ? image_spec(p, volume, name) : NULL;
+	_cleanup_free_ char *name = qmp_asprintf(SNAPSHOT "%s", img_pool_final_name(p, to)),
+			    *snapshot = name ? image_spec(p, volume, name) : NULL;
 	_cleanup_free_ char *image = image_spec(p, to, NULL);
 	int r = snapshot && image ? ceph(p, "rbd", "making a snapshot", NULL, err, "snap", "create", "--no-progress", snapshot,
 					 (char *)NULL)
@@ -265,6 +266,16 @@ static int clone_rbd(struct img_pool *p, const char *volume, const char *to, str
 		(void)ceph(p, "rbd", "releasing the snapshot", NULL, NULL, "snap", "unprotect", snapshot, (char *)NULL);
 		(void)ceph(p, "rbd", "removing the snapshot", NULL, NULL, "snap", "rm", "--no-progress", snapshot, (char *)NULL);
 	}
+	return r;
+}
+
+static int identify_rbd(struct img_pool *p, const char *volume, char **ret, struct qmp_error *err)
+{
+	json_auto_t *info = NULL;
+	int r = info_of(p, volume, &info, err);
+
+	if (r == 0 && !(*ret = strdup(text_of(info, "block_name_prefix") ? text_of(info, "block_name_prefix") : "")))
+		r = no_memory(p, err);
 	return r;
 }
 
@@ -287,6 +298,7 @@ const struct img_pool_type img_pool_rbd = {
 	.remove = remove_rbd,
 	.resize = resize_rbd,
 	.clone = clone_rbd,
+	.identify = identify_rbd,
 	.rename = rename_rbd,
 	.size = size_rbd,
 };

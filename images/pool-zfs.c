@@ -108,7 +108,7 @@ static int create_zfs(struct img_pool *p, const char *volume, uint64_t size, str
 /* Where NAME is a clone, the snapshot that was made for it: new; NULL: none. */
 static char *own_origin(struct img_pool *p, const char *name, const char *volume)
 {
-	_cleanup_free_ char *output = NULL, *end = qmp_asprintf("@" SNAPSHOT "%s", volume);
+	_cleanup_free_ char *output = NULL, *end = qmp_asprintf("@" SNAPSHOT "%s", img_pool_final_name(p, volume));
 	size_t n;
 
 	if (!end || zfs(p, "asking ZFS", (const char *[]){"zfs", "list", "-Hp", "-o", "origin", name, NULL}, &output, NULL) < 0)
@@ -143,7 +143,8 @@ static int resize_zfs(struct img_pool *p, const char *volume, uint64_t size, str
 
 static int clone_zfs(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
 {
-	_cleanup_free_ char *snapshot = qmp_asprintf("%s/%s@" SNAPSHOT "%s", dataset_of(p), volume, to), *name = name_of(p, to);
+	_cleanup_free_ char *snapshot = qmp_asprintf("%s/%s@" SNAPSHOT "%s", dataset_of(p), volume, img_pool_final_name(p, to)),
+			    *name = name_of(p, to);
 	int r = snapshot && name ? zfs(p, "making a snapshot", (const char *[]){"zfs", "snapshot", snapshot, NULL}, NULL, err)
 				 : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
 
@@ -152,6 +153,17 @@ static int clone_zfs(struct img_pool *p, const char *volume, const char *to, str
 	r = zfs(p, "making a clone", (const char *[]){"zfs", "clone", snapshot, name, NULL}, NULL, err);
 	if (r < 0)
 		(void)zfs(p, "removing the snapshot", (const char *[]){"zfs", "destroy", snapshot, NULL}, NULL, NULL);
+	return r;
+}
+
+static int identify_zfs(struct img_pool *p, const char *volume, char **ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *name = name_of(p, volume);
+	int r = name ? zfs(p, "asking ZFS", (const char *[]){"zfs", "list", "-Hp", "-o", "guid", name, NULL}, ret, err)
+		     : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+
+	if (r == 0)
+		(*ret)[strcspn(*ret, "\n")] = '\0';
 	return r;
 }
 
@@ -183,5 +195,6 @@ const struct img_pool_type img_pool_zfs = {
 	.remove = remove_zfs,
 	.resize = resize_zfs,
 	.clone = clone_zfs,
+	.identify = identify_zfs,
 	.rename = rename_zfs,
 };

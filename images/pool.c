@@ -263,6 +263,11 @@ json_t *img_pool_info(struct img_pool *p)
 
 /* ---- For the types ---- */
 
+const char *img_pool_final_name(const struct img_pool *p, const char *name)
+{
+	return img_pool_is_hidden(p, name) ? name + strlen(p->type->hidden) : name;
+}
+
 bool img_pool_is_hidden(const struct img_pool *p, const char *name)
 {
 	return p->type->hidden && strncmp(name, p->type->hidden, strlen(p->type->hidden)) == 0;

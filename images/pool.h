@@ -51,6 +51,8 @@ struct img_pool_type {
 	int (*size)(struct img_pool *p, const char *volume, uint64_t *ret, struct qmp_error *err);
 	/* A volume that has what another has now, and takes no room for it; written to by itself. NULL: it cannot. */
 	int (*clone)(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err);
+	/* What tells a volume from others that had its name, or will; stays where it is given another. RET is new. */
+	int (*identify)(struct img_pool *p, const char *volume, char **ret, struct qmp_error *err);
 	/* Gives a volume another name; at once. */
 	int (*rename)(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err);
 };
@@ -91,6 +93,8 @@ json_t *img_pool_info(struct img_pool *p);
 
 /* Whether NAME is that of a volume that is being made. */
 bool img_pool_is_hidden(const struct img_pool *p, const char *name);
+/* NAME, as it is once the volume is made. */
+const char *img_pool_final_name(const struct img_pool *p, const char *name);
 /* Where VOLUME is; new; NULL: no memory, or there can be none. */
 char *img_pool_path(const struct img_pool *p, const char *volume);
 /* Runs a program of the pool's; OUTPUT (may be NULL) is new. ARGV ends with NULL. */

@@ -87,20 +87,80 @@ static int claim(struct img_volume *v, const char *name, const char *path, const
 	return r < 0 ? r : img_pool_lock_making(&v->pool, hidden, ret_making, err);
 }
 
+/* What is made, by the pool's tools: the volume NAME, LOCATION, at PATH; empty, of SIZE, or (CLONE) a clone of V. */
+struct making {
+	struct img_volume *v;
+	const char *name, *location, *path;
+	bool clone;
+	uint64_t size;
+};
+
+static int make_as(const struct making *m, const char *name, struct qmp_error *err)
+{
+	struct img_pool *p = &m->v->pool;
+
+	return m->clone ? p->type->clone(p, m->v->name, name, err) : p->type->create(p, name, m->size, err);
+}
+
+static int note(const struct img_volume *v, const char *location, const char *id, struct qmp_error *err)
+{
+	return v->note ? v->note(v->note_data, location, id, err) : 0;
+}
+
+/* The hidden one gets its NAME. Under the pool's lock. */
+static int give_name(struct img_volume *v, const char *hidden, const char *name, const char *location, struct qmp_error *err)
+{
+	_cleanup_free_ char *id = NULL;
+	int r = v->note ? v->pool.type->identify(&v->pool, hidden, &id, err) : 0;
+
+	if (r == 0 && v->note)
+		r = note(v, location, id, err);
+	return r < 0 ? r : v->pool.type->rename(&v->pool, hidden, name, err); /* which goes over none that is there */
+}
+
+static int make_hidden(const struct making *m, struct qmp_error *err)
+{
+	struct img_volume *v = m->v;
+	_cleanup_free_ char *hidden = qmp_asprintf("%s%s", v->pool.type->hidden, m->name);
+	int r = hidden ? make_as(m, hidden, err) : qmp_error_errno(err, -ENOMEM, "making %s", m->location);
+
+	if (r < 0)
+		return r;
+	await_udev(v, NULL);
+	r = give_name(v, hidden, m->name, m->location, err);
+	if (r < 0)
+		(void)v->pool.type->remove(&v->pool, hidden, NULL);
+	return r;
+}
+
+/* Under the pool's lock. */
+static int make(const struct making *m, struct qmp_error *err)
+{
+	bool hidden = m->v->note && m->v->pool.type->hidden;
+	_cleanup_fd_ int making = -1;
+	int r;
+
+	if (hidden)
+		(void)img_pool_sweep(&m->v->pool, NULL);
+	r = claim(m->v, m->name, m->path, m->location, &making, err);
+	if (r == 0 && hidden)
+		r = note(m->v, m->location, NULL, err);
+	if (r == 0)
+		r = hidden ? make_hidden(m, err) : make_as(m, m->name, err);
+	if (r == 0)
+		await_udev(m->v, m->path);
+	return r;
+}
+
 int img_volume_create(struct img_volume *v, const char *format, uint64_t size, struct qmp_error *err)
 {
-	_cleanup_fd_ int lock = -1, making = -1;
+	struct making m = {.v = v, .name = v->name, .location = v->location, .path = v->path, .size = size};
+	_cleanup_fd_ int lock = -1;
 	int r = refuse_format(v, format, err);
 
 	if (r == 0)
 		r = img_pool_lock(&v->pool, &lock, err);
-	if (r == 0)
-		r = claim(v, v->name, v->path, v->location, &making, err);
-	if (r == 0)
-		r = v->pool.type->create(&v->pool, v->name, size, err);
-	if (r == 0)
-		await_udev(v, v->path);
-	return r;
+	return r < 0 ? r : make(&m, err);
 }
 
 /* ---- One that is filled ---- */
@@ -115,6 +175,8 @@ static int begin_hidden(struct img_volume *v, const char *name, const char *path
 		(void)img_pool_sweep(&v->pool, NULL);
 	if (r == 0)
 		r = claim(v, v->name, v->path, v->location, &making, err);
+	if (r == 0)
+		r = note(v, v->location, NULL, err);
 	if (r == 0)
 		r = v->pool.type->create(&v->pool, name, size, err);
 	if (r < 0)
@@ -143,7 +205,7 @@ static int name_hidden(struct img_volume *v, const char *name, struct qmp_error 
 
 	await_udev(v, NULL);
 	r = img_pool_lock(&v->pool, &lock, err);
-	return r < 0 ? r : v->pool.type->rename(&v->pool, name, v->name, err); /* which goes over none that is there */
+	return r < 0 ? r : give_name(v, name, v->name, v->location, err);
 }
 
 static void remove_hidden(struct img_volume *v, const char *name)
@@ -196,6 +258,20 @@ int img_volume_remove(struct img_volume *v, struct qmp_error *err)
 	return r < 0 ? r : v->pool.type->remove(&v->pool, v->name, err);
 }
 
+int img_volume_is(struct img_volume *v, const char *id, struct qmp_error *err)
+{
+	_cleanup_free_ char *now = NULL;
+	_cleanup_fd_ int lock = -1;
+	int r = img_pool_lock(&v->pool, &lock, err);
+
+	if (r == 0)
+		r = is_there(v, v->name, v->path, err);
+	if (r <= 0 || !v->pool.type->identify)
+		return r < 0 ? r : 0;
+	r = v->pool.type->identify(&v->pool, v->name, &now, err);
+	return r < 0 ? r : streq(now, id);
+}
+
 int img_volume_size(struct img_volume *v, uint64_t *ret, struct qmp_error *err)
 {
 	_cleanup_fd_ int fd = v->pool.type->size ? -1 : open(v->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
@@ -227,7 +303,7 @@ int img_volume_resize(struct img_volume *v, uint64_t size, bool shrink, struct q
 
 int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err)
 {
-	_cleanup_fd_ int lock = -1, making = -1;
+	_cleanup_fd_ int lock = -1;
 	char name[VM_POOL_NAME_MAX + 1];
 	const char *volume = vm_location_looks(to) == VM_VOLUME ? vm_pool_volume(to, name) : NULL;
 	_cleanup_free_ char *path = volume ? img_pool_path(&v->pool, volume) : NULL;
@@ -242,11 +318,5 @@ int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err
 	r = img_pool_lock(&v->pool, &lock, err);
 	if (r == 0)
 		r = check_there(v, err);
-	if (r == 0)
-		r = claim(v, volume, path, to, &making, err);
-	if (r == 0)
-		r = v->pool.type->clone(&v->pool, v->name, volume, err);
-	if (r == 0)
-		await_udev(v, path);
-	return r;
+	return r < 0 ? r : make(&(struct making){.v = v, .name = volume, .location = to, .path = path, .clone = true}, err);
 }

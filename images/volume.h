@@ -13,6 +13,12 @@ struct img_volume {
 	char *location; /* POOL:VOLUME */
 	const char *name; /* in it */
 	char *path;
+	/*
+	 * Who is told of the volume LOCATION that is made by way of this one: that it is begun, with a hidden name (ID NULL); then,
+	 * before it has its own, what tells it from others of that (img_volume_is). NULL: nobody.
+	 */
+	int (*note)(void *data, const char *location, const char *id, struct qmp_error *err);
+	void *note_data;
 };
 
 /* 1: LOCATION is one; 0: it is something else, and RET is not set. -ENOENT: there is no such pool. */
@@ -24,6 +30,8 @@ void img_volume_close(struct img_volume *v);
 /* SIZE bytes or a little more, as the storage's units are. FORMAT: a volume of this kind is "raw". Never over one that is there. */
 int img_volume_create(struct img_volume *v, const char *format, uint64_t size, struct qmp_error *err);
 int img_volume_remove(struct img_volume *v, struct qmp_error *err);
+/* Whether it is there, and the one that was noted with that ID: 1, 0 or an error. */
+int img_volume_is(struct img_volume *v, const char *id, struct qmp_error *err);
 /* SHRINK: it may lose what is behind SIZE. */
 int img_volume_resize(struct img_volume *v, uint64_t size, bool shrink, struct qmp_error *err);
 /*

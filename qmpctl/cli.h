@@ -83,7 +83,6 @@ struct cli {
 	} given[64];
 	int n_given;
 	struct img_made made; /* images that this run has made, or is to remove; words.h */
-	char *volumes[16];    /* likewise, those that are no files: POOL:VOLUME */
 	struct qmp_error error;
 	void (*on_progress)(struct cli *cli, const json_t *data); /* what an operation tells of itself (QMPCTL_PROGRESS); NULL: nobody asks */
 };

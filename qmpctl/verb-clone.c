@@ -142,6 +142,7 @@ static int make_image(void *data, struct img_volume *v, const char *path)
 	struct clone *c = data;
 	json_auto_t *bytes = json_pack("{s:s, s:s}", "path", text_of(c->disk, "path"), "format", "raw");
 
+	images_note_volume(c->cli, &c->volume);
 	if (v && is_pools_clone(c))
 		return img_volume_clone(&c->volume, v->location, &c->cli->error);
 	/* Byte for byte, too, unless a chain becomes one. */
@@ -432,7 +433,7 @@ static int run(struct clone *c)
 	else if (!c->source_is_saved)
 		images_undo(c->cli);
 	else
-		images_leave(c->cli); /* what is the source's stays; the rest is settled */
+		img_made_leave(&c->cli->made); /* what is the source's stays; the rest is settled */
 	return r;
 }
 

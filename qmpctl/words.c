@@ -32,14 +32,14 @@ static bool is_quiet(void *data, const char *vm)
 
 void images_settle(struct cli *cli)
 {
-	img_made_settle(&cli->dirs, is_quiet, cli);
+	img_made_settle(cli->loop, &cli->dirs, is_quiet, cli);
 }
 
 int images_begin(struct cli *cli, const char *vm)
 {
 	if (cli->made.fd > 0)
 		return 0;
-	return img_made_begin(&cli->dirs, vm, &cli->made, &cli->error);
+	return img_made_begin(cli->loop, &cli->dirs, vm, &cli->made, &cli->error);
 }
 
 int image_whole_like(void *data, const struct img_draft *d, struct qmp_error *err)
@@ -95,59 +95,35 @@ int image_create(struct cli *cli, const char *vm, const char *path, const char *
 	return img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
 }
 
-/* It is removed again unless it is kept. */
-static int note_volume(struct cli *cli, struct img_volume *v)
+void images_note_volume(struct cli *cli, struct img_volume *v)
 {
-	char **place = cli->volumes;
-
-	while (place < cli->volumes + ARRAY_SIZE(cli->volumes) && *place)
-		place++;
-	if (place < cli->volumes + ARRAY_SIZE(cli->volumes) && (*place = strdup(v->location)))
-		return 0;
-	(void)img_volume_remove(v, NULL);
-	return qmp_error_set(&cli->error, QMP_ERR_USAGE, -E2BIG, "more than %zu new volumes at once", ARRAY_SIZE(cli->volumes));
+	v->note = img_made_note_volume;
+	v->note_data = &cli->made;
 }
 
 /* 1: LOCATION is made by its pool's tools; 0: it is another's affair. */
-static int volume_create(struct cli *cli, const char *location, const char *format, uint64_t size)
+static int volume_create(struct cli *cli, const char *vm, const char *location, const char *format, uint64_t size)
 {
 	_cleanup_volume_ struct img_volume v = {0};
 	int r = img_volume_open(cli->loop, &cli->dirs, location, &v, &cli->error);
 
 	if (r <= 0)
 		return r;
-	r = img_volume_create(&v, format, size, &cli->error);
+	images_note_volume(cli, &v);
+	r = images_begin(cli, vm);
 	if (r == 0)
-		r = note_volume(cli, &v);
+		r = img_volume_create(&v, format, size, &cli->error);
 	return r < 0 ? r : 1;
-}
-
-static void forget_volumes(struct cli *cli, bool remove)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(cli->volumes) && cli->volumes[i]; i++) {
-		_cleanup_volume_ struct img_volume v = {0};
-		if (remove && img_volume_open(cli->loop, &cli->dirs, cli->volumes[i], &v, NULL) > 0)
-			(void)img_volume_remove(&v, NULL);
-		free(take_ptr(cli->volumes[i]));
-	}
 }
 
 void images_keep(struct cli *cli)
 {
 	img_made_keep(&cli->made);
-	forget_volumes(cli, false);
 }
 
 void images_undo(struct cli *cli)
 {
 	img_made_undo(&cli->made);
-	forget_volumes(cli, true);
-}
-
-void images_leave(struct cli *cli)
-{
-	img_made_leave(&cli->made);
-	forget_volumes(cli, true);
 }
 
 /* At LOCATION, which may be of a pool; KEY_FILE may be NULL. */
@@ -156,7 +132,7 @@ static int create_at(struct cli *cli, const char *vm, const char *location, cons
 {
 	json_auto_t *spec = json_pack("{s:[{s:s}]}", "disks", "path", location), *pools = NULL;
 	_cleanup_free_ char *path = NULL;
-	int r = key_file ? 0 : volume_create(cli, location, format, size);
+	int r = key_file ? 0 : volume_create(cli, vm, location, format, size);
 
 	if (r != 0)
 		return r < 0 ? r : 0;
@@ -220,10 +196,9 @@ static int place_at(struct cli *cli, struct img_pool *pool, const char *name, im
 		r = img_volume_open(cli->loop, &cli->dirs, location, &v, &cli->error);
 	if (r == 0 && faccessat(AT_FDCWD, path, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		r = -EEXIST;
+	images_note_volume(cli, &v);
 	if (r >= 0)
 		r = make(data, v.location ? &v : NULL, path);
-	if (r == 0 && v.location)
-		r = note_volume(cli, &v);
 	if (r == 0)
 		*ret = take_ptr(location);
 	return r;
@@ -233,8 +208,10 @@ int images_place(struct cli *cli, const char *vm, const char *pool, const char *
 {
 	_cleanup_pool_ struct img_pool p = {0};
 	_cleanup_fd_ int dir = -1;
-	int r = pool ? img_pool_open(cli->loop, &cli->dirs, pool, &p, &cli->error) : 0;
+	int r = images_begin(cli, vm);
 
+	if (r == 0 && pool)
+		r = img_pool_open(cli->loop, &cli->dirs, pool, &p, &cli->error);
 	if (r == 0 && (!pool || streq(pool, VM_POOL_DEFAULT)))
 		r = dir = vm_dir_open(cli->dirs.state, "images", true, &cli->error);
 	for (int i = 1; r >= 0; i++) {
@@ -292,7 +269,10 @@ static bool can_clone(const struct new_image *n, const struct img_volume *v)
 static int clone_to(const struct new_image *n, struct img_volume *v)
 {
 	struct cli *cli = n->cli;
-	int r = img_volume_clone(&n->base->volume, v->location, &cli->error);
+	int r;
+
+	images_note_volume(cli, &n->base->volume);
+	r = img_volume_clone(&n->base->volume, v->location, &cli->error);
 
 	if (r < 0)
 		return r;

@@ -22,6 +22,8 @@ int parse_size(struct cli *cli, const char *what, const char *text, uint64_t *re
 int image_create(struct cli *cli, const char *vm, const char *path, const char *format, uint64_t size, const char *key_file);
 /* cli->made is begun, for images of VM that are made otherwise, or that are to go. */
 int images_begin(struct cli *cli, const char *vm);
+/* What is made by way of V is noted when that is begun. */
+void images_note_volume(struct cli *cli, struct img_volume *v);
 /* What makers and removers that are gone have left: before each verb whose entry says so. */
 void images_settle(struct cli *cli);
 /* An img_whole_cb of what is made when that is begun: it is noted, and has the owner of OF, as far as we may give it. */
@@ -37,7 +39,7 @@ int image_whole_like(void *like, const struct img_draft *d, struct qmp_error *er
 int image_copy_variables(struct cli *cli, const char *vm, const char *to);
 /*
  * The first of VM-1, VM-2, ... that is free in POOL (NULL: as a path in STATEDIR/images), with the extension FORMAT where it is a
- * file. MAKE makes it: the volume V, or (V NULL) a file at PATH; -EEXIST or -EBUSY: that name is taken. A volume is noted. RET is
+ * file. MAKE makes it: the volume V, or (V NULL) a file at PATH; -EEXIST or -EBUSY: that name is taken. RET is
  * the location; new.
  */
 typedef int (*image_make_cb)(void *data, struct img_volume *v, const char *path);
@@ -52,8 +54,6 @@ json_t *image_disk_from(struct cli *cli, const char *vm, const char *pool, struc
 /* What these have made is the VM's; or is not wanted, and goes. One of them at the end of a verb that makes images. */
 void images_keep(struct cli *cli);
 void images_undo(struct cli *cli);
-/* It is not known whose the files are; volumes go. */
-void images_leave(struct cli *cli);
 /* PATH from the root on; new. NULL, with the error in CLI, where that cannot be found out. */
 char *path_absolute(struct cli *cli, const char *path);
 /* The same of a location (launcher/location.h): what is no path stays as it is, once it is known to be right. */

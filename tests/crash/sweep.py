@@ -87,7 +87,7 @@ class Operation:
         self.runs, self.ends, self.starts, self.reverse, self.exists = runs, ends, starts, reverse, exists
         self.keys = keys  # those that open the image {luks} once it is done; it may be done twice, and takes qemu-img seconds
         words = " ".join(w for command in [argv, *before, *first] for w in command)
-        self.uefi = "{uefi}" in words
+        self.uefi, self.btrfs, self.lvm = (word in words for word in ("{uefi}", "{btrfs}", "{vg}"))
         self.imports, self.encrypted = argv[:2] == ["image", "import"], "{key}" in words
         self.makes_image = argv[0] == "image" and not keys
 
@@ -98,6 +98,8 @@ DISK_OF_ITS_OWN = ["disk", "add", "a", "size=1M,id=vdx"]
 ENCRYPTED = "id=vdx,path={luks},format=qcow2,key-file={key}"
 # The firmware is the tiny guest, which is started once and leaves its variables alone.
 UEFI = ["set", "a", "firmware={uefi}"]
+BTRFS = ["pool", "create", "bt", "btrfs,path={btrfs},subvolumes=on"]
+LVM = ["pool", "create", "lv", "lvm,vg={vg}"]
 SEED = ["set", "a", "seed.user=me"]
 MADE_SEED = ["seed", "a"]
 KEY_2 = ["image", "key", "add", "{luks}", "--key-file", "{key}", "--new-key-file", "{key2}", "--iter-time", "10"]
@@ -122,6 +124,11 @@ OPERATIONS = [
               before=[["pool", "create", "data", "dir,path={dir}/data"]], runs=False),
     Operation("volume-disk", ["create", "b", "--memory", "16M", "--disk", "data:b.qcow2,size=1M"],
               before=[["pool", "create", "data", "dir,path={dir}/data"]], runs=False),
+    Operation("volume-btrfs", ["create", "b", "--memory", "16M", "--disk", "bt:b,size=1M"], before=[BTRFS], runs=False),
+    Operation("volume-btrfs-image", ["create", "b", "--memory", "16M", "--image", "{image}", "--pool", "bt"], before=[BTRFS], runs=False),
+    Operation("volume-btrfs-clone", ["clone", "a", "b"], before=[BTRFS, ["disk", "add", "a", "bt:a,size=1M"]], runs=False),
+    Operation("volume-lvm", ["create", "b", "--memory", "16M", "--disk", "lv:b,size=4M"], before=[LVM], runs=False),
+    Operation("volume-lvm-clone", ["clone", "a", "b", "--linked"], before=[LVM, ["disk", "add", "a", "lv:a,size=4M"]], runs=False),
     Operation("start", ["start", "a"], runs=False, starts=True),
     Operation("stop", ["stop", "a", "--timeout", "10"], ends=True),
     Operation("kill", ["kill", "a"], ends=True),
@@ -162,6 +169,99 @@ OPERATIONS = [
     Operation("key-replace", KEY_2[:2] + ["replace"] + KEY_2[3:], runs=False, keys={"key2"}),
     Operation("key-remove", ["image", "key", "remove", "{luks}", "--key-file", "{key}"], before=[KEY_2], runs=False, keys={"key2"}),
 ]
+
+
+# ---- Pools whose volumes are no files
+
+class Btrfs:
+    """A file system in a loop device, made once; each case has a pool of its own in it."""
+
+    def __init__(self):
+        self.top, self.cases = None, 0
+
+    def pool(self):
+        if not self.top:
+            folder = tempfile.mkdtemp(prefix="qmpctl-btrfs.")
+            atexit.register(shutil.rmtree, folder)
+            image, self.top = (os.path.join(folder, name) for name in ("image", "mnt"))
+            with open(image, "wb") as f:
+                f.truncate(256 << 20)
+            os.mkdir(self.top)
+            run("mkfs.btrfs", "-q", image)
+            run("mount", "-t", "btrfs", "-o", "loop", image, self.top)
+            atexit.register(run, "umount", self.top)
+        self.cases += 1
+        return os.path.join(self.top, str(self.cases))
+
+    @staticmethod
+    def remove(pool):
+        if os.path.exists(pool):
+            run("btrfs", "-q", "subvolume", "delete", *[os.path.join(pool, name) for name in os.listdir(pool)], pool)
+
+
+btrfs = Btrfs()
+
+# LVM's commands, as far as they are asked: a logical volume is a loop device, and a file that says what LVM knows of it.
+FAKE_LVM = """#!/usr/bin/env python3
+import json, os, subprocess, sys, uuid
+here, vg = {state!r}, {vg!r}
+program, words = os.path.basename(sys.argv[0]), sys.argv[1:]
+option = dict(zip(words, words[1:])).get
+names = words[words.index("--") + 1:]
+place = lambda name: os.path.join(here, name)
+node = lambda name: os.path.join("/dev", vg, name)
+load = lambda name: json.load(open(place(name)))
+if program == "vgs":
+    print(json.dumps(dict(report=[dict(vg=[dict(vg_size="1073741824", vg_free="1073741824", vg_missing_pv_count="0")])])))
+elif program == "lvs":
+    wanted = [names[0].partition("/")[2]] if "/" in names[0] else sorted(os.listdir(here))
+    print(json.dumps(dict(report=[dict(lv=[load(name) for name in wanted])])))
+elif program == "lvcreate":
+    name, origin = option("--name"), names[0].partition("/")[2]
+    if os.path.exists(place(name)):
+        sys.exit(f'Logical Volume "{{name}}" already exists in volume group "{{vg}}"')
+    size = int(load(origin)["lv_size"]) if origin else int(option("--size")[:-1])
+    with open(here + ".data/" + (key := str(uuid.uuid4())), "w") as f:
+        f.truncate(size)
+    loop = subprocess.run(["losetup", "--find", "--show", f.name], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    os.symlink(loop, node(name))
+    with open(place(name), "w") as f:
+        json.dump(dict(lv_name=name, lv_size=str(size), lv_attr="swi-a-s---" if origin else "-wi-a-----", origin=origin,
+                       origin_size=str(size) if origin else "", lv_uuid=key, data_percent="", pool_lv=""), f)
+elif program == "lvremove":
+    name = names[0].partition("/")[2]
+    subprocess.run(["losetup", "--detach", os.path.realpath(node(name))], check=True)
+    os.unlink(node(name))
+    os.unlink(place(name))
+elif program == "lvrename":
+    row = dict(load(names[1]), lv_name=names[2])
+    os.rename(node(names[1]), node(names[2]))
+    with open(place(names[1]), "w") as f:
+        json.dump(row, f)
+    os.rename(place(names[1]), place(names[2]))
+"""
+
+
+class Lvm:
+    """A volume group of a case's own."""
+
+    def __init__(self, folder):
+        self.bin, self.state, self.vg = os.path.join(folder, "bin"), os.path.join(folder, "lvm"), "qmpctl-" + os.path.basename(folder)
+        for path in (self.bin, self.state, self.state + ".data", f"/dev/{self.vg}"):
+            os.mkdir(path)
+        for name in ("vgs", "vgchange", "lvs", "lvcreate", "lvremove", "lvrename"):
+            with open(os.path.join(self.bin, name), "w", encoding="utf-8", opener=lambda p, f: os.open(p, f, 0o700)) as f:
+                f.write(FAKE_LVM.format(state=self.state, vg=self.vg))
+
+    def close(self):
+        folder = f"/dev/{self.vg}"
+        for name in os.listdir(folder):
+            run("losetup", "--detach", os.path.realpath(os.path.join(folder, name)))
+        shutil.rmtree(folder)
+
+
+def run(*argv):
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
 # ---- Encrypted images
@@ -234,6 +334,12 @@ class Case:
             self.pack()
         if operation.encrypted:
             self.encrypt()
+        self.lvm = Lvm(self.w.base) if operation.lvm else None
+        if self.lvm:
+            self.w.env["PATH"] = f"{self.lvm.bin}:{self.w.env['PATH']}"
+            self.words["vg"] = self.lvm.vg
+        if operation.btrfs:
+            self.words["btrfs"] = btrfs.pool()
         template = os.path.join(self.w.base, "vars.fd")
         with open(template, "wb") as f:
             f.truncate(1 << 16)
@@ -272,6 +378,11 @@ class Case:
     def close(self):
         if self.server:
             self.server.close()
+        self.w.end()
+        if self.op.btrfs:
+            btrfs.remove(self.words["btrfs"])
+        if self.lvm:
+            self.lvm.close()
         self.w.close()
 
     def write_both(self):
@@ -400,6 +511,8 @@ class Case:
                 self.require(not again and "--replace" not in self.op.argv or not self.op.makes_image, "no image")
         self.w.ok("create", "z", "--disk", "size=1M")
         self.w.ok("delete", "z", "--disks")
+        if self.op.imports:
+            self.import_another()
         if os.path.exists(os.path.join(self.w.root, "etc", "pools", "data.json")):
             self.w.ok("pool", "refresh", "data")
         named = json.dumps(self.specs())
@@ -413,6 +526,7 @@ class Case:
         lost += [c for c in cache if c not in entries and not known.fullmatch(os.path.basename(c))]
         lost += [c for c in entries if (c[:-5] if c.endswith(".json") else f"{c}.json") not in entries]
         lost += glob.glob(os.path.join(state, "cache", "partial", "*"))
+        lost += self.lost_volumes(named)
         lost += [s for s in glob.glob(os.path.join(state, "seeds", "*")) + glob.glob(os.path.join(state, "seeds", ".*"))
                  if json.dumps(s) not in named]
         lost += glob.glob(os.path.join(self.w.base, "data", ".*.qmpctl-new"))
@@ -420,9 +534,20 @@ class Case:
         self.require(not lost, f"left behind: {lost}")
         pools = os.path.join(self.w.root, "etc", "pools")
         for name in os.listdir(pools) if os.path.isdir(pools) else []:
-            self.require(name == "data.json", f"left behind: {name}")
-            self.w.ok("pool", "info", "data")
+            self.require(name in ("data.json", "bt.json", "lv.json"), f"left behind: {name}")
+            self.w.ok("pool", "info", name[:-5])
         self.check_chains()
+
+    def import_another(self):
+        """A part of a download that could not be removed is taken up, or removed, by the next import."""
+        another = os.path.join(self.w.base, "another.qcow2")
+        self.w.ok("image", "import", self.argv(self.op.argv)[2], another)
+        os.unlink(another)
+
+    def lost_volumes(self, named):
+        folders = {"bt": self.words.get("btrfs"), "lv": self.lvm and f"/dev/{self.lvm.vg}"}
+        return [f"{pool}:{name}" for pool, folder in folders.items() for name in (os.listdir(folder) if folder else [])
+                if json.dumps(f"{pool}:{name}") not in named]
 
     def check_keys(self):
         """At least one key opens the image at any time; once it is done to its end, just those that are to."""

@@ -39,7 +39,7 @@ static bool yes(void *data, const char *vm)
 
 static void settle(void)
 {
-	img_made_settle(&dirs, yes, NULL);
+	img_made_settle(NULL, &dirs, yes, NULL);
 }
 
 /* Whether there is a note: of the one that was begun. */
@@ -57,7 +57,7 @@ static void make_and_die(const char *vm, const char *name, char ret[32])
 	struct img_made m;
 	struct img_draft d;
 
-	CHECK_INT(img_made_begin(&dirs, vm, &m, &err), 0);
+	CHECK_INT(img_made_begin(NULL, &dirs, vm, &m, &err), 0);
 	CHECK_INT(img_draft_begin(path_in(folder, name), false, &d, &err), 0);
 	CHECK_INT(img_made_note(&m, &d, &err), 0);
 	CHECK_INT(img_draft_keep(&d, &err), 0);
@@ -72,7 +72,7 @@ static void condemn_and_die(const char *vm, const char *name, char ret[32])
 	struct qmp_error err = {0};
 	struct img_made m;
 
-	CHECK_INT(img_made_begin(&dirs, vm, &m, &err), 0);
+	CHECK_INT(img_made_begin(NULL, &dirs, vm, &m, &err), 0);
 	CHECK_INT(img_made_condemn(&m, path_in(folder, name), &err), 0);
 	strcpy(ret, m.name);
 	img_made_leave(&m);
@@ -83,7 +83,7 @@ static void test_new(void)
 	char note[32];
 
 	make_and_die("a", "images/a-1.raw", note);
-	img_made_settle(&dirs, yes, note); /* its keeper may still add it */
+	img_made_settle(NULL, &dirs, yes, note); /* its keeper may still add it */
 	CHECK(there("images/a-1.raw") && is_noted(note));
 	settle();
 	CHECK(!there("images/a-1.raw") && !is_noted(note));
@@ -158,7 +158,7 @@ static void test_undo(void)
 	struct img_draft d;
 
 	put("images/old", "old");
-	CHECK_INT(img_made_begin(&dirs, "a", &m, &err), 0);
+	CHECK_INT(img_made_begin(NULL, &dirs, "a", &m, &err), 0);
 	CHECK_INT(img_made_condemn(&m, path_in(folder, "images/old"), &err), 0);
 	CHECK_INT(img_made_condemn(&m, path_in(folder, "images/none"), &err), 0);
 	CHECK_INT(img_draft_begin(path_in(folder, "images/new"), false, &d, &err), 0);
