@@ -86,20 +86,32 @@ static bool enter(struct cursor *c, const char *segment, size_t n, bool is_index
 	}
 }
 
+/* Dots may stand in a key, too. False: AT is as it was. */
+static bool follow(struct cursor *at, const char **path)
+{
+	bool is_index = **path == '[';
+	const char *from = *path + (is_index || **path == '.');
+	size_t n = strcspn(from, ".[]");
+	struct cursor to = *at;
+
+	while (!enter(&to, from, n, is_index)) {
+		if (is_index || from[n] != '.')
+			return false;
+		n += 1 + strcspn(from + n + 1, ".[]");
+		to = *at;
+	}
+	*at = to;
+	*path = from + n + (is_index && from[n] == ']');
+	return true;
+}
+
 static int line_of(const struct vm_check *c, const char *path)
 {
 	struct cursor at = {c->text, c->text + c->len};
 	int line = 1;
 
-	while (*path) {
-		bool is_index = *path == '[';
-		size_t n;
-		path += is_index || *path == '.';
-		n = strcspn(path, ".[]");
-		if (!enter(&at, path, n, is_index))
-			break;
-		path += n + (is_index && path[n] == ']');
-	}
+	while (*path && follow(&at, &path))
+		;
 	for (const char *p = c->text; p < at.p && p < at.end; p++)
 		line += *p == '\n';
 	return line;

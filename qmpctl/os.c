@@ -15,6 +15,7 @@ static const struct vm_field nic_fields[] = {{"model", VM_T_STRING, "the card"},
 static const struct vm_field entry_fields[] = {
 	{"description", VM_T_STRING, "for people"},
 	{"like", VM_T_STRING, "the entry that this one changes"},
+	{"older", VM_T_RAW, "versions, and what is before each like"},
 	{"disks", VM_T_OBJECT, "of each disk", .fields = bus_fields},
 	{"cdroms", VM_T_OBJECT, "of each CD-ROM drive", .fields = bus_fields},
 	{"nics", VM_T_OBJECT, "of each NIC", .fields = nic_fields},
@@ -41,17 +42,40 @@ static void add_missing(json_t *to, const json_t *from)
 
 /* ---- The table ---- */
 
-static int check(const json_t *table, const char *path, struct qmp_error *err)
+/* "spec" is one without a name. */
+static int check_entry(const struct vm_check *c, const char *name, const json_t *entry)
 {
-	const struct vm_check c = {.err = err};
+	json_auto_t *spec = json_copy(json_object_get(entry, "spec"));
+	_cleanup_free_ char *path = qmp_asprintf("%s.spec", name), *wrong = NULL;
+	const char *version;
+	json_t *like;
+
+	if (vm_check_object(c, name, entry_fields, entry) < 0)
+		return -EINVAL;
+	json_object_foreach(json_object_get(entry, "older"), version, like)
+	{
+		if (json_is_string(like) && isdigit((unsigned char)*version))
+			continue;
+		wrong = qmp_asprintf("%s.older.%s", name, version);
+		return vm_refuse(c, wrong ? wrong : name, "a version is wanted, and the name of an entry that is there");
+	}
+	if (json_object_get(spec, "name")) {
+		wrong = qmp_asprintf("%s.spec.name", name);
+		return vm_refuse(c, wrong ? wrong : name, "is each VM's own");
+	}
+	return spec && path && json_object_set_new(spec, "name", json_string("x")) == 0 ? vm_check_object(c, path, vm_spec_fields, spec) : 0;
+}
+
+static int check(const json_t *table, const struct vm_check *c)
+{
 	const char *name;
 	json_t *entry;
 
 	if (!json_is_object(table))
-		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "%s: an object is wanted, of names and what they want", path);
+		return vm_refuse(c, "", "an object is wanted, of names and what they want");
 	json_object_foreach((json_t *)table, name, entry)
-		if (vm_check_object(&c, name, entry_fields, entry) < 0)
-			return qmp_error_wrap(err, "%s", path), -EINVAL;
+		if (check_entry(c, name, entry) < 0)
+			return -EINVAL;
 	return 0;
 }
 
@@ -73,7 +97,7 @@ static int read_own(struct cli *cli, json_t **ret)
 	table = qmp_json_decode(text, len, &why);
 	if (!table)
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s: %s", path, why.message);
-	r = check(table, path, &cli->error);
+	r = check(table, &(struct vm_check){text, len, path, &cli->error, "the table"});
 	if (r == 0)
 		*ret = take_ptr(table);
 	return r;
@@ -94,25 +118,79 @@ json_t *os_table(struct cli *cli)
 
 /* ---- One of it ---- */
 
-/* "ubuntu22.04" -> "ubuntu22" -> "ubuntu": the entry, or NULL. */
-static json_t *look_up(const json_t *table, const char *name)
+/*
+ * What stands behind KEY in NAME: "22.04" of "ubuntu22.04", "12sp5" of "sles12sp5", "22.05" of "nixos-22.05", "9-unknown" of
+ * "rocky9-unknown" and "" of "rocky-unknown", as osinfo-db has them. NULL: no version. A key with a digit in it is a version
+ * by itself: of win2k, win2k22 is none.
+ */
+static const char *version_behind(const char *key, const char *name)
 {
-	_cleanup_free_ char *key = strdup(name);
+	static const char digits[] = "0123456789";
+	size_t n = strlen(key);
+	const char *version, *end;
 
-	while (key && *key) {
-		size_t n = strlen(key), before = n;
-		json_t *entry = json_object_get(table, key);
-		if (entry)
-			return entry;
-		while (n > 0 && isdigit((unsigned char)key[n - 1]))
-			n--;
-		if (n > 0 && n < before && key[n - 1] == '.')
-			n--;
-		if (n == before)
-			return NULL;
-		key[n] = '\0';
+	if (strncmp(name, key, n) != 0)
+		return NULL;
+	version = end = name + n;
+	if (strpbrk(key, digits) && *version && *version != '.')
+		return NULL;
+	if (*version && strspn(version + 1, digits) > 0)
+		version += *version == '-' || *version == '.';
+	if (isdigit((unsigned char)*version))
+		end = version + strspn(version, "0123456789.");
+	if (end > version && strncmp(end, "sp", 2) == 0 && isdigit((unsigned char)end[2]))
+		end += 2 + strspn(end + 2, digits);
+	return *end == '\0' || streq(end, "-unknown") ? version : NULL;
+}
+
+/* By their numbers: "9" is before "9.1", "11sp3" is "11.3". */
+static int compare_versions(const char *a, const char *b)
+{
+	for (;;) {
+		unsigned long x, y;
+		a += strcspn(a, "0123456789");
+		b += strcspn(b, "0123456789");
+		if (!*a || !*b)
+			return (*a != '\0') - (*b != '\0');
+		x = strtoul(a, (char **)&a, 10);
+		y = strtoul(b, (char **)&b, 10);
+		if (x != y)
+			return x < y ? -1 : 1;
 	}
-	return NULL;
+}
+
+/* The entry that is the most of NAME, or NULL; the version behind it. */
+static const json_t *look_up(const json_t *table, const char *name, const char **ret_version)
+{
+	const char *key, *best = NULL;
+	json_t *entry;
+
+	json_object_foreach((json_t *)table, key, entry)
+	{
+		const char *version = version_behind(key, name);
+		if (!version || (best && strlen(key) < strlen(best)))
+			continue;
+		best = key;
+		*ret_version = version;
+	}
+	return best ? json_object_get(table, best) : NULL;
+}
+
+/* What an entry is like in that version: the first of its "older" that is behind it. */
+static const char *likeness(const json_t *entry, const char *version)
+{
+	const char *limit, *nearest = NULL, *like = text_of(entry, "like");
+	json_t *older;
+
+	json_object_foreach(json_object_get(entry, "older"), limit, older)
+	{
+		if (!isdigit((unsigned char)*version) || compare_versions(version, limit) >= 0 ||
+		    (nearest && compare_versions(limit, nearest) > 0))
+			continue;
+		nearest = limit;
+		like = json_string_value(older);
+	}
+	return like;
 }
 
 static void refuse(struct cli *cli, const json_t *table, const char *name)
@@ -125,20 +203,39 @@ static void refuse(struct cli *cli, const json_t *table, const char *name)
 		if (names)
 			names[n++] = key;
 	near = names ? qmp_nearest(name, names) : NULL;
+	if (names && !near) {
+		_cleanup_free_ char *stem = strndup(name, strcspn(name, "0123456789"));
+		near = stem ? qmp_nearest(stem, names) : NULL;
+	}
 	qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--os %s: no such name%s%s%s; \"qmpctl os list\" has them, and %s/" FILE_NAME
 		      " takes more", name, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "", cli->dirs.conf);
 	free(names);
 }
 
+/* What TO is like, but for what that one says of itself. */
+static void add_likeness(json_t *to, const json_t *entry)
+{
+	json_auto_t *rest = json_copy((json_t *)entry);
+
+	json_object_del(rest, "description");
+	json_object_del(rest, "older");
+	add_missing(to, rest);
+}
+
 json_t *os_find(struct cli *cli, const json_t *table, const char *name)
 {
-	const json_t *entry = look_up(table, name);
+	const char *version = "", *like;
+	const json_t *entry = look_up(table, name, &version);
 	json_auto_t *whole = entry ? json_deep_copy(entry) : NULL;
-	const char *like = text_of(entry, "like");
 
 	if (!entry) {
 		refuse(cli, table, name);
 		return NULL;
+	}
+	like = likeness(entry, version);
+	if (like && (!text_of(entry, "like") || !streq(like, text_of(entry, "like")))) {
+		json_object_set_new(whole, "like", json_string(like));
+		json_object_del(whole, "description");
 	}
 	for (int i = 0; like; i++) {
 		entry = i < LIKE_MAX ? json_object_get(table, like) : NULL;
@@ -147,9 +244,11 @@ json_t *os_find(struct cli *cli, const json_t *table, const char *name)
 				      i < LIKE_MAX ? "is not there" : "goes round in a circle");
 			return NULL;
 		}
-		add_missing(whole, entry);
+		add_likeness(whole, entry);
 		like = text_of(entry, "like");
 	}
+	if (*version)
+		json_object_del(whole, "older");
 	return take_ptr(whole);
 }
 

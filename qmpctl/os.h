@@ -3,8 +3,9 @@
  *
  * A table of names, osinfo-db's where that has one: os.json, which is part of the program, and over it CONFDIR/os.json. A name
  * that is not there is looked for without its version: debian12 is "debian". An entry:
- *   {"description"?, "like"?: the entry that it changes, "disks"?: {"bus"}, "cdroms"?: {"bus"}, "nics"?: {"model"},
- *    "drivers"?: an ISO file for another CD-ROM, where it is there, "spec"?: fields of the spec}
+ *   {"description"?, "like"?: the entry that it changes, "older"?: {VERSION: what it is like before that one}, "disks"?: {"bus"},
+ *    "cdroms"?: {"bus"}, "nics"?: {"model"}, "drivers"?: an ISO file for another CD-ROM, where it is there,
+ *    "spec"?: fields of the spec}
  * Whatever is given otherwise goes before it.
  */
 #pragma once

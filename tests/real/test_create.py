@@ -116,26 +116,11 @@ class Create(WorldTest):
         self.assertEqual(self.spec("b")["disks"][0]["bus"], "nvme")
         self.assertNotIn("model", self.spec("b")["nics"][0])
 
-    def test_people_add_their_own(self):
-        os.makedirs(os.path.join(self.w.root, "etc"), exist_ok=True)
-        own = os.path.join(self.w.root, "etc", "os.json")
-        with open(own, "w", encoding="utf-8") as f:
-            json.dump({"plan9": {"like": "other", "nics": {"model": "rtl8139"}, "spec": {"memory": "96M"}}}, f)
-        self.w.ok("create", "a", "--os", "plan9", "--disk", "size=1M", "--nic", "user")
-        spec = self.spec("a")
-        self.assertEqual((spec["disks"][0]["bus"], spec["nics"][0]["model"], spec["memory"]), ("sata", "rtl8139", "96M"))
-        self.assertIn("plan9", self.w.ok("os", "list", "-o", "json").json())
-        for bad, why in (({"x": {"dsiks": {}}}, "dsiks"), ({"x": {"like": "nobody"}}, "nobody"), ([], "object")):
-            with self.subTest(bad=bad):
-                with open(own, "w", encoding="utf-8") as f:
-                    json.dump(bad, f)
-                self.assertIn(why, self.w.expect(USAGE, "create", "b", "--os", "x").err)
-
     def test_every_os_starts(self):
         """Each kind of machine that the table asks for is one that QEMU makes."""
-        kinds = [name for name, entry in self.w.ok("os", "list", "-o", "json").json().items() if "description" in entry]
-        for name in ("linux", "linux-old", "windows", "windows-uefi", "windows-vista", "windows-xp", "other"):
-            self.assertIn(name, kinds)
+        for name, entry in self.w.ok("os", "list", "-o", "json").json().items():
+            if "description" not in entry:
+                continue
             with self.subTest(os=name):
                 self.w.ok("create", name, "--os", name, "--disk", "size=1M", "--nic", "user", "--cdrom", self.image("x.iso"),
                           "--user", "me", "--set", "memory=64M", "--accel", "tcg", "--start")
