@@ -20,6 +20,7 @@ if [ -z "$QUICK" ]; then
 	tests/guest/debian.sh "$BUILD/debian" &
 	debian=$!
 	tests/guest/build.sh "$BUILD/guest"
+	tests/setup.sh --secure-boot || echo "run.sh: no signed boot loaders to be had here: the test of Secure Boot will fail" >&2
 	qemu10=$(tests/setup.sh --qemu10) || { qemu10=; echo "run.sh: no QEMU 10 to be had here: its tests are left out" >&2; }
 fi
 

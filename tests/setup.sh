@@ -1,10 +1,12 @@
 #!/bin/bash
-# setup.sh [--build-only | --tests | --debian | --qemu10]: what a Debian 12 machine needs, installed where it is missing.
+# setup.sh [--build-only | --tests | --debian | --secure-boot | --qemu10]:
+# What a Debian 12 machine needs, installed where it is missing.
 #
 #   (nothing)     what building and running qmpctl needs
 #   --build-only  what building needs
 #   --tests       what the tests and the test guests need as well
 #   --debian      what tests/guest/debian.sh needs as well
+#   --secure-boot boot loaders with a signature that Secure Boot takes, unpacked into build/guest and not installed
 #   --qemu10      a second QEMU (10.0, from backports), unpacked under build/qemu10 and not installed;
 #                 prints the path of its qemu-system-x86_64
 #
@@ -20,11 +22,14 @@ BUILD_PACKAGES=(gcc libc6-dev binutils cmake ninja-build pkg-config libuv1-dev l
 	libcurl4-openssl-dev libssl-dev liblzma-dev libzstd-dev zlib1g-dev libbz2-dev)
 RUN_PACKAGES=(qemu-system-x86 qemu-utils xorriso)
 TEST_PACKAGES=(qemu-guest-agent busybox-static linux-image-cloud-amd64 cpio kmod python3 python3-jsonschema iproute2
-	qemu-block-extra openssl zstd ovmf openssh-server openssh-client tgt
+	qemu-block-extra openssl zstd ovmf openssh-server openssh-client tgt mtools osinfo-db
 	btrfs-progs e2fsprogs
 	clang-14 libclang-rt-14-dev clang g++ systemd groff-base zsh fish)
 CEPH_PACKAGES=(ceph-mon ceph-osd ceph-common)
 DEBIAN_PACKAGES=(mmdebstrap e2fsprogs)
+# Only looked into: installing them is about how this machine itself boots.
+SIGNED_PACKAGES=(shim-signed grub-efi-amd64-signed)
+SIGNED_FILES=(usr/lib/shim/shimx64.efi.signed usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed)
 QEMU10_PACKAGES=(qemu-system-x86 qemu-system-common qemu-system-data qemu-utils qemu-block-extra seabios)
 
 say() { echo "setup: $*" >&2; }
@@ -62,6 +67,22 @@ install_missing() {
 		as_root apt-get update -qq
 		as_root "${env[@]}" "${install[@]}" >/dev/null
 	fi
+}
+
+# build/guest/shimx64.efi.signed and grubx64.efi.signed. The lists may not be there, or be too old to fetch by.
+fetch_signed() {
+	local dir=$BUILD/guest deb file
+	[ ! -e "$dir/grubx64.efi.signed" ] || return 0
+	mkdir -p "$dir/signed"
+	local download=(apt-get -o APT::Sandbox::User=root download -qq "${SIGNED_PACKAGES[@]}")
+	(cd "$dir/signed" && { "${download[@]}" 2>/dev/null || { as_root apt-get update -qq && "${download[@]}"; }; }) >&2
+	for deb in "$dir"/signed/*.deb; do
+		dpkg-deb -x "$deb" "$dir/signed"
+	done
+	for file in "${SIGNED_FILES[@]}"; do
+		mv "$dir/signed/$file" "$dir/"
+	done
+	rm -rf "$dir/signed"
 }
 
 # NAME [ARGUMENTS]: build/qemu10/NAME, which runs the one of the unpacked packages.
@@ -115,6 +136,7 @@ case ${1-} in
 --build-only) install_missing "${BUILD_PACKAGES[@]}" ;;
 --tests) install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${CEPH_PACKAGES[@]}" ;;
 --debian) install_missing "${BUILD_PACKAGES[@]}" "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}" "${CEPH_PACKAGES[@]}" "${DEBIAN_PACKAGES[@]}" ;;
+--secure-boot) fetch_signed ;;
 --qemu10) fetch_qemu10 ;;
 *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

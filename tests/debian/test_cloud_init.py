@@ -1,8 +1,11 @@
 """The real cloud-init: one command makes a VM from an image and returns when its first boot is over."""
 import base64
+import http.server
 import json
 import os
 import subprocess
+import threading
+import unittest
 
 import world
 from world import WorldTest
@@ -25,6 +28,31 @@ class CloudInit(WorldTest):
             f.write(text)
         return path
 
+    def create(self, *words):
+        return self.w.ok(
+            "create", "demo", "--memory", "512M", "--accel", "tcg",
+            "--kernel", debian_file("vmlinuz"), "--initrd", debian_file("initrd.img"), "--cmdline", CMDLINE,
+            "--image", debian_file("disk.img"), *words, "--wait", "ready", "--timeout", "900", timeout=1000)
+
+    def serve(self, folder):
+        """A web server on 127.0.0.1: (its port, the paths that it was asked for, as they come)."""
+        asked = []
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args):
+                super().__init__(*args, directory=folder)
+
+            def log_message(self, *args):
+                asked.append(self.path)
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        return server.server_port, asked
+
     def guest(self, *command):
         """Runs it in the guest; what it prints."""
         arguments = json.dumps({"path": command[0], "arg": command[1:], "capture-output": True})
@@ -38,13 +66,10 @@ class CloudInit(WorldTest):
         return status["exited"] and status
 
     def test_one_command_makes_a_vm_that_is_ready(self):
-        result = self.w.ok(
-            "create", "demo", "--memory", "512M", "--accel", "tcg",
-            "--kernel", debian_file("vmlinuz"), "--initrd", debian_file("initrd.img"), "--cmdline", CMDLINE,
-            "--image", debian_file("disk.img"), "--size", "6G",
-            "--user", "me", "--ssh-key", self.file("id.pub", KEY + "\n"), "--hostname", "gu-est",
+        result = self.create(
+            "--size", "6G", "--user", "me", "--ssh-key", self.file("id.pub", KEY + "\n"), "--hostname", "gu-est",
             "--password-hash", self.file("hash", HASH + "\n"),
-            "--run", "echo 'it ran: ä\u2028 😀' >/ran", "--run", "exit 0", "--wait", "ready", "--timeout", "900", timeout=1000)
+            "--run", "echo 'it ran: ä\u2028 😀' >/ran", "--run", "exit 0")
         self.assertEqual(result.out, "demo is ready\n")
         self.assertIn("Cloud-init v. ", result.err, "no progress was told")
 
@@ -73,6 +98,24 @@ class CloudInit(WorldTest):
         for folder in ("seeds", "images"):
             self.assertEqual(os.listdir(os.path.join(self.w.root, "lib", folder)), [])
         self.stopped_clean()
+
+    @unittest.skipUnless(os.environ.get("QMPCTL_SEED_URL"), "boots another Debian, a minute of a processor: QMPCTL_SEED_URL=1")
+    def test_a_seed_from_a_url(self):
+        folder = os.path.join(self.w.base, "web", "a,b")
+        os.makedirs(folder)
+        for name, text in (("meta-data", '{"instance-id": "i-1", "local-hostname": "from-afar"}\n'), ("vendor-data", ""),
+                           ("user-data", "#cloud-config\nruncmd: [\"echo it ran >/ran\"]\n")):
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
+                f.write(text)
+        port, asked = self.serve(os.path.dirname(folder))
+        result = self.create("--seed-url", f"http://10.0.2.2:{port}/a,b/", "--nic", "user")
+        self.assertEqual(result.out, "demo is ready\n")
+        self.assertEqual(self.guest("cat", "/ran"), "it ran")
+        self.assertEqual(self.guest("hostname"), "from-afar")
+        self.assertIn("/a,b/user-data", asked)
+        self.assertEqual(self.guest("cat", "/sys/class/dmi/id/product_serial"), f"ds=nocloud-net;s=http://10.0.2.2:{port}/a,b/")
+        self.assertEqual(self.guest("cat", "/run/cloud-init/cloud-id"), "nocloud")
+        self.w.ok("stop", "demo", "--force", timeout=200)
 
 
 if __name__ == "__main__":
