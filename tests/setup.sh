@@ -23,7 +23,7 @@ BUILD_PACKAGES=(gcc libc6-dev binutils cmake ninja-build pkg-config libuv1-dev l
 RUN_PACKAGES=(qemu-system-x86 qemu-utils xorriso)
 TEST_PACKAGES=(qemu-guest-agent busybox-static linux-image-cloud-amd64 cpio kmod python3 python3-jsonschema iproute2
 	qemu-block-extra openssl zstd ovmf openssh-server openssh-client tgt mtools osinfo-db
-	btrfs-progs e2fsprogs
+	btrfs-progs e2fsprogs xfsprogs
 	clang-14 libclang-rt-14-dev clang g++ systemd groff-base zsh fish)
 CEPH_PACKAGES=(ceph-mon ceph-osd ceph-common)
 DEBIAN_PACKAGES=(mmdebstrap e2fsprogs)

@@ -337,19 +337,29 @@ class Clone(WorldTest):
 
     @unittest.skipUnless(os.geteuid() == 0, "who is not root mounts nothing")
     def test_blocks_are_shared_where_the_file_system_can(self):
-        disk, folder = self.path("btrfs.img"), self.path("mnt")
-        self.img("create", "-q", "-f", "raw", disk, "256M")
-        subprocess.run(["mkfs.btrfs", "-q", disk], check=True, capture_output=True)
-        os.mkdir(folder)
-        subprocess.run(["mount", "-o", "loop", disk, folder], check=True)
-        self.addCleanup(subprocess.run, ["umount", folder], check=True)
-        image = os.path.join(folder, "a.raw")
-        with open(image, "wb") as f:
-            f.write(os.urandom(1 << 20) * 100)
-        self.w.ok("image", "clone", image, os.path.join(folder, "b.raw"))
-        shared = subprocess.run(["filefrag", "-v", os.path.join(folder, "b.raw")], check=True, capture_output=True, text=True)
-        self.assertIn("shared", shared.stdout)
-        subprocess.run(["cmp", image, os.path.join(folder, "b.raw")], check=True)
+        for fs, options in (("btrfs", ["-q"]), ("xfs", ["-q", "-m", "reflink=1"])):
+            with self.subTest(fs=fs):
+                disk, folder = self.path(f"{fs}.img"), self.path(fs)
+                self.img("create", "-q", "-f", "raw", disk, "320M")
+                subprocess.run([f"mkfs.{fs}", *options, disk], check=True, capture_output=True)
+                os.mkdir(folder)
+                subprocess.run(["mount", "-o", "loop", disk, folder], check=True)
+                self.addCleanup(subprocess.run, ["umount", folder], check=True)
+                image, copy = (os.path.join(folder, name) for name in ("a.raw", "b.raw"))
+                with open(image, "wb") as f:
+                    f.write(os.urandom(1 << 20) * 16)
+                self.w.ok("image", "clone", image, copy)
+                shared = subprocess.run(["filefrag", "-v", copy], check=True, capture_output=True, text=True)
+                self.assertIn("shared", shared.stdout)
+                subprocess.run(["cmp", image, copy], check=True)
+                # What is written to the one is not in the other.
+                subprocess.run(["qemu-io", "-f", "raw", "-c", "write -P 0x55 0 4k", copy], check=True, capture_output=True)
+                self.assertEqual(subprocess.run(["cmp", "-s", image, copy], check=False).returncode, 1)
+                # A VM's clone, in the pool "default" elsewhere, shares nothing and is whole all the same.
+                self.w.create_tiny(fs, disks=[{"path": copy, "format": "raw"}])
+                self.w.ok("clone", fs, f"{fs}-clone")
+                self.w.ok("delete", f"{fs}-clone", "--disks")
+                self.w.ok("delete", fs)
 
 
 if __name__ == "__main__":
