@@ -31,6 +31,7 @@ struct use {
 	struct file_id id;
 	bool runs, writes;
 	int depth;
+	json_t *access; /* what of the disk it takes to reach and to open it; {}: nothing */
 };
 
 struct img_catalogue {
@@ -148,7 +149,7 @@ static int add_image(struct img_catalogue *c, const char *path, const char *form
 	if (streq(image->format, "raw"))
 		image->virtual_size = (uint64_t)st.st_size;
 	if (streq(image->format, h.format) && h.has_backing)
-		image->backing = img_backing_path(path, h.backing);
+		image->backing = img_backing_location(path, h.backing);
 	if (image->backing)
 		(void)id_of(image->backing, &image->below, NULL);
 	return image->path ? 1 : -ENOMEM;
@@ -176,7 +177,19 @@ static int add_use(struct img_catalogue *c, const struct use *use)
 	mine->disk = strdup(use->disk);
 	mine->path = strdup(use->path);
 	mine->format = strdup(use->format);
+	json_incref(mine->access);
 	return mine->vm && mine->disk && mine->path && mine->format ? 0 : -ENOMEM;
+}
+
+static json_t *access_of(const json_t *image)
+{
+	static const char *const keys[] = {"tls", "password-file", "encryption"};
+	json_t *access = json_object();
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (json_object_get(image, keys[i]))
+			(void)json_object_set(access, keys[i], json_object_get(image, keys[i]));
+	return access;
 }
 
 static int add_disk(struct img_catalogue *c, const char *vm, const json_t *disk, bool runs)
@@ -186,6 +199,7 @@ static int add_disk(struct img_catalogue *c, const char *vm, const json_t *disk,
 	struct use use = {.vm = (char *)vm, .disk = (char *)(id ? id : "(new)"), .runs = runs};
 
 	for (const json_t *image = disk; image; image = json_object_get(image, "backing"), use.depth++) {
+		json_auto_t *access = use.access = access_of(image);
 		use.path = (char *)text_of(image, "path");
 		use.format = (char *)(text_of(image, "format") ? text_of(image, "format") : "raw");
 		use.writes = writes && use.depth == 0;
@@ -428,6 +442,7 @@ void img_catalogue_free(struct img_catalogue *c)
 		free(c->uses[i].disk);
 		free(c->uses[i].path);
 		free(c->uses[i].format);
+		json_decref(c->uses[i].access);
 	}
 	for (size_t i = 0; i < c->n_folders; i++)
 		free(c->folders[i]);
@@ -478,6 +493,16 @@ json_t *img_catalogue_users(const struct img_catalogue *c, const char *path)
 	struct file_id id = {0};
 
 	return id_of(path, &id, NULL) < 0 ? json_array() : users_of(c, id);
+}
+
+const json_t *img_catalogue_access(const struct img_catalogue *c, const char *path)
+{
+	struct file_id id = {0};
+
+	for (size_t i = 0; id_of(path, &id, NULL) == 0 && i < c->n_uses; i++)
+		if (same(c->uses[i].id, id) && json_object_size(c->uses[i].access) > 0)
+			return c->uses[i].access;
+	return NULL;
 }
 
 static int by_path(const void *a, const void *b)

@@ -31,6 +31,8 @@ int img_catalogue_add(struct img_catalogue *c, const char *path, struct qmp_erro
  * runs. New; NULL: no memory.
  */
 json_t *img_catalogue_users(const struct img_catalogue *c, const char *path);
+/* What the spec of a VM that has it says of how it is reached and opened: {"tls", "password-file", "encryption"}; NULL: nothing. Borrowed. */
+const json_t *img_catalogue_access(const struct img_catalogue *c, const char *path);
 /* The images that are backed by it: [{"path", "format"}]; ALL: also those that are backed by these. Sorted, new. */
 json_t *img_catalogue_overlays(const struct img_catalogue *c, const char *path, bool all);
 /*

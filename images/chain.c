@@ -1,11 +1,12 @@
 #include "images/chain.h"
 #include "images/answer.h"
-#include "images/header.h"
+#include "images/head.h"
 #include "launcher/location.h"
 #include "launcher/secret.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
+#include <stdio.h>
 #include <sys/stat.h>
 
 static const char *or_unknown(const char *name)
@@ -39,30 +40,40 @@ static int check_encryption(const json_t *image, const struct img_header *h, str
 	return 0;
 }
 
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? streq(a, b) : a == b;
+}
+
 /* Whether NAME, in the header of PATH, is a file that is there, and is not OTHER. One that was moved is not. */
 static bool is_another_file(const char *path, const char *name, const char *other)
 {
-	_cleanup_free_ char *named = *name ? img_backing_path(path, name) : NULL;
+	_cleanup_free_ char *named = *name ? img_backing_location(path, name) : NULL;
 	struct stat a, b;
 
-	return named && other && vm_location_is_file(other) && stat(named, &a) == 0 && stat(other, &b) == 0 &&
+	return named && other && vm_location_is_file(named) && vm_location_is_file(other) && stat(named, &a) == 0 && stat(other, &b) == 0 &&
 	       (a.st_dev != b.st_dev || a.st_ino != b.st_ino);
 }
 
-/* KEYS: IMAGE is a spec's, which has to say whether it is encrypted. */
-static int check_image(const json_t *image, bool keys, struct qmp_error *err)
+/* SPEC: IMAGE is a spec's, which has to say whether it is encrypted; ALONE: what it is backed by is not looked for. */
+struct checks {
+	bool spec, alone;
+};
+
+static int check_image(const json_t *image, const json_t *heads, struct checks wanted, struct qmp_error *err)
 {
-	const char *path = text_of(image, "path"), *format = text_of(image, "format");
+	const char *format = text_of(image, "format");
+	_cleanup_free_ char *path = vm_location_shown(text_of(image, "path"));
 	struct img_header h;
-	int r = img_header_read(path, &h, err);
+	int r = path ? img_head_of(heads, text_of(image, "path"), &h, err) : qmp_error_errno(err, -ENOMEM, "looking at an image");
 
 	if (r < 0)
 		return r;
 	if (!streq(h.format, format))
 		return 0; /* QEMU says that it is not of that format, and opens nothing */
-	if (keys && check_encryption(image, &h, err) < 0)
+	if (wanted.spec && check_encryption(image, &h, err) < 0)
 		return err ? err->code : -EINVAL;
-	if (h.has_backing && !json_object_get(image, "backing"))
+	if (h.has_backing && !wanted.alone && !json_object_get(image, "backing"))
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 				     "the image %s wants the backing file \"%s\", which the spec does not name, so that it is not "
 				     "opened; give the disk \"backing\": {\"path\": ..., \"format\": ...}",
@@ -86,15 +97,15 @@ static int check_image(const json_t *image, bool keys, struct qmp_error *err)
 	return 0;
 }
 
-static int check_chain(const json_t *disk, bool keys, struct qmp_error *err)
+static int check_chain(const json_t *disk, const json_t *heads, struct checks wanted, struct qmp_error *err)
 {
 	for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
 		const char *path = text_of(image, "path"), *format = text_of(image, "format");
-		bool is_looked_into = path && vm_location_is_file(path) && format && !streq(format, "raw");
-		int r = path && vm_location_is_file(path) ? img_answer_check(path, err) : 0;
-		if (r == 0 && is_looked_into)
-			r = check_image(image, keys, err);
-		if (r == 0 && keys && key_file(image))
+		bool is_file = path && vm_location_is_file(path), is_read = is_file || img_head_wanted(image);
+		int r = is_file ? img_answer_check(path, err) : 0;
+		if (r == 0 && is_read && format && !streq(format, "raw"))
+			r = check_image(image, heads, wanted, err);
+		if (r == 0 && wanted.spec && key_file(image))
 			r = vm_secret_check(key_file(image), err);
 		if (r == 0 && text_of(image, "password-file"))
 			r = vm_secret_check(text_of(image, "password-file"), err);
@@ -104,12 +115,12 @@ static int check_chain(const json_t *disk, bool keys, struct qmp_error *err)
 	return 0;
 }
 
-int img_chain_check(const json_t *disk, struct qmp_error *err)
+int img_chain_check(const json_t *disk, const json_t *heads, struct qmp_error *err)
 {
-	return check_chain(disk, true, err);
+	return check_chain(disk, heads, (struct checks){.spec = true}, err);
 }
 
-int img_chains_check(const json_t *spec, const json_t *have, bool missing_ok, struct qmp_error *err)
+int img_chains_check(const json_t *spec, const json_t *have, const json_t *heads, bool missing_ok, struct qmp_error *err)
 {
 	json_t *disk;
 	size_t i;
@@ -119,7 +130,7 @@ int img_chains_check(const json_t *spec, const json_t *have, bool missing_ok, st
 		const char *id = text_of(disk, "id");
 		json_t *before = id ? vm_spec_find(have, "disks", id) : NULL;
 		struct qmp_error why = {0};
-		int r = before && json_equal(before, disk) ? 0 : img_chain_check(disk, &why);
+		int r = before && json_equal(before, disk) ? 0 : img_chain_check(disk, heads, &why);
 		if (r < 0 && !(missing_ok && why.kind == QMP_ERR_HOST))
 			return qmp_error_set(err, why.kind, r, "disks.%s: %s", id ? id : "(new)", why.message);
 	}
@@ -128,70 +139,149 @@ int img_chains_check(const json_t *spec, const json_t *have, bool missing_ok, st
 
 /* ---- From headers ---- */
 
-char *img_backing_path(const char *path, const char *name)
+/* Of one server; what a header on it names elsewhere is no business of that server's. */
+static bool is_same_server(const char *a, const char *b)
 {
-	const char *slash = strrchr(path, '/'), *colon;
+	struct vm_location x, y;
+	bool same;
 
-	if (strncmp(name, "file:", 5) == 0)
+	if (vm_location_parse(a, &x, NULL) < 0)
+		return false;
+	if (vm_location_parse(b, &y, NULL) < 0) {
+		vm_location_deinit(&x);
+		return false;
+	}
+	same = x.kind == y.kind && x.port == y.port && same_text(x.host, y.host) && same_text(x.user, y.user) &&
+	       same_text(x.socket, y.socket) && same_text(x.conf, y.conf) && same_text(x.host_key, y.host_key);
+	vm_location_deinit(&x);
+	vm_location_deinit(&y);
+	return same;
+}
+
+/* NAME beside LOCATION, a URL whose path is one of folders. */
+static char *beside(const char *location, const char *name)
+{
+	bool has_folders = strncmp(location, "ssh://", 6) == 0 || strncmp(location, "http://", 7) == 0 ||
+			   strncmp(location, "https://", 8) == 0;
+	const char *query = location + strcspn(location, "?"), *slash = memrchr(location, '/', (size_t)(query - location));
+	_cleanup_free_ char *escaped = NULL;
+
+	if (!has_folders || !slash || *name == '/' || !*name)
+		return NULL;
+	escaped = vm_location_escape(name);
+	return escaped ? qmp_asprintf("%.*s/%s%s", (int)(slash - location), location, escaped,
+				      strncmp(location, "ssh://", 6) == 0 ? query : "") :
+			 NULL;
+}
+
+char *img_backing_location(const char *location, const char *name)
+{
+	const char *slash = strrchr(location, '/'), *colon = strchr(name, ':');
+	struct vm_location l;
+
+	if (vm_location_looks(name) == VM_NBD) {
+		if (vm_location_parse(name, &l, NULL) < 0)
+			return NULL;
+		vm_location_deinit(&l);
+		return vm_location_is_file(location) || is_same_server(location, name) ? strdup(name) : NULL;
+	}
+	if (strncmp(name, "file:", 5) == 0) {
 		name += 5;
-	colon = strchr(name, ':');
+		colon = strchr(name, ':');
+	}
 	if (!*name || (colon && !memchr(name, '/', (size_t)(colon - name))))
 		return NULL;
-	return *name == '/' || !slash ? strdup(name) : qmp_asprintf("%.*s/%s", (int)(slash - path), path, name);
+	if (!vm_location_is_file(location))
+		return beside(location, name);
+	return *name == '/' || !slash ? strdup(name) : qmp_asprintf("%.*s/%s", (int)(slash - location), location, name);
 }
 
-/* The image alone; RET_BELOW: what it is backed by, new, or NULL; RET_FORMAT as the header has it. */
-static int read_one(const char *path, const char *format, json_t **ret, char **ret_below, char below_format[16],
-		    struct qmp_error *err)
+static int refuse_backing(const char *shown, const char *name, bool is_file, struct qmp_error *err)
 {
-	struct img_header h;
-	int r = img_header_read(path, &h, err);
+	if (is_file)
+		return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -ENOTSUP,
+				     "the image %s is backed by \"%s\", which is no file; name a file with \"image rebase --unsafe\"",
+				     shown, or_unknown(name));
+	return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -ENOTSUP,
+			     "the image %s wants the backing file \"%s\", which is nothing on its own server, so that it is not opened",
+			     shown, or_unknown(name));
+}
 
+struct reading {
+	const struct img_chain_options *o;
+	json_t *heads;
+	char known[16]; /* the format of the next one, as the header above it has it; "": it does not say */
+};
+
+static int header_of(struct reading *x, const json_t *image, struct img_header *ret, struct qmp_error *err)
+{
+	json_auto_t *alone = json_copy((json_t *)image), *one = json_pack("[O]", alone);
+	int r = one ? 0 : qmp_error_errno(err, -ENOMEM, "reading an image");
+
+	/* Whether or not its format is known: what it is about to be read for may need its size and its encryption. */
+	if (r == 0 && x->o->loop)
+		r = img_heads_fetch_now(x->o->loop, one, x->heads, err);
+	return r < 0 ? r : img_head_of(x->heads, text_of(image, "path"), ret, err);
+}
+
+/* What IMAGE, {"path"}, is itself; RET_BELOW: what it is backed by, new, or NULL. */
+static int read_one(struct reading *x, json_t *image, int depth, char **ret_below, struct qmp_error *err)
+{
+	const char *path = text_of(image, "path"), *format = depth == 0 ? x->o->format : *x->known ? x->known : NULL;
+	_cleanup_free_ char *shown = vm_location_shown(path);
+	struct img_header h = {.format = "raw"};
+	bool needs_none = format && streq(format, "raw") && !vm_location_is_file(path);
+	int r = x->o->access ? x->o->access(x->o->data, image, depth, err) : 0;
+
+	if (r == 0 && format)
+		json_object_set_new(image, "format", json_string(format));
+	if (r == 0 && !needs_none)
+		r = header_of(x, image, &h, err);
 	if (r < 0)
 		return r;
-	*ret = json_pack("{s:s, s:s}", "path", path, "format", format ? format : h.format);
-	if (!*ret)
+	if (!format)
+		json_object_set_new(image, "format", json_string(h.format));
+	format = text_of(image, "format");
+	if (!shown || !format)
 		return qmp_error_errno(err, -ENOMEM, "reading the image %s", path);
-	if (streq(text_of(*ret, "format"), "raw") || !streq(text_of(*ret, "format"), h.format) || !h.has_backing)
+	x->known[0] = '\0';
+	if (!streq(format, "luks") && !(streq(format, h.format) && *h.encryption))
+		(void)json_object_del(image, "encryption");
+	if (streq(format, "raw") || !streq(format, h.format) || !h.has_backing || x->o->alone)
 		return 0;
-	*ret_below = img_backing_path(path, h.backing);
-	memcpy(below_format, h.backing_format, sizeof h.backing_format);
-	return *ret_below ? 0 :
-			    qmp_error_set(err, QMP_ERR_UNSUPPORTED, -ENOTSUP,
-					  "the image %s is backed by \"%s\", which is no file; name a file with "
-					  "\"image rebase --unsafe\"", path, or_unknown(h.backing));
+	*ret_below = img_backing_location(path, h.backing);
+	memcpy(x->known, h.backing_format, sizeof x->known);
+	return *ret_below ? 0 : refuse_backing(shown, h.backing, vm_location_is_file(path), err);
 }
 
-int img_chain_read(const char *path, const char *format, json_t **ret, struct qmp_error *err)
+int img_chain_read(const char *path, const struct img_chain_options *o, json_t **ret, struct qmp_error *err)
 {
 	_cleanup_free_ char *next = strdup(path);
-	json_auto_t *top = NULL;
+	json_auto_t *top = NULL, *heads = json_object();
+	struct reading x = {o, heads, ""};
 	json_t *above = NULL;
-	char known[16] = "";
-	int r = next ? 0 : qmp_error_errno(err, -ENOMEM, "reading the image %s", path);
+	int r = next && heads ? 0 : qmp_error_errno(err, -ENOMEM, "reading the image %s", path);
 
 	for (int depth = 0; r == 0 && next; depth++) {
 		_cleanup_free_ char *name = take_ptr(next);
-		json_t *image = NULL;
-		if (depth == IMG_CHAIN_MAX)
+		json_t *image = json_pack("{s:s}", "path", name);
+		if (depth == IMG_CHAIN_MAX) {
+			json_decref(image);
 			return qmp_error_set(err, QMP_ERR_USAGE, -ELOOP, "the image %s is backed by more than %d others, or by itself",
 					     path, IMG_CHAIN_MAX);
-		char below[16] = "";
-		r = read_one(name, depth == 0 ? format : *known ? known : NULL, &image, &next, below, err);
-		memcpy(known, below, sizeof known);
-		if (!image) {
-			if (depth > 0)
-				qmp_error_wrap(err, "the backing chain of %s", path);
-			return r;
 		}
 		if (above)
 			json_object_set_new(above, "backing", image);
 		else
 			top = image;
 		above = image;
+		r = image ? read_one(&x, image, depth, &next, err) : qmp_error_errno(err, -ENOMEM, "reading the image %s", path);
+		if (r < 0 && depth > 0 && r != -ENOTSUP)
+			qmp_error_wrap(err, "the backing chain of %s", path);
 	}
-	if (r == 0)
-		r = check_chain(top, false, err);
+	/* A file alone is opened for what is in itself, or is deleted. */
+	if (r == 0 && !(o->alone && vm_location_is_file(path)))
+		r = check_chain(top, heads, (struct checks){.alone = o->alone}, err);
 	if (r == 0)
 		*ret = take_ptr(top);
 	return r;
@@ -219,18 +309,39 @@ static json_t *protocol_node(const char *location)
 	return node;
 }
 
-json_t *img_node(const json_t *image)
+/* The id of the secret that opens IMAGE; new. NULL: none is wanted, or (RET negative) no memory. */
+static json_t *key_id(const json_t *image, const char *prefix, struct vm_fragment *needs, int *ret)
+{
+	json_t *given = json_object_get(image, "key-secret");
+	char id[40];
+
+	*ret = 0;
+	if (given || !key_file(image) || !needs)
+		return json_incref(given);
+	snprintf(id, sizeof id, "%s-key", prefix);
+	*ret = vm_fragment_add_secret(needs, id, key_file(image), false);
+	return *ret < 0 ? NULL : json_string(id);
+}
+
+json_t *img_node(const json_t *image, struct vm_fragment *needs)
 {
 	const char *format = text_of(image, "format"), *path = text_of(image, "path");
-	json_t *file = path ? protocol_node(path) : NULL, *below = json_object_get(image, "backing"), *node;
-	json_t *key = json_object_get(image, "key-secret");
+	json_auto_t *file = path ? protocol_node(path) : NULL, *key = NULL, *node = NULL;
+	json_t *below = json_object_get(image, "backing");
+	char prefix[24];
+	int r = 0;
 
-	node = file ? json_pack("{s:s, s:o}", "driver", format, "file", file) : NULL;
+	snprintf(prefix, sizeof prefix, "image-%zu", needs ? needs->n_objects : 0);
+	if (file && needs)
+		r = vm_fragment_add_access(needs, image, prefix, file);
+	if (file && r == 0)
+		key = key_id(image, prefix, needs, &r);
+	node = file && r == 0 ? json_pack("{s:s, s:O}", "driver", format, "file", file) : NULL;
 	if (node && key && streq(format, "luks"))
 		json_object_set(node, "key-secret", key);
 	else if (node && key)
 		json_object_set_new(node, "encrypt", json_pack("{s:O}", "key-secret", key));
 	if (node && vm_format_has_backing(format))
-		json_object_set_new(node, "backing", below ? img_node(below) : json_null());
-	return node;
+		json_object_set_new(node, "backing", below ? img_node(below, needs) : json_null());
+	return json_incref(node);
 }

@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 
-#define HEAD   ((size_t)64 << 10)
 #define SECTOR 512
 
 /* The bytes that there are. Numbers outside of them are 0, names outside of them empty. */
@@ -179,13 +178,13 @@ void img_header_parse(const unsigned char *d, size_t len, struct img_header *ret
 int img_header_read(const char *path, struct img_header *ret, struct qmp_error *err)
 {
 	_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	_cleanup_free_ unsigned char *data = fd >= 0 ? malloc(HEAD) : NULL;
+	_cleanup_free_ unsigned char *data = fd >= 0 ? malloc(IMG_HEAD) : NULL;
 	size_t len = 0;
 
 	if (!data)
 		return qmp_error_errno(err, fd < 0 ? -errno : -ENOMEM, "reading the image %s", path);
-	while (len < HEAD) {
-		ssize_t n = pread(fd, data + len, HEAD - len, (off_t)len);
+	while (len < IMG_HEAD) {
+		ssize_t n = pread(fd, data + len, IMG_HEAD - len, (off_t)len);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)

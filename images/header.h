@@ -7,6 +7,7 @@
 #include "proto/qmp.h"
 
 #define IMG_NAME_MAX 1024
+#define IMG_HEAD     ((size_t)64 << 10) /* the bytes that are looked at */
 
 struct img_header {
 	char format[16];        /* "qcow2", ..., or "raw" where nothing that looks like a format is there */

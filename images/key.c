@@ -36,37 +36,69 @@ static const char **joined(const char *const *a, const char *const *b)
 	return all;
 }
 
-int img_create_with_key(const struct img_target *t, uint64_t size, const char *key_file, struct img_task **ret,
-			struct qmp_error *err)
-{
-	struct img_target target = *t;
-	_cleanup_free_ const char **options = NULL;
-	_cleanup_fd_ int key = -1;
-	struct img_task *task;
-	int r;
+struct new_image {
+	struct img_target target;
+	const char **options;
+	int key; /* -1: none */
+};
 
-	if (!key_file && streq(t->format, "luks"))
+static void new_image_deinit(struct new_image *n)
+{
+	free(n->options);
+	if (n->key >= 0)
+		(void)close(n->key);
+}
+#define _cleanup_new_ __attribute__((cleanup(new_image_deinit)))
+
+static int take_key(const struct img_target *t, const char *key_file, struct new_image *n, struct qmp_error *err)
+{
+	n->target = *t;
+	if (!key_file && streq(t->format, "luks") && !t->made_at)
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 				     "making the image %s: one of the format luks is encrypted; name the file with its key (key-file)",
 				     t->path);
 	if (!key_file)
-		return img_create(t, size, ret, err);
+		return 0;
 	if (!new_options(t->format))
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 				     "making the image %s: one of the format %s cannot be encrypted; luks or qcow2", t->path, t->format);
-	options = joined(new_options(t->format), t->options);
-	target.options = options;
-	r = options ? vm_secret_open(key_file, false, &key, err) : qmp_error_errno(err, -ENOMEM, "making the image %s", t->path);
-	if (r == 0)
-		r = img_create(&target, size, &task, err);
-	if (r < 0)
-		return r;
-	r = img_task_add_secret(task, KEY, key, err);
-	if (r < 0)
+	n->target.options = n->options = joined(new_options(t->format), t->options);
+	return n->options ? vm_secret_open(key_file, false, &n->key, err) :
+			    qmp_error_errno(err, -ENOMEM, "making the image %s", t->path);
+}
+
+/* R: what making the TASK came to. */
+static int give_key(const struct new_image *n, int r, struct img_task *task, struct img_task **ret, struct qmp_error *err)
+{
+	if (r == 0 && n->key >= 0 && (r = img_task_add_secret(task, KEY, n->key, err)) < 0)
 		img_task_free(task);
-	else
+	if (r == 0)
 		*ret = task;
 	return r;
+}
+
+int img_create_with_key(const struct img_target *t, uint64_t size, const char *key_file, struct img_task **ret,
+			struct qmp_error *err)
+{
+	_cleanup_new_ struct new_image n = {.key = -1};
+	struct img_task *task = NULL;
+	int r = take_key(t, key_file, &n, err);
+
+	if (r == 0)
+		r = img_create(&n.target, size, &task, err);
+	return give_key(&n, r, task, ret, err);
+}
+
+int img_convert_with_key(const json_t *image, const char *snapshot, const struct img_target *t, bool compress, bool bitmaps,
+			 const char *key_file, struct img_task **ret, struct qmp_error *err)
+{
+	_cleanup_new_ struct new_image n = {.key = -1};
+	struct img_task *task = NULL;
+	int r = take_key(t, key_file, &n, err);
+
+	if (r == 0)
+		r = img_convert(image, snapshot, &n.target, compress, bitmaps, &task, err);
+	return give_key(&n, r, task, ret, err);
 }
 
 /* ---- Slots ---- */

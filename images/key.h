@@ -13,6 +13,10 @@
 int img_create_with_key(const struct img_target *t, uint64_t size, const char *key_file, struct img_task **ret,
 			struct qmp_error *err);
 
+/* img_convert, likewise. */
+int img_convert_with_key(const json_t *image, const char *snapshot, const struct img_target *t, bool compress, bool bitmaps,
+			 const char *key_file, struct img_task **ret, struct qmp_error *err);
+
 /*
  * The key slots of IMAGE, a LUKS or qcow2 image that nobody uses. KEY and NEW_KEY are keys in memory (vm_secret_open, vm_secret_read),
  * borrowed; KEY opens it. ITER_TIME: milliseconds that a trial of the new key is to cost; 0: qemu-img's own.

@@ -6,21 +6,26 @@
  */
 #include "images/qemu-img.h"
 #include "images/chain.h"
+#include "images/header.h"
 #include "images/tool.h"
+#include "launcher/location.h"
+#include "launcher/secret.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/mman.h>
 
 #define DRAFT_WORD  "DRAFT"
-#define SECRETS_MAX 4
-#define IMAGES_MAX  2
-#define FIRST_FD    3
+#define FDS_MAX    64
+#define IMAGES_MAX 2
+#define FIRST_FD   3
+#define HEAD_MS    30000
 
-/* What people know of the word AT. */
+/* What people know of the word AT, from its byte SKIP on. */
 struct shown {
-	size_t at;
+	size_t at, skip;
 	char *path;
 };
 
@@ -35,8 +40,10 @@ struct img_task {
 	char *path, *format;
 	bool replace;
 	struct img_draft draft;
-	int secrets[SECRETS_MAX];
-	size_t n_secrets;
+	int fds[FDS_MAX]; /* become FIRST_FD, ...: secrets, and where a head goes */
+	size_t n_fds;
+	const struct vm_identity *identity; /* whom it runs as; NULL: as we do */
+	int64_t timeout_ms;                 /* 0: as long as it takes */
 	unsigned good; /* exit statuses (tool.h) */
 	/* What it gave as JSON; NULL: the program's output is that. */
 	json_t *(*result)(const struct img_task *t, int status);
@@ -85,20 +92,78 @@ static void add_bytes(struct img_task *t, uint64_t bytes)
 	add_consume(t, qmp_asprintf("%llu", (unsigned long long)bytes));
 }
 
-/* Never taken for an option, nor for anything else than the image that it names; people know it as SHOWN. */
-static void add_node(struct img_task *t, const json_t *image, const char *shown)
+/* The word at the end, to where options stand: behind the verb. */
+static void move_to_options(struct img_task *t)
 {
-	json_auto_t *node = img_node(image);
+	char *word = t->words[t->n_words - 1];
+
+	memmove(t->words + 3, t->words + 2, (t->n_words - 3) * sizeof *t->words);
+	t->words[2] = word;
+	t->draft_at += t->draft_at ? 1 : 0;
+	for (size_t i = 0; i < t->n_images; i++)
+		t->images[i].at++;
+}
+
+static void add_object_consume(struct img_task *t, char *text)
+{
+	add_consume(t, text);
+	if (!t->lacks_memory)
+		move_to_options(t);
+	add(t, "--object");
+	if (!t->lacks_memory)
+		move_to_options(t);
+}
+
+/* The number that FD has in the program. */
+static int add_fd_consume(struct img_task *t, int fd, struct qmp_error *err)
+{
+	if (t->n_fds == FDS_MAX) {
+		(void)close(fd);
+		return qmp_error_set(err, QMP_ERR_LIMIT, -E2BIG, "%s: more than %d keys and passwords", t->doing, FDS_MAX);
+	}
+	t->fds[t->n_fds++] = fd;
+	return FIRST_FD + (int)t->n_fds - 1;
+}
+
+/* What an image needs to be reached and opened (fragment.h). */
+static int add_need(struct img_task *t, const struct vm_object *o)
+{
+	json_auto_t *args = json_copy(o->args);
+	int fd, r;
+
+	if (o->secret_file) {
+		r = vm_secret_open(o->secret_file, o->secret_is_line, &fd, &t->error);
+		if (r == 0)
+			r = add_fd_consume(t, fd, &t->error);
+		if (r < 0)
+			return r;
+		json_object_set_new(args, "file", json_sprintf("/proc/self/fd/%d", r));
+	}
+	add_object_consume(t, qmp_json_encode(args, JSON_COMPACT, NULL));
+	return 0;
+}
+
+/*
+ * Never taken for an option, nor for anything else than the image that it names; people know it as SHOWN. BEFORE stands before
+ * it in its word.
+ */
+static void add_node(struct img_task *t, const char *before, const json_t *image, const char *shown)
+{
+	struct vm_fragment needs = {0};
+	json_auto_t *node = img_node(image, &needs);
 	_cleanup_free_ char *text = node ? json_dumps(node, JSON_COMPACT) : NULL;
 
+	for (size_t i = 0; i < needs.n_objects && t->error.kind == QMP_ERR_NONE; i++)
+		(void)add_need(t, &needs.objects[i]);
+	vm_fragment_deinit(&needs);
 	if (t->n_images < IMAGES_MAX)
-		t->images[t->n_images++] = (struct shown){t->n_words, strdup(shown)};
-	add_consume(t, text ? qmp_asprintf("json:%s", text) : NULL);
+		t->images[t->n_images++] = (struct shown){t->n_words, strlen(before), vm_location_shown(shown)};
+	add_consume(t, text ? qmp_asprintf("%sjson:%s", before, text) : NULL);
 }
 
 static void add_image(struct img_task *t, const json_t *image)
 {
-	add_node(t, image, text_of(image, "path"));
+	add_node(t, "", image, text_of(image, "path"));
 }
 
 /* Those verbs that have no use for what it is backed by refuse to be told of it. */
@@ -137,6 +202,13 @@ static struct img_task *task_new(const char *verb, const char *fmt, ...)
 
 static int task_give(struct img_task *t, struct img_task **ret, struct qmp_error *err)
 {
+	if (t && t->error.kind != QMP_ERR_NONE) {
+		int code = t->error.code;
+		if (err)
+			*err = t->error;
+		img_task_free(t);
+		return code;
+	}
 	if (!t || t->lacks_memory) {
 		img_task_free(t);
 		return qmp_error_errno(err, -ENOMEM, "running qemu-img");
@@ -152,8 +224,8 @@ void img_task_free(struct img_task *t)
 	img_draft_discard(&t->draft);
 	for (size_t i = 0; i < t->n_words; i++)
 		free(t->words[i]);
-	for (size_t i = 0; i < t->n_secrets; i++)
-		(void)close(t->secrets[i]);
+	for (size_t i = 0; i < t->n_fds; i++)
+		(void)close(t->fds[i]);
 	for (size_t i = 0; i < t->n_images; i++)
 		free(t->images[i].path);
 	free(t->words);
@@ -167,26 +239,15 @@ void img_task_free(struct img_task *t)
 
 int img_task_add_secret(struct img_task *t, const char *id, int fd, struct qmp_error *err)
 {
-	int copy = t->n_secrets < SECRETS_MAX ? fcntl(fd, F_DUPFD_CLOEXEC, FIRST_FD) : -1;
-	char **words;
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, FIRST_FD), r;
 
 	if (copy < 0)
-		return qmp_error_errno(err, t->n_secrets < SECRETS_MAX ? -errno : -E2BIG, "%s: a key", t->doing);
-	t->secrets[t->n_secrets++] = copy;
-	add(t, "--object");
-	add_consume(t, qmp_asprintf("secret,id=%s,file=/proc/self/fd/%zu", id, FIRST_FD + t->n_secrets - 1));
-	if (t->lacks_memory)
-		return qmp_error_errno(err, -ENOMEM, "%s: a key", t->doing);
-	/* To where options stand: behind the verb. */
-	words = t->words + t->n_words - 2;
-	char *moved[2] = {words[0], words[1]};
-	memmove(t->words + 4, t->words + 2, (t->n_words - 4) * sizeof *words);
-	t->words[2] = moved[0];
-	t->words[3] = moved[1];
-	t->draft_at += t->draft_at ? 2 : 0;
-	for (size_t i = 0; i < t->n_images; i++)
-		t->images[i].at += 2;
-	return 0;
+		return qmp_error_errno(err, -errno, "%s: a key", t->doing);
+	r = add_fd_consume(t, copy, err);
+	if (r < 0)
+		return r;
+	add_object_consume(t, qmp_asprintf("secret,id=%s,file=/proc/self/fd/%d", id, r));
+	return t->lacks_memory ? qmp_error_errno(err, -ENOMEM, "%s: a key", t->doing) : 0;
 }
 
 /* ---- Options of a format ---- */
@@ -267,9 +328,9 @@ static void add_target(struct img_task *t, const struct img_target *target)
 	t->result = made;
 	if (target->made_at) {
 		json_auto_t *there = json_pack("{s:s, s:s}", "path", target->made_at, "format", target->format);
-		t->lacks_memory |= !there;
+		t->lacks_memory |= !there || (target->access && json_object_update_missing(there, (json_t *)target->access) < 0);
 		if (there)
-			add_node(t, there, target->path);
+			add_node(t, "", there, target->path);
 		return;
 	}
 	t->draft_at = t->n_words;
@@ -280,7 +341,7 @@ static int check_target(const struct img_target *t, struct qmp_error *err)
 {
 	if (!t->made_at && (*t->path != '/' || !t->path[1] || t->path[strlen(t->path) - 1] == '/'))
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no path of an image", t->path);
-	if (t->backing && *text_of(t->backing, "path") != '/')
+	if (t->backing && vm_location_is_file(text_of(t->backing, "path")) && *text_of(t->backing, "path") != '/')
 		return qmp_error_set(err, QMP_ERR_INTERNAL, -EINVAL, "the backing %s: no absolute path",
 				     text_of(t->backing, "path"));
 	return 0;
@@ -300,6 +361,8 @@ int img_create(const struct img_target *target, uint64_t size, struct img_task *
 	if (!t)
 		return task_give(t, ret, err);
 	add(t, "-q");
+	if (target->backing && size > 0 && !vm_location_is_file(text_of(target->backing, "path")))
+		add(t, "-u"); /* by its name alone qemu-img would not find it */
 	add_pair(t, "-f", target->format);
 	add_backing(t, "-b", target->backing);
 	r = add_options(t, target->options, err);
@@ -313,12 +376,26 @@ int img_create(const struct img_target *target, uint64_t size, struct img_task *
 	return task_give(t, ret, err);
 }
 
+/* What an image is to be backed by is opened by its name alone where its contents matter. */
+static int check_backing(const json_t *backing, const char *instead, struct qmp_error *err)
+{
+	_cleanup_free_ char *shown = backing ? vm_location_shown(text_of(backing, "path")) : NULL;
+
+	if (!backing || (vm_location_is_file(text_of(backing, "path")) && !json_object_get(backing, "encryption")))
+		return 0;
+	return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -ENOTSUP,
+			     "%s: qemu-img compares with a file that is not encrypted, and with nothing else; %s",
+			     shown ? shown : "the backing", instead);
+}
+
 int img_convert(const json_t *image, const char *snapshot, const struct img_target *target, bool compress, bool bitmaps,
 		struct img_task **ret, struct qmp_error *err)
 {
 	struct img_task *t;
 	int r = check_target(target, err);
 
+	if (r == 0)
+		r = check_backing(target->backing, "make a whole copy (without --backing)", err);
 	if (r < 0)
 		return r;
 	t = task_new("convert", "converting %s to %s", text_of(image, "path"), target->path);
@@ -452,6 +529,43 @@ int img_compare(const json_t *a, const json_t *b, bool strict, bool in_use, stru
 	return task_give(t, ret, err);
 }
 
+/* Bytes, as text that is none. */
+static json_t *head(const struct img_task *t, int status)
+{
+	_cleanup_free_ char *bytes = malloc(IMG_HEAD);
+	ssize_t n = bytes ? pread(t->fds[t->n_fds - 1], bytes, IMG_HEAD, 0) : -1;
+
+	UNUSED(status);
+	return n >= 0 ? json_stringn_nocheck(bytes, (size_t)n) : NULL;
+}
+
+int img_read_head(const json_t *image, const struct vm_identity *identity, struct img_task **ret, struct qmp_error *err)
+{
+	_cleanup_free_ char *shown = vm_location_shown(text_of(image, "path"));
+	json_auto_t *raw = json_copy((json_t *)image);
+	struct img_task *t = shown && raw ? task_new("dd", "reading the header of %s", shown) : NULL;
+	int fd = t ? memfd_create("head", MFD_CLOEXEC) : -1, number;
+
+	if (!t)
+		return task_give(t, ret, err);
+	if (fd < 0)
+		qmp_error_errno(&t->error, -errno, "%s", t->doing);
+	t->identity = identity;
+	t->timeout_ms = HEAD_MS;
+	json_object_set_new(raw, "format", json_string("raw"));
+	json_object_del(raw, "backing");
+	json_object_del(raw, "encryption");
+	add_pair(t, "-f", "raw");
+	add_pair(t, "-O", "raw");
+	add_consume(t, qmp_asprintf("bs=%zu", IMG_HEAD));
+	add(t, "count=1");
+	add_node(t, "if=", raw, text_of(image, "path"));
+	number = fd < 0 ? fd : add_fd_consume(t, fd, &t->error); /* the last one: head() counts on it */
+	add_consume(t, qmp_asprintf("of=/proc/self/fd/%d", number));
+	t->result = head;
+	return task_give(t, ret, err);
+}
+
 /* ---- What is changed ---- */
 
 static json_t *nothing(const struct img_task *t, int status)
@@ -516,8 +630,11 @@ int img_amend(const json_t *image, const char *const *options, struct img_task *
 int img_rebase(const json_t *image, const json_t *backing, bool unsafe, struct img_task **ret, struct qmp_error *err)
 {
 	json_auto_t *alone = json_copy((json_t *)image);
-	struct img_task *t = task_new("rebase", "rebasing %s", text_of(image, "path"));
+	int r = unsafe ? 0 : check_backing(backing, "--unsafe writes its name alone, where it holds the same", err);
+	struct img_task *t = r < 0 ? NULL : task_new("rebase", "rebasing %s", text_of(image, "path"));
 
+	if (r < 0)
+		return r;
 	if (!t || !alone)
 		return task_give(t, ret, err);
 	add(t, "-p");
@@ -656,7 +773,7 @@ static void put_for(char text[QMP_ERROR_MAX], const char *from, const char *to)
 static void translate(const struct img_task *t, char text[QMP_ERROR_MAX])
 {
 	for (size_t i = 0; i < t->n_images; i++)
-		put_for(text, t->words[t->images[i].at], t->images[i].path);
+		put_for(text, t->words[t->images[i].at] + t->images[i].skip, t->images[i].path);
 	put_for(text, t->draft.path, t->path);
 }
 
@@ -713,8 +830,8 @@ static void on_piece(void *data, const char *text)
 static int begin(uv_loop_t *loop, struct img_task *t, struct qmp_error *err)
 {
 	struct img_tool_options o = {
-		.doing = t->doing, .argv = (const char *const *)t->words, .package = "qemu-utils", .fds = t->secrets,
-		.n_fds = t->n_secrets, .good = t->good, .piece = on_piece, .done = on_end, .data = t,
+		.doing = t->doing, .argv = (const char *const *)t->words, .package = "qemu-utils", .fds = t->fds,
+		.n_fds = t->n_fds, .timeout_ms = t->timeout_ms, .identity = t->identity, .good = t->good, .piece = on_piece, .done = on_end, .data = t,
 	};
 	char *path;
 

@@ -3,7 +3,8 @@
  *
  * An image that is read or changed is given as a spec's disk has it, {"path", "format", "backing"?} (img_chain_read):
  * no name is ever taken for an option, a protocol or a list of options, no format is guessed, and no file is opened
- * that is not named. A new image is a draft until it is whole (draft.h). The arguments of the functions are copied.
+ * that is not named. One on a server, or that is encrypted, has beside its path what a disk has: "tls", "password-file",
+ * "encryption"; what these files hold is handed over as memory. A new image is a draft until it is whole (draft.h). The arguments of the functions are copied.
  * Does not own: whether the image may be touched now (catalogue.h says who has it).
  */
 #pragma once
@@ -11,14 +12,19 @@
 #include "images/draft.h"
 
 struct img_task;
+struct vm_identity;
 
 struct img_target {
 	const char *path, *format; /* absolute */
 	const char *const *options; /* KEY=VALUE, as qemu-img -o has them; ends with NULL; NULL: none */
 	const json_t *backing; /* an image; NULL: none */
 	bool replace;          /* one that is there */
-	/* The volume that is to be PATH stands there for now, is large enough, and is written as it is. NULL: a draft. */
+	/*
+	 * The volume that is to be PATH, or what is there on a server, stands there, is large enough, and is written as it is. NULL: a
+	 * draft.
+	 */
 	const char *made_at;
+	const json_t *access; /* an image with what it takes to reach and to open it there; NULL: nothing */
 	bool zeroes; /* it reads as zeros so far */
 };
 
@@ -32,6 +38,11 @@ int img_convert(const json_t *image, const char *snapshot, const struct img_targ
  * Gives what "qemu-img info" says of the image itself. IN_USE, here and below: somebody writes it, and it may be read.
  */
 int img_info(const json_t *image, bool in_use, struct img_task **ret, struct qmp_error *err);
+/*
+ * The first IMG_HEAD bytes of IMAGE, whatever its format says, for img_header_parse: gives them as a JSON string that need
+ * be no text. Fails when a server has not answered in 30 s. IDENTITY (borrowed until it runs; NULL: nobody else): as whom.
+ */
+int img_read_head(const json_t *image, const struct vm_identity *identity, struct img_task **ret, struct qmp_error *err);
 /* To SIZE bytes. SHRINK: it may lose what is behind that. */
 int img_resize(const json_t *image, uint64_t size, bool shrink, struct img_task **ret, struct qmp_error *err);
 /*

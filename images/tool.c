@@ -308,7 +308,7 @@ static int spawn(uv_loop_t *loop, struct img_tool *t, const struct img_tool_opti
 	struct vm_child_options child = {
 		.argv = (char *const *)o->argv, .fds = o->fds, .n_fds = o->n_fds, .input = input, .output = out, .errors = errors,
 		.directory = -1, .pid_file = -1, .cgroup_procs = -1, .environment = env, .package = o->package,
-		.dies_with_us = true,
+		.identity = o->identity, .confined = o->identity != NULL, .dies_with_us = true,
 	};
 	r = watch_stream(loop, t, &t->out, &t->polled_out, take_fd(&out_in), t->piece ? 4096 : IMG_TOOL_OUTPUT_MAX);
 	if (r == 0)

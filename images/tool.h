@@ -10,6 +10,7 @@
 #include "proto/qmp.h"
 
 struct img_tool;
+struct vm_identity;
 
 struct img_tool_result {
 	int status;            /* exit status; -1: it has not ended by itself */
@@ -29,6 +30,7 @@ struct img_tool_options {
 	size_t input_len;
 	const int *fds;       /* become 3, 4, ...; borrowed */
 	size_t n_fds;
+	const struct vm_identity *identity; /* whom it runs as; NULL: as we do; borrowed */
 	unsigned good;        /* bit N: exit status N (< 32) is no error. 0: status 0 alone */
 	int64_t timeout_ms;   /* 0: as long as it takes */
 	/* Each piece of its standard output as it comes, without the \n or \r at its end. Nothing is kept then. May be NULL. */

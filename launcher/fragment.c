@@ -56,8 +56,7 @@ static int add_consume(struct vm_fragment *f, enum vm_object_kind kind, json_t *
 	return 0;
 }
 
-/* LINE: a line's end at the end of FILE is not of the secret. */
-static int add_secret(struct vm_fragment *f, const char *id, const char *file, bool line)
+int vm_fragment_add_secret(struct vm_fragment *f, const char *id, const char *file, bool line)
 {
 	char *copy = strdup(file);
 
@@ -165,7 +164,7 @@ static json_t *cache_options(const char *cache)
 static int add_tls(struct vm_fragment *f, const json_t *image, const char *id, json_t *node)
 {
 	const json_t *tls = json_object_get(image, "tls");
-	bool is_psk = tls && streq(text_of(tls, "type"), "psk");
+	bool is_psk = text_of(tls, "type") && streq(text_of(tls, "type"), "psk");
 	json_t *credentials;
 
 	if (!tls)
@@ -187,10 +186,21 @@ static int add_password(struct vm_fragment *f, const json_t *image, const char *
 	if (!file)
 		return 0;
 	json_object_set_new(node, is_rbd ? "key-secret" : "password-secret", json_string(id));
-	if (add_secret(f, id, file, true) < 0)
+	if (vm_fragment_add_secret(f, id, file, true) < 0)
 		return -ENOMEM;
 	/* Of Ceph's key the driver wants the bytes, and Ceph writes it in base64. */
 	return is_rbd ? json_object_set_new(f->objects[f->n_objects - 1].args, "format", json_string("base64")) : 0;
+}
+
+int vm_fragment_add_access(struct vm_fragment *f, const json_t *image, const char *prefix, json_t *node)
+{
+	char tls[32], password[32];
+	int r;
+
+	snprintf(tls, sizeof tls, "%.24s-tls", prefix);
+	snprintf(password, sizeof password, "%.20s-password", prefix);
+	r = add_tls(f, image, tls, node);
+	return r < 0 ? r : add_password(f, image, password, node);
 }
 
 /*
@@ -201,8 +211,8 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 		    const char *prefix, bool read_only, const char *role, struct qmp_error *err)
 {
 	_cleanup_free_ char *place = NULL;
-	char node[32], tls[32], password[32];
 	struct vm_location l;
+	char node[32];
 	json_t *args;
 	int r = vm_pools_locate(host->pools, text_of(image, "path"), &place, err);
 
@@ -211,8 +221,6 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 	if (r < 0)
 		return qmp_error_wrap(err, "%s", f->item);
 	snprintf(node, sizeof node, "%s-file", prefix);
-	snprintf(tls, sizeof tls, "%s-tls", prefix);
-	snprintf(password, sizeof password, "%s-password", prefix);
 	args = l.kind == VM_VOLUME ? json_pack("{s:s, s:s}", "driver", "file", "filename", place) : vm_location_node(&l);
 	if (args) {
 		json_object_set_new(args, "node-name", json_string(node));
@@ -222,9 +230,7 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 		json_object_set_new(args, "auto-read-only", json_false());
 		if (l.kind == VM_FILE)
 			json_object_set_new(args, "aio", json_string(text_of(disk, "aio")));
-		r = add_tls(f, image, tls, args);
-		if (r == 0)
-			r = add_password(f, image, password, args);
+		r = vm_fragment_add_access(f, image, prefix, args);
 	}
 	vm_location_deinit(&l);
 	if (r < 0) {
@@ -290,7 +296,7 @@ static int add_backing(struct vm_fragment *f, const json_t *disk, const struct v
 	snprintf(next, sizeof next, "%.16s-b%d", text_of(disk, "id"), depth + 1);
 	snprintf(file, sizeof file, "%.16s-b%d-file", text_of(disk, "id"), depth);
 	snprintf(key, sizeof key, "%.16s-b%d-key", text_of(disk, "id"), depth);
-	r = key_file(backing) ? add_secret(f, key, key_file(backing), false) : 0;
+	r = key_file(backing) ? vm_fragment_add_secret(f, key, key_file(backing), false) : 0;
 	if (r == 0)
 		r = add_file(f, disk, host, backing, node, true, NULL, err);
 	if (r < 0)
@@ -420,7 +426,7 @@ int vm_fragment_disk(const json_t *spec, const json_t *item, const struct vm_hos
 	if (r == 0 && path) {
 		r = add_backing(&f, item, host, backing, 1, err);
 		if (r == 0 && key_file(item))
-			r = add_secret(&f, key, key_file(item), false);
+			r = vm_fragment_add_secret(&f, key, key_file(item), false);
 		if (r == 0)
 			r = add_file(&f, item, host, item, id, read_only, "file", err);
 		if (r == 0) {
@@ -640,7 +646,7 @@ static int fixed_devices(const json_t *spec, const struct vm_host *host, struct 
 					  "bus", "vserial-0.0", "name", "org.qemu.guest_agent.0", "chardev", "agent"),
 				NULL);
 	if (r == 0 && text_of(display, "password-file"))
-		r = add_secret(f, VM_VNC_SECRET, text_of(display, "password-file"), true);
+		r = vm_fragment_add_secret(f, VM_VNC_SECRET, text_of(display, "password-file"), true);
 	if (r == 0 && streq(text_of(display, "type"), "vnc"))
 		r = add_consume(f, VM_DEVICE, fixed_device(spec, "VGA", "vga-0", SLOT_VGA), NULL);
 	if (r == 0 && json_object_get(spec, "watchdog"))

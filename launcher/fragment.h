@@ -51,6 +51,16 @@ int vm_fragment_nic(const json_t *spec, const json_t *item, const struct vm_host
 /* The controller that disks on the scsi bus need (its port is SPEC["scsi-port"]). */
 int vm_fragment_scsi(const json_t *spec, const struct vm_host *host, struct vm_fragment *ret, struct qmp_error *err);
 
+/*
+ * The secret ID: what FILE holds; LINE: a line's end at its end is not of it. -ENOMEM.
+ */
+int vm_fragment_add_secret(struct vm_fragment *f, const char *id, const char *file, bool line);
+/*
+ * What NODE, the protocol node of IMAGE (a disk, or an image that it is backed by), shows its server: credentials of TLS
+ * "PREFIX-tls", a secret "PREFIX-password". They go to F, their names to NODE. -ENOMEM.
+ */
+int vm_fragment_add_access(struct vm_fragment *f, const json_t *image, const char *prefix, json_t *node);
+
 struct vm_fragments {
 	struct vm_fragment *list;
 	size_t n;

@@ -9,6 +9,7 @@
 #include "qmpctl/pending.h"
 #include "images/chain.h"
 #include "images/clone.h"
+#include "images/head.h"
 #include "images/seed.h"
 #include "images/share.h"
 #include "launcher/exec.h"
@@ -308,22 +309,77 @@ json_t *change_taken_ports(const struct op_call *call)
 	return taken;
 }
 
-/* The images of WANT that are not in HAVE just the same; LIVE: QEMU is to open them now. */
-static int check_images(const struct vm *vm, const json_t *want, const json_t *have, bool live, struct qmp_error *err)
+static int locate(const struct vm *vm, const json_t *want, const json_t *have, json_t **ret_want, json_t **ret_have,
+		  struct qmp_error *err)
 {
-	json_auto_t *pools = NULL, *located = NULL, *before = NULL;
+	json_auto_t *pools = NULL;
 	int r = vm_pools_read(vm->dirs, want, vm->running, vm_known_pools(vm), &pools, err);
 
 	if (r == 0)
-		r = vm_pools_locate_disks(pools, want, false, &located, err);
+		r = vm_pools_locate_disks(pools, want, false, ret_want, err);
+	return r < 0 ? r : vm_pools_locate_disks(pools, have, true, ret_have, err);
+}
+
+/* The images of WANT that are not in HAVE just the same; LIVE: QEMU is to open them now. */
+static int check_images(const struct op_call *call, const json_t *want, const json_t *have, bool live, struct qmp_error *err)
+{
+	const struct vm *vm = call->guest->vm;
+	json_auto_t *located = NULL, *before = NULL;
+	int r = locate(vm, want, have, &located, &before, err);
+
 	if (r == 0)
-		r = vm_pools_locate_disks(pools, have, true, &before, err);
-	if (r == 0)
-		r = img_chains_check(located, before, !live, err);
+		r = img_chains_check(located, before, call->heads, !live, err);
 	if (r == 0 && live)
 		r = img_protect_check(located, before, err);
 	return r == 0 && live ? img_share_check(vm->dirs, vm->name, located, before, err) : r;
 }
+
+/* ---- What servers have is looked at before ---- */
+
+static void on_heads(void *data, const struct qmp_error *why)
+{
+	struct op_call *call = data;
+
+	call->guest->looking = NULL;
+	if (why)
+		op_fail(call, why);
+	else
+		call->op->start(call);
+}
+
+int change_look(struct op_call *call, const json_t *disks, struct qmp_error *err)
+{
+	const struct vm *vm = call->guest->vm;
+	struct img_heads_options o = {.disks = disks, .spec = vm->running ? vm->running : vm->spec, .done = on_heads, .data = call};
+
+	if (!call->heads)
+		call->heads = json_object();
+	o.heads = call->heads;
+	return o.heads ? img_heads_fetch(vm->loop, &o, &call->guest->looking, err) : qmp_error_errno(err, -ENOMEM, "%s", vm->name);
+}
+
+/* At those that QEMU would be given by EDIT; as change_look. What is wrong with the edit is told by what follows. */
+static int look_at_new(struct op_call *call, spec_edit edit, const json_t *item, struct qmp_error *err)
+{
+	const struct vm *vm = call->guest->vm;
+	json_auto_t *want = json_deep_copy(vm->running), *located = NULL, *before = NULL, *disks = json_array();
+	struct qmp_error why = {0};
+	json_t *disk;
+	size_t i;
+
+	if (!want || !disks || edit(want, item, &why) < 0 || vm_spec_check(want, &why) < 0 ||
+	    locate(vm, want, vm->running, &located, &before, &why) < 0)
+		return 1;
+	json_array_foreach(json_object_get(located, "disks"), i, disk)
+	{
+		const json_t *same = text_of(disk, "id") ? vm_spec_find(before, "disks", text_of(disk, "id")) : NULL;
+		if (!same || !json_equal(same, disk))
+			json_array_append(disks, disk);
+	}
+	return change_look(call, disks, err);
+}
+
+/* ---- Making it, once that is known ---- */
 
 static int edit_config(struct change *c, spec_edit edit, const json_t *item, struct qmp_error *err)
 {
@@ -340,7 +396,7 @@ static int edit_config(struct change *c, spec_edit edit, const json_t *item, str
 	if (r == 0)
 		r = img_seed_attach(c->call->guest->vm->dirs, NULL, c->config) < 0 ? -ENOMEM : 0;
 	if (r == 0)
-		r = check_images(c->call->guest->vm, c->config, have, false, err);
+		r = check_images(c->call, c->config, have, false, err);
 	return r < 0 ? r : vm_spec_complete_beside(c->config, c->taken, err);
 }
 
@@ -361,7 +417,7 @@ static int edit_running(struct change *c, spec_edit edit, const json_t *item, st
 	if (r < 0)
 		return r;
 	c->want = vm_spec_effective(spec);
-	if (c->want && (vm_know_pools(vm, c->want, err) < 0 || check_images(vm, c->want, vm->running, true, err) < 0))
+	if (c->want && (vm_know_pools(vm, c->want, err) < 0 || check_images(c->call, c->want, vm->running, true, err) < 0))
 		return err->code;
 	host = vm_host_of(vm);
 	r = c->want ? vm_diff(vm->running, c->want, &host, (uint64_t)op_int(c->call, "timeout", 30) * 1000, c->plan,
@@ -382,9 +438,17 @@ void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json
 	struct vm *vm = call->guest->vm;
 	bool live = op_flag(call, "live", true), config = op_flag(call, "config", true);
 	struct qmp_error err = {0};
-	struct change *c = calloc(1, sizeof *c);
-	int r = c ? 0 : -ENOMEM;
+	struct change *c;
+	int r = live && vm->running ? look_at_new(call, edit, item, &err) : 1;
 
+	if (r != 1) {
+		json_decref(result_consume);
+		if (r < 0)
+			op_fail(call, &err);
+		return;
+	}
+	c = calloc(1, sizeof *c);
+	r = c ? 0 : -ENOMEM;
 	if (!c) {
 		json_decref(result_consume);
 		qmp_error_errno(&err, r, "%s", call->op->name);

@@ -9,9 +9,10 @@
 #include "qmpctl/words.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
-/* ---- Finding ---- */
+/* ---- What is known of one ---- */
 
 /* As a VM has it in its spec, or NULL. */
 static const char *known_format(const json_t *users)
@@ -40,36 +41,115 @@ static uint64_t size_of(const json_t *image)
 	return img_header_read(path, &h, NULL) == 0 && streq(h.format, format) ? h.virtual_size : 0;
 }
 
-static int find_file(struct cli *cli, const char *format, bool chain_may_lack, struct found *f)
+/* ---- What it takes to reach and to open it ---- */
+
+struct access {
+	struct cli *cli;
+	const struct img_catalogue *catalogue;
+	const struct image_access *words; /* NULL: no options */
+	bool took_tls, took_password;
+};
+
+/* The option, NULL where it is not given. I: of a repeated one; the last one goes on holding. */
+static const char *word_of(const struct access *a, const char *what, int i)
 {
-	struct qmp_error why = {0};
+	const char *value = NULL;
+	char name[48];
+
+	if (!a->words)
+		return NULL;
+	(void)snprintf(name, sizeof name, "%s%s%s", a->words->prefix, what, a->words->suffix);
+	for (; !value && i >= 0; i--)
+		value = cli_option_at(a->cli, name, i);
+	return value;
+}
+
+static int take_file(struct access *a, json_t *to, const char *key, const char *word)
+{
+	_cleanup_free_ char *path = word ? path_absolute(a->cli, word) : NULL;
+
+	if (word && !path)
+		return a->cli->error.code;
+	return path ? json_object_set_new(to, key, json_string(path)) : 0;
+}
+
+static int take_key(struct access *a, json_t *image, int depth)
+{
+	const char *word = word_of(a, "key-file", depth);
+	json_t *encryption = word ? json_object() : NULL;
+
+	if (!word)
+		return 0;
+	return json_object_set_new(image, "encryption", encryption) < 0 ? -ENOMEM : take_file(a, encryption, "key-file", word);
+}
+
+/* As img_chain_options has it. */
+static int give_access(void *data, json_t *image, int depth, struct qmp_error *err)
+{
+	struct access *a = data;
+	const char *path = text_of(image, "path"), *tls = word_of(a, "tls", 0), *password = word_of(a, "password-file", 0);
+	struct vm_location l = {.kind = VM_FILE};
+	int r = json_object_update(image, (json_t *)img_catalogue_access(a->catalogue, path));
+
+	UNUSED(r); /* NULL: nothing is known */
+	if (!vm_location_is_file(path) && vm_location_parse(path, &l, err) < 0)
+		return -EINVAL;
+	vm_location_deinit(&l);
+	if (tls && (l.kind == VM_NBD || l.kind == VM_NBD_UNIX)) {
+		json_t *parsed = parse_tls_words(a->cli, tls);
+		a->took_tls = true;
+		if (!parsed || json_object_set_new(image, "tls", parsed) < 0)
+			return a->cli->error.code;
+	}
+	if (password && (l.kind == VM_ISCSI || l.kind == VM_RBD)) {
+		a->took_password = true;
+		if (take_file(a, image, "password-file", password) < 0)
+			return a->cli->error.code;
+	}
+	return take_key(a, image, depth);
+}
+
+/* What was given, and nothing takes, was meant otherwise. */
+static int refuse_unused(struct access *a, const char *path, const json_t *image)
+{
+	bool encrypted = false;
+
+	for (; image; image = json_object_get(image, "backing"))
+		encrypted |= json_object_get(image, "encryption") != NULL;
+	if (word_of(a, "key-file", 0) && !encrypted)
+		return qmp_error_set(&a->cli->error, QMP_ERR_USAGE, -EINVAL, "%s is not encrypted; leave its key file out", path);
+	if (word_of(a, "tls", 0) && !a->took_tls)
+		return qmp_error_set(&a->cli->error, QMP_ERR_USAGE, -EINVAL, "%s is not on NBD, which alone takes tls", path);
+	if (word_of(a, "password-file", 0) && !a->took_password)
+		return qmp_error_set(&a->cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "%s is neither on iSCSI nor on Ceph, which alone take a password file", path);
+	return 0;
+}
+
+/* ---- Finding ---- */
+
+static int find_file(struct cli *cli, struct found *f)
+{
 	struct stat st;
-	int r;
 
 	if (stat(f->path, &st) < 0 && errno == ENOENT)
 		return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "there is no image %s", f->path);
 	if (stat(f->path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is neither a file nor a block device",
 				     f->path);
-	if (img_catalogue_add(f->catalogue, f->path, &cli->error) < 0)
-		return cli->error.code;
-	f->users = img_catalogue_users(f->catalogue, f->path);
-	f->overlays = img_catalogue_overlays(f->catalogue, f->path, false);
-	format = format ? format : known_format(f->users);
-	if (!format && f->is_volume)
-		format = "raw"; /* whatever a guest has written there */
-	r = img_chain_read(f->path, format, &f->image, &why);
-	if (r < 0 && chain_may_lack) {
-		struct img_header h;
-		if (img_header_read(f->path, &h, &cli->error) < 0)
-			return cli->error.code;
-		f->image = json_pack("{s:s, s:s}", "path", f->path, "format", format ? format : h.format);
-	} else if (r < 0) {
-		cli->error = why;
-		return r;
-	}
-	return f->users && f->overlays && f->image ? 0
-						   : qmp_error_errno(&cli->error, -ENOMEM, "looking at %s", f->path);
+	return img_catalogue_add(f->catalogue, f->path, &cli->error);
+}
+
+static int read_chain(struct cli *cli, const char *format, const struct image_access *words, bool alone, struct found *f)
+{
+	struct access access = {cli, f->catalogue, words, false, false};
+	struct img_chain_options o = {cli->loop, format ? format : known_format(f->users), alone, give_access, &access};
+	int r;
+
+	if (!o.format && f->is_volume)
+		o.format = "raw"; /* whatever a guest has written there */
+	r = img_chain_read(f->path, &o, &f->image, &cli->error);
+	return r < 0 ? r : refuse_unused(&access, f->path, f->image);
 }
 
 /* WORD, absolute; of a pool: where that has it. New; NULL: cli->error. */
@@ -84,7 +164,8 @@ static char *locate(struct cli *cli, const char *word)
 	return path;
 }
 
-int image_find(struct cli *cli, const char *word, const char *format, bool chain_may_lack, struct found *ret)
+int image_find(struct cli *cli, const char *word, const char *format, const struct image_access *access, bool alone,
+	       struct found *ret)
 {
 	struct found f = {0};
 	int r;
@@ -97,13 +178,13 @@ int image_find(struct cli *cli, const char *word, const char *format, bool chain
 	f.is_volume = r > 0;
 	f.path = f.is_volume ? strdup(f.volume.path) : locate(cli, word);
 	r = f.path ? img_catalogue_read(&cli->dirs, &f.catalogue, &cli->error) : cli->error.code;
-	if (r == 0 && vm_location_is_file(f.path)) {
-		r = find_file(cli, format, chain_may_lack, &f);
-	} else if (r == 0) {
+	if (r == 0 && vm_location_is_file(f.path))
+		r = find_file(cli, &f);
+	if (r == 0) {
 		f.users = img_catalogue_users(f.catalogue, f.path);
-		f.overlays = json_array();
-		r = f.users && f.overlays ? 0 : qmp_error_errno(&cli->error, -ENOMEM, "looking at %s", f.path);
-		f.image = json_pack("{s:s, s:s}", "path", f.path, "format", format ? format : "raw");
+		f.overlays = img_catalogue_overlays(f.catalogue, f.path, false);
+		r = f.users && f.overlays ? read_chain(cli, format, access, alone, &f) :
+					    qmp_error_errno(&cli->error, -ENOMEM, "looking at %s", f.path);
 	}
 	if (r < 0) {
 		found_deinit(&f);
@@ -123,6 +204,18 @@ void found_deinit(struct found *f)
 	json_decref(f->users);
 	json_decref(f->overlays);
 	*f = (struct found){0};
+}
+
+int image_size_now(struct cli *cli, const struct found *f, uint64_t *ret)
+{
+	json_auto_t *info = NULL;
+	struct img_task *task;
+	int r = img_info(f->image, json_array_size(f->users) > 0, &task, &cli->error);
+
+	if (r == 0)
+		r = image_run(cli, task, "reading", 0, &info);
+	*ret = (uint64_t)int_of(info, "virtual-size");
+	return r;
 }
 
 /* ---- Who would be hurt ---- */
@@ -167,13 +260,13 @@ int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *user
 	return 0;
 }
 
-int image_find_base(struct cli *cli, const char *word, const char *format, struct found *ret)
+int image_find_base(struct cli *cli, const char *word, const char *format, const struct image_access *access, struct found *ret)
 {
 	_cleanup_found_ struct found f = {0};
 	json_auto_t *writers = json_array();
 	json_t *user;
 	size_t i;
-	int r = image_find(cli, word, format, false, &f);
+	int r = image_find(cli, word, format, access, false, &f);
 
 	if (r == 0)
 		r = image_refuse_running(cli, &f, true, "an overlay on it");
@@ -202,7 +295,7 @@ static int may_replace(struct cli *cli, const char *path)
 				     path);
 	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is no file, and is not replaced", path);
-	r = image_find(cli, path, NULL, true, &f);
+	r = image_find(cli, path, NULL, NULL, true, &f);
 	if (r == 0)
 		r = image_refuse_running(cli, &f, false, "replacing it");
 	return r < 0 ? r

@@ -21,10 +21,26 @@ struct found {
 };
 
 /*
- * WORD is a location. FORMAT: as an option has it; NULL: as a VM has it in its spec, else as its header looks.
- * CHAIN_MAY_LACK: what it is backed by need not be there, and is then left out.
+ * What it takes to reach an image and to open it stands in the options PREFIX"key-file"SUFFIX, ..."password-file"..., ..."tls"...
+ * (IMAGE_ACCESS), or else in the spec of a VM that has it.
  */
-int image_find(struct cli *cli, const char *word, const char *format, bool chain_may_lack, struct found *ret);
+struct image_access {
+	const char *prefix, *suffix;
+};
+#define IMAGE_ITS_OWN (&(const struct image_access){"", ""})
+#define IMAGE_ACCESS_OF(PREFIX, SUFFIX, WHOSE)                                                                               \
+	{PREFIX "key-file" SUFFIX, "FILE", WHOSE " is encrypted, with the key that this file holds; again: of what it is backed by", \
+	 .kind = ARG_PATH},                                                                                                  \
+	{PREFIX "password-file" SUFFIX, "FILE", WHOSE " is on iSCSI or Ceph, which ask for what this file holds", .kind = ARG_PATH}, \
+	{PREFIX "tls" SUFFIX, "WORDS", WHOSE " is on NBD with TLS: DIR[,type=psk][,username=NAME][,hostname=NAME]", .kind = ARG_PATH}
+#define IMAGE_ACCESS IMAGE_ACCESS_OF("", "", "IMAGE")
+
+/*
+ * WORD is a location. FORMAT: as an option has it; NULL: as a VM has it in its spec, else as its header looks. ACCESS NULL: no
+ * options. ALONE: what it is backed by is not looked for.
+ */
+int image_find(struct cli *cli, const char *word, const char *format, const struct image_access *access, bool alone,
+	       struct found *ret);
 void found_deinit(struct found *f);
 #define _cleanup_found_ __attribute__((cleanup(found_deinit)))
 
@@ -40,8 +56,11 @@ int image_refuse_running(struct cli *cli, const struct found *f, bool writes, co
 int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *users, const json_t *overlays,
 		      const char *hurts);
 
+/* Its virtual size, as qemu-img finds it. */
+int image_size_now(struct cli *cli, const struct found *f, uint64_t *ret);
+
 /* The image that another one is to be backed by: image_find, and nobody writes to it, which would destroy both. */
-int image_find_base(struct cli *cli, const char *word, const char *format, struct found *ret);
+int image_find_base(struct cli *cli, const char *word, const char *format, const struct image_access *access, struct found *ret);
 /*
  * PLACE: the source (a path or an address), the destination (absolute; NULL: the cache) and a list of digests (NULL:
  * none); the rest is options' (verb_image_import has them), with its progress. RET's path is new.

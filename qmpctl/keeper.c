@@ -5,6 +5,7 @@
 #include "qmpctl/restart.h"
 #include "images/chain.h"
 #include "images/clone.h"
+#include "images/head.h"
 #include "images/seed.h"
 #include "images/share.h"
 #include "launcher/pool.h"
@@ -132,15 +133,43 @@ static void on_console(void *data, struct vm *vm, const char *console, const cha
 	tell_calls(g, on_console, console, len);
 }
 
-static void on_seed(void *data, const struct qmp_error *why)
+static void on_start_heads(void *data, const struct qmp_error *why)
 {
 	struct guest *g = data;
 
-	g->seed = NULL;
+	g->starting = NULL;
 	vm_start_ready(g->vm, why);
 }
 
-/* The seed is as its section says, also where that was changed by hand. */
+/* Of what the VM has on servers. 1: nothing is to be waited for. */
+static int fetch_heads(struct guest *g, struct qmp_error *err)
+{
+	const struct vm *vm = g->vm;
+	json_auto_t *spec = vm_spec_effective(vm->spec), *located = NULL;
+	struct img_heads_options o = {.spec = spec, .done = on_start_heads, .data = g};
+	int r = spec ? vm_pools_locate_disks(vm_known_pools(vm), spec, false, &located, err) : -ENOMEM;
+
+	json_decref(g->start_heads);
+	o.heads = g->start_heads = json_object();
+	o.disks = json_object_get(located, "disks");
+	if (r == 0)
+		r = g->start_heads ? img_heads_fetch(vm->loop, &o, &g->starting, err) : -ENOMEM;
+	return r < 0 ? qmp_error_errno(err, r, "starting %s", vm->name) : r;
+}
+
+static void on_seed(void *data, const struct qmp_error *why)
+{
+	struct guest *g = data;
+	struct qmp_error err = {0};
+	int r;
+
+	g->seed = NULL;
+	r = why ? 1 : fetch_heads(g, &err);
+	if (r != 0)
+		vm_start_ready(g->vm, r < 0 ? &err : why);
+}
+
+/* The seed is as its section says, also where that was changed by hand; then what servers have is looked at. */
 static int make_ready(void *data, struct vm *vm, struct qmp_error *err)
 {
 	struct guest *g = data;
@@ -149,19 +178,21 @@ static int make_ready(void *data, struct vm *vm, struct qmp_error *err)
 
 	if (r > 0 && (r = vm_spec_complete(spec, err)) >= 0)
 		r = vm_save_spec(vm, spec, err);
-	return r < 0 ? qmp_error_errno(err, r, "%s", vm->name)
-		     : img_seed_make(vm->loop, vm->dirs, spec, false, on_seed, g, &g->seed, err);
+	if (r < 0)
+		return qmp_error_errno(err, r, "%s", vm->name);
+	r = img_seed_make(vm->loop, vm->dirs, spec, false, on_seed, g, &g->seed, err);
+	return r == 1 ? fetch_heads(g, err) : r;
 }
 
 /* QEMU opens what the spec names, not what an image names, and nothing that somebody else has. */
 static int may_start(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err)
 {
-	json_auto_t *located = NULL;
+	struct guest *g = data;
+	json_auto_t *located = NULL, *heads = take_ptr(g->start_heads);
 	int r = vm_pools_locate_disks(vm_known_pools(vm), spec, false, &located, err);
 
-	UNUSED(data);
 	if (r == 0)
-		r = img_chains_check(located, NULL, false, err);
+		r = img_chains_check(located, NULL, heads, false, err);
 	if (r == 0)
 		r = img_protect_check(located, NULL, err);
 	return r < 0 ? r : img_share_check(vm->dirs, vm->name, located, NULL, err);
@@ -255,14 +286,17 @@ void keeper_close(struct keeper *k)
 		k->guests = g->next;
 		close_sockets(g);
 		g->closing = true;
+		img_heads_abandon(take_ptr(g->looking));
 		change_abandon(g);
 		pending_clear(g);
 		fail_calls(g);
 		img_seed_abandon(take_ptr(g->seed));
+		img_heads_abandon(take_ptr(g->starting));
 		vm_close(g->vm); /* answers what is in flight */
 		agent_free(g->agent);
 		clients_free(g);
 		json_decref(g->drift);
+		json_decref(g->start_heads);
 		restart_free(g->restart);
 		free(g);
 	}

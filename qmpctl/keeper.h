@@ -13,6 +13,7 @@ struct ask;
 struct keeper;
 struct guest;
 struct op_call;
+struct img_heads;
 struct img_seed;
 struct vm_inventory;
 struct pending;
@@ -62,6 +63,7 @@ struct op_call {
 	struct ask *asked; /* what the guest agent is asked for it (agent.h) */
 	void *state; /* the operation's own; freed with the call */
 	struct qmp_error *refusal; /* of the first try; NULL: none */
+	json_t *heads; /* of images on servers that QEMU would be given (images/head.h); NULL: none was wanted */
 	struct vm_inventory *inventory; /* what QEMU has, where the operation asks; NULL: there is none, or it does not answer */
 };
 
@@ -113,13 +115,25 @@ struct guest {
 	struct restart *restart; /* what its policy does when it ends */
 	struct agent *agent;
 	struct img_seed *seed; /* that is being made before a start; NULL: none */
+	struct img_heads *starting, *looking; /* being fetched: before a start; for the change that runs */
+	json_t *start_heads;
 };
 
 /* Changes of the spec, live and kept (change.c). EDIT alters SPEC in place. */
 typedef int (*spec_edit)(json_t *spec, const json_t *item, struct qmp_error *err);
 void change_run(struct op_call *call, spec_edit edit, json_t *item_consume, json_t *result_consume);
-/* Gives a disk without a format the one that its image's header says; says so in RESULT (may be NULL). */
-int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, json_t *result, struct qmp_error *err);
+/*
+ * Fetches the headers of those of DISKS (located, with their chains) that are on servers into call->heads. 1: all are there; 0:
+ * the operation starts anew when they are, or fails; negative.
+ */
+int change_look(struct op_call *call, const json_t *disks, struct qmp_error *err);
+/* DISK as an array of one, located (launcher/pool.h). New; NULL: ERR says why. */
+json_t *disk_located(const struct vm_dirs *dirs, json_t *disk, struct qmp_error *err);
+/*
+ * Gives a disk without a format the one that its image's header says (HEADS: of one on a server; images/head.h); says so in
+ * RESULT (may be NULL).
+ */
+int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, const json_t *heads, json_t *result, struct qmp_error *err);
 /* The PCI ports that are taken by what the spec of CALL's VM does not name, or no longer (vm_spec_complete_beside). New. */
 json_t *change_taken_ports(const struct op_call *call);
 /* The fd of that name ("net0-tap") for an item of SPEC; or a negative errno. */

@@ -168,6 +168,7 @@ static void on_timer_closed(uv_handle_t *h)
 	struct op_call *call = container_of((uv_timer_t *)h, struct op_call, timer);
 
 	json_decref(call->args);
+	json_decref(call->heads);
 	vm_inventory_free(call->inventory);
 	free(call->refusal);
 	free(call->state);

@@ -10,7 +10,7 @@
 #include "qmpctl/restart.h"
 #include "images/answer.h"
 #include "images/chain.h"
-#include "images/header.h"
+#include "images/head.h"
 #include "launcher/location.h"
 #include "launcher/pool.h"
 #include "launcher/security.h"
@@ -150,26 +150,33 @@ static json_t *complete_item(const struct op_call *call, const char *kind, json_
 	return json_incref(last);
 }
 
-/* The format is decided by us, once, and then stands in the spec. */
-int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, json_t *result, struct qmp_error *err)
+json_t *disk_located(const struct vm_dirs *dirs, json_t *disk, struct qmp_error *err)
 {
 	json_auto_t *one = json_pack("{s:[O]}", "disks", disk), *pools = NULL, *located = NULL;
+
+	if (!one || vm_pools_read(dirs, one, NULL, NULL, &pools, err) < 0 || vm_pools_locate_disks(pools, one, false, &located, err) < 0) {
+		qmp_error_errno(err, -ENOMEM, "looking where a disk is");
+		return NULL;
+	}
+	return json_incref(json_object_get(located, "disks"));
+}
+
+/* The format is decided by us, once, and then stands in the spec. */
+int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, const json_t *heads, json_t *result, struct qmp_error *err)
+{
+	json_auto_t *located = NULL;
 	const char *path;
 	struct img_header h;
 
 	if (!text_of(disk, "path") || text_of(disk, "format"))
 		return 0;
-	if (vm_pools_read(dirs, one, NULL, NULL, &pools, err) < 0 || vm_pools_locate_disks(pools, one, false, &located, err) < 0)
+	located = disk_located(dirs, disk, err);
+	if (!located)
 		return err->code;
-	path = text_of(json_array_get(json_object_get(located, "disks"), 0), "path");
-	if (!vm_location_is_file(path))
-		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
-				     "the format of %s is not looked up, as it is no file of this host; add it: format=raw, "
-				     "format=qcow2, ...",
-				     path);
-	if (img_answer_check(path, err) < 0)
+	path = text_of(json_array_get(located, 0), "path");
+	if (vm_location_is_file(path) && img_answer_check(path, err) < 0)
 		return err->code;
-	if (img_header_read(path, &h, err) < 0) {
+	if (img_head_of(heads, path, &h, err) < 0) {
 		if (err->code != -ENOENT)
 			return err->code;
 		*err = (struct qmp_error){0};
@@ -177,8 +184,8 @@ int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, json_t *result,
 				     "as in size=10G", path);
 	}
 	json_object_set_new(disk, "format", json_string(h.format));
-	json_object_set(json_array_get(json_object_get(located, "disks"), 0), "format", json_object_get(disk, "format"));
-	if (img_chain_check(json_array_get(json_object_get(located, "disks"), 0), err) < 0)
+	json_object_set(json_array_get(located, 0), "format", json_object_get(disk, "format"));
+	if (img_chain_check(json_array_get(located, 0), heads, err) < 0)
 		return err->code;
 	if (result)
 		json_object_set_new(result, "format-note",
@@ -188,11 +195,23 @@ int disk_decide_format(const struct vm_dirs *dirs, json_t *disk, json_t *result,
 	return 0;
 }
 
+/* 1: the header of a disk whose format was not given is there; as change_look. */
+static int look_for_format(struct op_call *call, json_t *disk, struct qmp_error *err)
+{
+	json_auto_t *located = NULL;
+
+	if (!text_of(disk, "path") || text_of(disk, "format"))
+		return 1;
+	located = disk_located(call->guest->vm->dirs, disk, err);
+	return located ? change_look(call, located, err) : err->code;
+}
+
 static void add_item(struct op_call *call, const char *kind, const char *key, spec_edit edit)
 {
 	json_auto_t *given = json_deep_copy(json_object_get(call->args, key));
 	json_t *result = json_object(), *item;
 	struct qmp_error err = {0};
+	int r;
 
 	if (text_of(given, "id")) {
 		char path[64];
@@ -204,9 +223,13 @@ static void add_item(struct op_call *call, const char *kind, const char *key, sp
 			return;
 		}
 	}
-	if (streq(kind, "disks") && disk_decide_format(call->guest->vm->dirs, given, result, &err) < 0) {
+	r = streq(kind, "disks") ? look_for_format(call, given, &err) : 1;
+	if (r == 1 && streq(kind, "disks"))
+		r = disk_decide_format(call->guest->vm->dirs, given, call->heads, result, &err) < 0 ? err.code : 1;
+	if (r != 1) {
 		json_decref(result);
-		op_fail(call, &err);
+		if (r < 0)
+			op_fail(call, &err);
 		return;
 	}
 	item = complete_item(call, kind, given, &err);

@@ -10,6 +10,7 @@
 #include "images/chain.h"
 #include "images/clone.h"
 #include "images/fetch.h"
+#include "images/head.h"
 #include "images/seed.h"
 #include "launcher/location.h"
 #include "launcher/pool.h"
@@ -68,9 +69,9 @@ static int find_image(struct cli *cli, const char *pool, const char *word, struc
 	int r = is_for_volume(cli, pool, word);
 
 	if (r == 0)
-		return image_find_base(cli, word, NULL, ret);
+		return image_find_base(cli, word, NULL, NULL, ret);
 	if (r > 0)
-		r = image_find(cli, word, NULL, false, ret);
+		r = image_find(cli, word, NULL, NULL, false, ret);
 	return r < 0 ? r : image_refuse_running(cli, ret, true, "a copy of it");
 }
 
@@ -289,19 +290,39 @@ static int build_spec(struct cli *cli, json_t *spec, const char *name, json_t *f
 	return settle_seed(cli, spec, os_cdrom_bus(os));
 }
 
+/* Of images on servers whose format was not said: those of others are looked into when QEMU is to open them. */
+static int fetch_heads(struct cli *cli, const json_t *spec, json_t *heads)
+{
+	json_t *disk;
+	size_t i;
+	int r = 0;
+
+	json_array_foreach(json_object_get(spec, "disks"), i, disk)
+	{
+		json_auto_t *located = NULL;
+		if (r < 0 || text_of(disk, "format") || !text_of(disk, "path"))
+			continue;
+		located = disk_located(&cli->dirs, disk, &cli->error);
+		r = located ? img_heads_fetch_now(cli->loop, located, heads, &cli->error) : cli->error.code;
+	}
+	return r;
+}
+
 static int decide_formats(struct cli *cli, json_t *spec)
 {
-	json_auto_t *pools = NULL, *located = NULL;
+	json_auto_t *pools = NULL, *located = NULL, *heads = json_object();
 	json_t *disk;
 	size_t i;
 
+	if (!heads || fetch_heads(cli, spec, heads) < 0)
+		return qmp_error_errno(&cli->error, -ENOMEM, "creating a VM");
 	json_array_foreach(json_object_get(spec, "disks"), i, disk)
-		if (disk_decide_format(&cli->dirs, disk, NULL, &cli->error) < 0)
+		if (disk_decide_format(&cli->dirs, disk, heads, NULL, &cli->error) < 0)
 			return -EINVAL;
 	if (vm_pools_read(&cli->dirs, spec, NULL, NULL, &pools, &cli->error) < 0 ||
 	    vm_pools_locate_disks(pools, spec, false, &located, &cli->error) < 0)
 		return -EINVAL;
-	return img_chains_check(located, NULL, true, &cli->error);
+	return img_chains_check(located, NULL, heads, true, &cli->error);
 }
 
 static int refuse_name(struct cli *cli, const char *name)

@@ -9,9 +9,9 @@
 #include "proto/base.h"
 
 /* For writing: nobody may have it while it runs. */
-static int find_to_change(struct cli *cli, const char *doing, bool chain_may_lack, struct found *ret)
+static int find_to_change(struct cli *cli, const char *doing, bool alone, struct found *ret)
 {
-	int r = image_find(cli, cli->args[0], cli_option(cli, "from"), chain_may_lack, ret);
+	int r = image_find(cli, cli->args[0], cli_option(cli, "from"), IMAGE_ITS_OWN, alone, ret);
 
 	return r < 0 ? r : image_refuse_running(cli, ret, false, doing);
 }
@@ -43,18 +43,6 @@ static const json_t *running_user(const struct found *f)
 	return NULL;
 }
 
-static int size_now(struct cli *cli, const struct found *f, uint64_t *ret)
-{
-	json_auto_t *info = NULL;
-	struct img_task *task;
-	int r = img_info(f->image, json_array_size(f->users) > 0, &task, &cli->error);
-
-	if (r == 0)
-		r = image_run(cli, task, "reading", 0, &info);
-	*ret = (uint64_t)int_of(info, "virtual-size");
-	return r;
-}
-
 static int may_shrink(struct cli *cli, const struct found *f, uint64_t now, uint64_t size)
 {
 	if (!cli_option(cli, "shrink"))
@@ -81,7 +69,7 @@ static int resize(struct cli *cli, struct found *f, const char *text, json_t **r
 	const json_t *user = running_user(f);
 	uint64_t now, size;
 	struct img_task *task;
-	int r = size_now(cli, f, &now);
+	int r = image_size_now(cli, f, &now);
 
 	if (r == 0)
 		r = new_size(cli, text, now, &size);
@@ -124,14 +112,15 @@ static int run_image_resize(struct cli *cli)
 {
 	_cleanup_found_ struct found f = {0};
 
-	if (image_find(cli, cli->args[0], cli_option(cli, "from"), false, &f) < 0)
+	if (image_find(cli, cli->args[0], cli_option(cli, "from"), IMAGE_ITS_OWN, false, &f) < 0)
 		return cli_fail(cli);
 	return resize_and_tell(cli, &f, cli->args[1]);
 }
 
 #define FROM                                                                                                         \
 	{"from", "FORMAT", "its format (default: as a VM has it, else as its header looks)", .kind = ARG_CHOICE,     \
-	 .choices = IMAGE_FORMATS}
+	 .choices = IMAGE_FORMATS},                                                                                  \
+	IMAGE_ACCESS
 
 const struct verb verb_image_resize = {
 	.name = "image resize",
@@ -170,7 +159,7 @@ static int run_disk_resize(struct cli *cli)
 	_cleanup_free_ char *path = image_of_disk(cli);
 	_cleanup_found_ struct found f = {0};
 
-	if (!path || image_find(cli, path, NULL, false, &f) < 0)
+	if (!path || image_find(cli, path, NULL, IMAGE_ITS_OWN, false, &f) < 0)
 		return cli_fail(cli);
 	return resize_and_tell(cli, &f, cli->args[2]);
 }
@@ -197,7 +186,7 @@ static int check(struct cli *cli, json_t **ret)
 	_cleanup_found_ struct found f = {0};
 	struct img_task *task;
 	const char *repair = cli_option(cli, "repair");
-	int r = image_find(cli, cli->args[0], cli_option(cli, "from"), false, &f);
+	int r = image_find(cli, cli->args[0], cli_option(cli, "from"), IMAGE_ITS_OWN, false, &f);
 
 	/* What is being written looks broken, and is not. */
 	if (r == 0)
@@ -290,7 +279,7 @@ static int commit(struct cli *cli)
 	if (r < 0)
 		return r;
 	below = json_object_get(over.image, "backing");
-	r = image_find(cli, text_of(below, "path"), text_of(below, "format"), false, &base);
+	r = image_find(cli, text_of(below, "path"), text_of(below, "format"), NULL, true, &base);
 	if (r == 0)
 		r = image_refuse_running(cli, &base, false, "committing into it");
 	if (r == 0 && others(&base, &over, users, overlays) < 0)
@@ -351,7 +340,7 @@ static int rebase(struct cli *cli)
 		r = image_refuse_hurt(cli, &over, over.users, NULL,
 				      "the spec names what it is backed by, and is to name it anew, by set");
 	if (r == 0 && !flatten)
-		r = image_find(cli, cli->args[1], cli_option(cli, "backing-format"), false, &base);
+		r = image_find(cli, cli->args[1], cli_option(cli, "backing-format"), &(const struct image_access){"backing-", ""}, false, &base);
 	if (r == 0 && !flatten)
 		r = image_refuse_running(cli, &base, true, "an overlay on it");
 	for (const json_t *image = base.image; r == 0 && image; image = json_object_get(image, "backing"))
@@ -378,6 +367,7 @@ const struct verb verb_image_rebase = {
 	.options = (const struct cli_option[]){
 		{"flatten", NULL, "in place of BASE: by none; all is copied into it"},
 		{"backing-format", "FORMAT", "BASE's format (default: as its header looks)", .kind = ARG_CHOICE, .choices = IMAGE_FORMATS},
+		IMAGE_ACCESS_OF("backing-", "", "BASE"),
 		{"unsafe", NULL, "write the new name alone: for a base that was moved, and is the same"},
 		FROM,
 		{"force", NULL, "also where the spec of a VM names the old one"},

@@ -119,7 +119,7 @@ static int run_image_clone(struct cli *cli)
 		qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image clone: --linked, or --full");
 		return cli_fail(cli);
 	}
-	if (image_find(cli, cli->args[0], NULL, false, &f) < 0 || (r = image_new_volume(cli, cli->args[1], (const char *[]){NULL}, &volume)) < 0)
+	if (image_find(cli, cli->args[0], NULL, IMAGE_ITS_OWN, false, &f) < 0 || (r = image_new_volume(cli, cli->args[1], (const char *[]){NULL}, &volume)) < 0)
 		return cli_fail(cli);
 	if (r > 0 || is_pools_clone(cli, &f, &volume))
 		return to_volume(cli, &f, &volume);
@@ -149,6 +149,7 @@ const struct verb verb_image_clone = {
 	.options = (const struct cli_option[]){
 		{"linked", NULL, "an overlay (qcow2) on IMAGE, or its pool's own clone"},
 		{"full", NULL, "a copy (default)"},
+		IMAGE_ACCESS,
 		{0},
 	},
 	.settles = true,

@@ -156,7 +156,7 @@ static int refuse_running(struct cli *cli, const char *source)
 
 	if (img_is_http(source))
 		return 0;
-	return image_find(cli, source, NULL, true, &f) < 0 ? cli->error.code : image_refuse_running(cli, &f, true, "importing it");
+	return image_find(cli, source, NULL, NULL, true, &f) < 0 ? cli->error.code : image_refuse_running(cli, &f, true, "importing it");
 }
 
 static int run_image_import(struct cli *cli)

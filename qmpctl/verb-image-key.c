@@ -53,7 +53,7 @@ static int read_new_key(struct cli *cli, int key, int *ret)
 static int find_encrypted(struct cli *cli, struct found *f)
 {
 	struct img_header h;
-	int r = image_find(cli, cli->args[1], cli_option(cli, "from"), true, f);
+	int r = image_find(cli, cli->args[1], cli_option(cli, "from"), NULL, true, f);
 
 	if (r == 0)
 		r = image_refuse_running(cli, f, false, "changing its keys");

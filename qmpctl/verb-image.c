@@ -18,9 +18,10 @@
 /* One for which no program has to be started. */
 static bool is_plain_overlay(const struct cli *cli, const struct img_target *t)
 {
-	return t->backing && vm_location_is_file(text_of(t->backing, "path")) && streq(t->format, "qcow2") &&
-	       !*t->options && !t->replace && !cli_option(cli, "key-file");
+	return t->backing && streq(t->format, "qcow2") && !*t->options && !t->replace && !cli_option(cli, "key-file");
 }
+
+static const struct image_access backing_access = {"backing-", ""};
 
 static int make(struct cli *cli, const char *path, const char *format, json_t **ret)
 {
@@ -35,10 +36,13 @@ static int make(struct cli *cli, const char *path, const char *format, json_t **
 	if (cli->n_args > 1)
 		r = parse_size(cli, "", cli->args[1], &size);
 	if (r == 0 && cli_option(cli, "backing"))
-		r = image_find_base(cli, cli_option(cli, "backing"), cli_option(cli, "backing-format"), &backing);
+		r = image_find_base(cli, cli_option(cli, "backing"), cli_option(cli, "backing-format"), &backing_access, &backing);
 	if (r == 0 && !size && !backing.image)
 		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image create: a SIZE is wanted, or --backing");
 	target.backing = backing.image;
+	/* By its name alone qemu-img would not find it. */
+	if (r == 0 && !size && backing.image && !vm_location_is_file(backing.path))
+		r = image_size_now(cli, &backing, &size);
 	if (r == 0 && is_plain_overlay(cli, &target)) {
 		r = img_overlay_make(path, backing.image, size, NULL, NULL, &cli->error);
 		if (r != -EOPNOTSUPP || cli->error.kind) {
@@ -95,6 +99,7 @@ const struct verb verb_image_create = {
 		{"backing", "BASE", "an overlay on the image BASE, which nobody may write to any more", .kind = ARG_PATH},
 		{"backing-format", "FORMAT", "BASE's format (default: as its header looks)", .kind = ARG_CHOICE,
 		 .choices = IMAGE_FORMATS},
+		IMAGE_ACCESS_OF("backing-", "", "BASE"),
 		{"option", "KEY=VALUE", "an option of the format, as qemu-img -o has it; repeatable"},
 		{"key-file", "FILE", "encrypt it (qcow2, luks) with the passphrase that this file holds, byte for byte",
 		 .kind = ARG_PATH},
@@ -184,7 +189,7 @@ static int run_image_info(struct cli *cli)
 	json_t *image;
 	size_t i;
 
-	if (image_find(cli, cli->args[0], cli_option(cli, "from"), !cli_option(cli, "chain"), &f) < 0 ||
+	if (image_find(cli, cli->args[0], cli_option(cli, "from"), IMAGE_ITS_OWN, !cli_option(cli, "chain"), &f) < 0 ||
 	    ask_info(cli, &f, &info) < 0)
 		return cli_fail(cli);
 	if (cli->json) {
@@ -209,6 +214,7 @@ const struct verb verb_image_info = {
 		{"chain", NULL, "those that it is backed by, too"},
 		{"from", "FORMAT", "its format (default: as a VM has it, else as its header looks)", .kind = ARG_CHOICE,
 		 .choices = IMAGE_FORMATS},
+		IMAGE_ACCESS,
 		{0},
 	},
 	.run = run_image_info,
@@ -291,7 +297,7 @@ static int delete_one(struct cli *cli, const char *word)
 {
 	_cleanup_found_ struct found f = {0};
 	struct stat st;
-	int r = image_find(cli, word, NULL, true, &f);
+	int r = image_find(cli, word, NULL, NULL, true, &f);
 
 	if (r == 0 && !f.is_volume && (lstat(f.path, &st) < 0 || !(S_ISREG(st.st_mode) || S_ISLNK(st.st_mode))))
 		r = qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is no file, and is not deleted", f.path);

@@ -429,6 +429,30 @@ json_t *parse_disk_words(struct cli *cli, const char *name, const char *text)
 	return take_ptr(item);
 }
 
+json_t *parse_tls_words(struct cli *cli, const char *text)
+{
+	json_auto_t *spec = json_pack("{s:s, s:[{s:s, s:s}]}", "name", "x", "disks", "path", "nbd://server/", "format", "raw"), *item = NULL;
+	_cleanup_free_ char *copy = strdup(text);
+	char *rest = copy;
+
+	for (char *word; copy && (word = next_word(&rest));) {
+		char *equals = equals_of(word);
+		bool is_folder = !equals || strncmp(word, "dir=", 4) == 0;
+		_cleanup_free_ char *folder = is_folder ? path_absolute(cli, equals ? equals + 1 : word) : NULL, *key = NULL;
+		if (equals)
+			*equals = '\0';
+		key = qmp_asprintf("tls.%s", is_folder ? "dir" : word);
+		if (!key || (is_folder && !folder) || set_word(cli, spec, "disks", key, is_folder ? folder : equals + 1) < 0)
+			return NULL;
+	}
+	if (!copy || vm_spec_check(spec, &cli->error) < 0) {
+		qmp_error_wrap(&cli->error, "\"%s\"", text);
+		return NULL;
+	}
+	item = item_of(spec, "disks");
+	return json_incref(json_object_get(item, "tls"));
+}
+
 /* "2222:22" or "udp:5353:53" */
 static int add_forward(struct cli *cli, json_t *item, const char *text)
 {

@@ -13,6 +13,8 @@
  * given.
  */
 json_t *parse_disk_words(struct cli *cli, const char *name, const char *text);
+/* "DIR[,type=psk][,username=NAME][,hostname=NAME]": a disk's "tls". */
+json_t *parse_tls_words(struct cli *cli, const char *text);
 json_t *parse_nic_words(struct cli *cli, const char *text);
 /* "10G" as bytes, not 0; WHAT stands before it in the message. */
 int parse_size(struct cli *cli, const char *what, const char *text, uint64_t *ret);

@@ -77,10 +77,8 @@ class Nbd(NbdTest):
         self.assertEqual(self.has("hot", "nodes"), before)
         self.assertEqual(self.w.state("hot"), "running")
 
-    def test_the_format_is_never_guessed(self):
+    def test_a_url_that_is_none(self):
         self.w.create_tiny("demo")
-        result = self.w.expect(USAGE, "disk", "add", "demo", "nbd://127.0.0.1/x")
-        self.assertIn("format=", result.err)
         result = self.w.expect(USAGE, "disk", "add", "demo", "nbd://127.0.0.1/x?reconect-delay=3,format=raw")
         self.assertIn('did you mean "reconnect-delay"', result.err)
 

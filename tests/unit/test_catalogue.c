@@ -55,40 +55,75 @@ static void define(const char *vm, const char *format, const char *path, const c
 
 static void test_chain(void)
 {
+	const struct img_chain_options plain = {0};
 	json_auto_t *chain = NULL, *node = NULL;
 	struct qmp_error err = {0};
 
 	qcow2(in_folder("base"), "", NULL);
 	qcow2(in_folder("middle"), "base", "raw"); /* as if it were raw: it is not looked into */
 	qcow2(in_folder("top"), in_folder("middle"), NULL);
-	CHECK_INT(img_chain_read(in_folder("top"), NULL, &chain, &err), 0);
+	CHECK_INT(img_chain_read(in_folder("top"), &plain, &chain, &err), 0);
 	CHECK_STR(text_of(chain, "format"), "qcow2");
 	CHECK_STR(text_of(json_object_get(chain, "backing"), "path"), in_folder("middle"));
 	CHECK_STR(text_of(json_object_get(json_object_get(chain, "backing"), "backing"), "path"), in_folder("base"));
 	CHECK_STR(text_of(json_object_get(json_object_get(chain, "backing"), "backing"), "format"), "raw");
-	node = img_node(chain);
+	node = img_node(chain, NULL);
 	CHECK_STR(text_of(json_object_get(json_object_get(node, "backing"), "file"), "filename"), in_folder("middle"));
 	qcow2(in_folder("circle"), "circle", "qcow2");
 	json_decref(take_ptr(chain));
-	CHECK_INT(img_chain_read(in_folder("circle"), NULL, &chain, &err), -ELOOP);
+	CHECK_INT(img_chain_read(in_folder("circle"), &plain, &chain, &err), -ELOOP);
 	qcow2(in_folder("remote"), "nbd:localhost:1", "raw");
 	err = (struct qmp_error){0};
-	CHECK_INT(img_chain_read(in_folder("remote"), NULL, &chain, &err), -ENOTSUP);
+	CHECK_INT(img_chain_read(in_folder("remote"), &plain, &chain, &err), -ENOTSUP);
 	qcow2(in_folder("lost"), "nowhere", "raw");
 	err = (struct qmp_error){0};
-	CHECK_INT(img_chain_read(in_folder("lost"), NULL, &chain, &err), -ENOENT);
+	CHECK_INT(img_chain_read(in_folder("lost"), &plain, &chain, &err), -ENOENT);
 	CHECK_CONTAINS(err.message, "nowhere");
 	CHECK(unlink(in_folder("circle")) == 0 && unlink(in_folder("remote")) == 0 && unlink(in_folder("lost")) == 0);
 }
 
 static void test_names(void)
 {
-	_cleanup_free_ char *a = img_backing_path("/x/y", "z:a/b"), *b = img_backing_path("/x/y", "./z:a"),
-			    *c = img_backing_path("/x/y", "file:z"), *d = img_backing_path("/x/y", "json:{}");
+	static const struct {
+		const char *location, *name, *found; /* NULL: it is not opened */
+	} names[] = {
+		{"/x/y", "z:a/b", NULL},
+		{"/x/y", "json:{}", NULL},
+		{"/x/y", "./z:a", "/x/./z:a"},
+		{"/x/y", "file:z", "/x/z"},
+		{"/x/y", "nbd://h/e", "nbd://h/e"},
+		{"/x/y", "nbd://h:0/e", NULL},
+		/* What a server has names nothing of this host, and nothing of another server. */
+		{"nbd://h/e", "/etc/shadow", NULL},
+		{"nbd://h/e", "file:/etc/shadow", NULL},
+		{"nbd://h/e", "file:///etc/shadow", NULL},
+		{"nbd://h/e", "../../etc/shadow", NULL},
+		{"nbd://h/e", "json:{\"driver\":\"file\",\"filename\":\"/etc/shadow\"}", NULL},
+		{"nbd://h/e", "nbd://h/f", "nbd://h/f"},
+		{"nbd://h/e", "nbd://h:10810/f", NULL},
+		{"nbd://h/e", "nbd://g/f", NULL},
+		{"nbd://h/e", "http://h/f", NULL},
+		{"nbd+unix:///e?socket=/s", "nbd+unix:///f?socket=/s", "nbd+unix:///f?socket=/s"},
+		{"nbd+unix:///e?socket=/s", "nbd+unix:///f?socket=/t", NULL},
+		{"http://h/a/b?k=1", "/etc/shadow", NULL},
+		{"http://h/a/b?k=1", "c", "http://h/a/c"},
+		{"http://h/a/b?k=/1", "c d", "http://h/a/c%20d"},
+		{"ssh://h/a/b?host-key=SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "c",
+		 "ssh://h/a/c?host-key=SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+		{"ssh://h/a/b", "/etc/shadow", NULL},
+		{"rbd://p/i", "rbd://p/j", "rbd://p/j"},
+		{"rbd://p/i", "rbd://p/j?conf=/other", NULL},
+		{"iscsi://h/t/1", "iscsi://me@h/t/2", NULL},
+		{"iscsi://h/t/1", "", NULL},
+	};
 
-	CHECK(!a && !d);
-	CHECK_STR(b, "/x/./z:a");
-	CHECK_STR(c, "/x/z");
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *found = img_backing_location(names[i].location, names[i].name);
+		if (names[i].found)
+			CHECK_STR(found, names[i].found);
+		else
+			CHECK(!found);
+	}
 }
 
 static void test_catalogue(void)

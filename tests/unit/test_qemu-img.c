@@ -14,6 +14,7 @@ static void test_words(void)
 	json_auto_t *base = json_pack("{s:s, s:s}", "path", "/x/b,a=se", "format", "qcow2");
 	json_auto_t *over = json_pack("{s:s, s:s, s:O}", "path", "/x/-f nbd:x", "format", "qcow2", "backing", base);
 	json_auto_t *raw = json_pack("{s:s, s:s}", "path", "/x/\"r\\", "format", "raw");
+	json_auto_t *there = json_pack("{s:{s:s}}", "tls", "dir", "/d");
 	struct img_target target = {.path = "/x/new",
 				    .format = "qcow2",
 				    .options = (const char *const[]){"cluster_size=2M", "x.y=a,b=c,", NULL},
@@ -38,6 +39,12 @@ static void test_words(void)
 	target.zeroes = true;
 	CHECK_INT(img_convert(raw, NULL, &target, false, false, &t, NULL), 0);
 	CHECK_STR(words(t), "qemu-img|convert|-p|-n|-t|writeback|--target-is-zero|-O|raw|" RAW("/x/\\\"r\\\\") RAW("/x/-n,ew"));
+	target = (struct img_target){.path = "nbd://h/e", .format = "luks", .made_at = "nbd://h/e", .access = there};
+	CHECK_INT(img_convert(raw, NULL, &target, false, false, &t, NULL), 0);
+	CHECK_STR(words(t), "qemu-img|convert|--object|{\"qom-type\":\"tls-creds-x509\",\"id\":\"image-0-tls\",\"endpoint\":\"client\",\"dir\":\"/d\"}|"
+			    "-p|-n|-t|writeback|-O|luks|" RAW("/x/\\\"r\\\\")
+			    "json:{\"driver\":\"luks\",\"file\":{\"driver\":\"nbd\",\"server\":{\"host\":\"h\",\"port\":\"10809\","
+			    "\"type\":\"inet\"},\"export\":\"e\",\"reconnect-delay\":60,\"tls-creds\":\"image-0-tls\"}}|");
 	CHECK_INT(img_commit(over, &t, NULL), 0);
 	CHECK_STR(words(t), "qemu-img|commit|-p|" OVER);
 	CHECK_INT(img_bitmap(base, "merge", "-b", "-c", 0, &t, NULL), 0);
@@ -56,6 +63,35 @@ static void test_secret(void)
 	CHECK_INT(img_convert(raw, NULL, &target, false, false, &t, NULL), 0);
 	CHECK_INT(img_task_add_secret(t, "k", 0, NULL), 0);
 	CHECK(strncmp(words(t), "qemu-img|convert|--object|secret,id=k,file=/proc/self/fd/3|-p|-O|luks|", 68) == 0);
+}
+
+/* What it takes to reach and to open each image of a chain, and none of it in a word. */
+static void test_access(void)
+{
+	char key[] = "/tmp/test-qemu-img-XXXXXX";
+	int fd = mkstemp(key);
+	json_auto_t *base = json_pack("{s:s, s:s, s:{s:s, s:s}}", "path", "nbd://h/b", "format", "raw", "tls", "dir", "/d,1", "hostname", "g");
+	json_auto_t *over = json_pack("{s:s, s:s, s:{s:s}, s:O}", "path", "/x/o", "format", "qcow2", "encryption", "key-file", key,
+				      "backing", base);
+	json_auto_t *disk = json_pack("{s:s, s:s, s:s}", "path", "iscsi://me@h/t/1", "format", "qcow2", "password-file", key);
+	struct img_task *t;
+
+	CHECK(fd >= 0 && write(fd, "hidden", 6) == 6 && close(fd) == 0);
+	CHECK_INT(img_map(over, false, &t, NULL), 0);
+	CHECK_STR(words(t),
+		  "qemu-img|map|--object|{\"qom-type\":\"tls-creds-x509\",\"id\":\"image-1-tls\",\"endpoint\":\"client\",\"dir\":\"/d,1\"}|"
+		  "--object|{\"qom-type\":\"secret\",\"id\":\"image-0-key\",\"file\":\"/proc/self/fd/3\"}|--output=json|"
+		  "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/x/o\"},\"encrypt\":{\"key-secret\":\"image-0-key\"},"
+		  "\"backing\":{\"driver\":\"raw\",\"file\":{\"driver\":\"nbd\",\"server\":{\"host\":\"h\",\"port\":\"10809\",\"type\":\"inet\"},"
+		  "\"export\":\"b\",\"reconnect-delay\":60,\"tls-creds\":\"image-1-tls\",\"tls-hostname\":\"g\"}}}|");
+	CHECK_INT(img_read_head(disk, NULL, &t, NULL), 0);
+	CHECK_STR(words(t),
+		  "qemu-img|dd|--object|{\"qom-type\":\"secret\",\"id\":\"image-0-password\",\"file\":\"/proc/self/fd/3\"}|"
+		  "-f|raw|-O|raw|bs=65536|count=1|if=json:{\"driver\":\"raw\",\"file\":{\"driver\":\"iscsi\",\"transport\":\"tcp\","
+		  "\"portal\":\"h:3260\",\"target\":\"t\",\"lun\":1,\"user\":\"me\",\"password-secret\":\"image-0-password\"}}|"
+		  "of=/proc/self/fd/4|");
+	CHECK(unlink(key) == 0);
+	CHECK_INT(img_map(over, false, &t, NULL), -ENOENT);
 }
 
 static void refuse(const char *option, const char *why)
@@ -212,6 +248,7 @@ int main(void)
 	uv_loop_init(&loop);
 	RUN(test_words);
 	RUN(test_secret);
+	RUN(test_access);
 	RUN(test_refused);
 	RUN(test_progress_and_output);
 	RUN(test_made_or_nothing);
