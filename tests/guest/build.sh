@@ -27,7 +27,7 @@ while read -r image; do
 done < <(find /boot -maxdepth 1 -name 'vmlinuz-*-cloud-amd64' | sort -V)
 [ -n "$KV" ] || { echo "build.sh: no /boot/vmlinuz-*-cloud-amd64 with its modules: run tests/setup.sh --tests" >&2; exit 1; }
 
-want="$KV $(stat -c '%Y %s' "$HERE/mkinitrd.sh" "$(command -v busybox)" | tr '\n' ' ')"
+want="$KV $(cat "$HERE/mkinitrd.sh" "$(command -v busybox)" | sha256sum)"
 if [ ! -e "$OUT/initrd.img" ] || [ "$want" != "$(cat "$OUT/.initrd" 2>/dev/null)" ]; then
 	qga=()
 	PATH=$PATH:/usr/sbin
