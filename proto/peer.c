@@ -369,7 +369,7 @@ static ssize_t receive(struct qmp_peer *p, void *place, size_t size)
 	return n;
 }
 
-/* Reads once. False: there was nothing (more) to read. */
+/* Reads once. False: there was nothing (more) to read, or there was less than is taken at once. */
 static bool read_once(struct qmp_peer *p)
 {
 	size_t size;
@@ -386,7 +386,7 @@ static bool read_once(struct qmp_peer *p)
 	} else if (n > 0) {
 		qmp_framer_commit(p->framer, (size_t)n);
 		take_messages(p);
-		return true;
+		return (size_t)n == size || n == 1; /* byte by byte: see peek() */
 	} else if (errno != EAGAIN && errno != EINTR) {
 		fail(p, QMP_ERR_CLOSED, -errno, "reading from the client failed");
 	}
