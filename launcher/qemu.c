@@ -74,7 +74,6 @@ static void on_session_close(void *data, const struct qmp_error *why)
 {
 	struct vm_qemu *q = data;
 
-	uv_timer_stop(&q->pulse);
 	q->lost = *why; /* it lies in the session */
 	end_session(q);
 	if (q->exited)
@@ -104,7 +103,7 @@ static bool is_status(const json_t *value)
  *
  * One that ends may hang in that for good (7.2 and 10.0, where a command came in that moment: monitor_cleanup waits for
  * the dispatcher, and sleeps through what would wake it). A SIGTERM, by which it would end as well, gets it on. One that is
- * to stay (-no-shutdown) says STOP behind its SHUTDOWN.
+ * to stay (-no-shutdown) says STOP behind its SHUTDOWN. Nobody is at its monitor then for who takes it over.
  */
 
 /* It negotiates, and does not say how it is: another connection may find it better. */
@@ -113,7 +112,6 @@ static void lose(struct vm_qemu *q, const struct qmp_reply *reply)
 	q->lost = reply->error;
 	if (reply->status == 0)
 		qmp_error_set(&q->lost, QMP_ERR_PROTOCOL, -EPROTO, "query-status returned no status");
-	uv_timer_stop(&q->pulse);
 	qmp_session_free(take_ptr(q->session));
 	q->opts.on_lost(q->opts.data, &q->lost);
 }
@@ -155,21 +153,28 @@ static void ask(struct vm_qemu *q, uint64_t timeout_ms)
 		q->asked++;
 }
 
-static void on_pulse(uv_timer_t *t)
+static void feel(struct vm_qemu *q)
 {
-	struct vm_qemu *q = t->data;
-
-	if (q->opts.on_turn)
-		q->opts.on_turn(q->opts.data);
-	if (!q->session || q->exited)
-		return;
 	if (q->asked > 0 && !q->silent) {
 		q->silent = true;
 		q->opts.on_silent(q->opts.data);
 	} else if (q->asked < ASKED_MAX) {
 		ask(q, UINT64_MAX);
 	}
-	if (q->silent && q->ends)
+}
+
+static void on_pulse(uv_timer_t *t)
+{
+	struct vm_qemu *q = t->data;
+	bool reached = goes_on(q);
+
+	if (q->opts.on_turn)
+		q->opts.on_turn(q->opts.data);
+	if (q->exited)
+		return;
+	if (reached)
+		feel(q);
+	if (q->ends && (q->silent || !reached))
 		vm_child_signal(q->child, SIGTERM);
 }
 
@@ -241,6 +246,9 @@ int vm_qemu_new(uv_loop_t *loop, const struct vm_qemu_options *o, struct vm_qemu
 	uv_timer_init(loop, &q->pulse);
 	q->drain.data = q->pulse.data = q;
 	*ret = q;
+	q->ends = o->ends;
+	if (q->ends)
+		start_pulse(q);
 	r = o->qmp_fd < 0 ? 0 : vm_qemu_reconnect(q, o->qmp_fd, err);
 	if (r < 0) {
 		if (o->child.argv)

@@ -11,6 +11,7 @@ struct vm_qemu;
 struct vm_qemu_options {
 	struct vm_child_options child; /* argv NULL: adopt PID instead of starting */
 	pid_t pid;
+	bool ends;                     /* it has said SHUTDOWN to who had it before, and is not to stay */
 	int qmp_fd;                    /* connected to its monitor; taken over. -1: vm_qemu_reconnect will bring it */
 	uint64_t up_timeout_ms;        /* 0: 30,000 */
 	/* STATUS: what query-status returned. */

@@ -8,7 +8,7 @@
 #include "proto/qmp.h"
 
 /*
- * RECORD: {"spec", "host", "argv", "started", "paused", "boot"} as vm_save_running writes it. On success its spec is
+ * RECORD: {"spec", "host", "argv", "started", "paused", "boot", "ending"} as vm_save_running writes it. On success its spec is
  * effective: a field that an older version did not know stands with its default, which is what that version did.
  */
 int vm_record_check(json_t *record, struct qmp_error *err);

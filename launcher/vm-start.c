@@ -322,6 +322,7 @@ static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id,
 	vm_fill_qemu_options(vm, &o);
 	vm->shutdown_event = (json_decref(vm->shutdown_event), NULL);
 	vm->panicked = vm->wanted_end = vm->killed = vm->stop_asked = false;
+	vm->stays = vm_argv_stays(vm->argv);
 	vm_open_consoles(vm);
 	r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
 	if (r < 0)

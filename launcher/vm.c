@@ -258,12 +258,49 @@ static const char *boot_id(void)
 	return id;
 }
 
+/* What is known of this QEMU's end, for who takes it over. New. */
+static json_t *ending_of(const struct vm *vm)
+{
+	return json_pack("{s:O*, s:b, s:b, s:b, s:b, s:b, s:b}", "shutdown", vm->shutdown_event, "panicked", vm->panicked,
+			 "wanted-end", vm->wanted_end, "killed", vm->killed, "stop-asked", vm->stop_asked, "was-up", vm->was_up,
+			 "stays", vm->stays);
+}
+
+static void take_ending(struct vm *vm, const json_t *record)
+{
+	const json_t *ending = json_object_get(record, "ending");
+	json_t *shutdown = json_object_get(ending, "shutdown");
+
+	vm_replace(&vm->shutdown_event, json_is_object(shutdown) ? json_incref(shutdown) : NULL);
+	vm->panicked = json_is_true(json_object_get(ending, "panicked"));
+	vm->wanted_end = json_is_true(json_object_get(ending, "wanted-end"));
+	vm->killed = json_is_true(json_object_get(ending, "killed"));
+	vm->stop_asked = json_is_true(json_object_get(ending, "stop-asked"));
+	vm->was_up = json_is_true(json_object_get(ending, "was-up"));
+	vm->stays = json_is_true(json_object_get(ending, "stays")) || vm_argv_stays(json_object_get(record, "argv"));
+}
+
+bool vm_argv_stays(const json_t *argv)
+{
+	json_t *word;
+	size_t i;
+
+	json_array_foreach(argv, i, word)
+	{
+		const char *text = json_string_value(word);
+		if (text && (streq(text, "-no-shutdown") || streq(text, "--no-shutdown") || strstr(text, "shutdown=pause")))
+			return true;
+	}
+	return false;
+}
+
 int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err)
 {
 	json_auto_t *record = NULL;
 
-	record = json_pack("{s:O, s:O, s:O, s:I, s:b, s:s}", "spec", running, "host", vm->host_facts, "argv", vm->argv, "started",
-			   (json_int_t)vm->started, "paused", vm->start_paused, "boot", boot_id());
+	record = json_pack("{s:O, s:O, s:O, s:I, s:b, s:s, s:o}", "spec", running, "host", vm->host_facts, "argv", vm->argv,
+			   "started", (json_int_t)vm->started, "paused", vm->start_paused, "boot", boot_id(), "ending",
+			   ending_of(vm));
 	if (running != vm->running)
 		vm_replace(&vm->running, json_incref(running));
 	return record ? vm_file_replace_json(vm->run_dir, RUNNING, record, err)
@@ -364,22 +401,64 @@ static void remove_files(struct vm *vm, const json_t *host_facts)
 	}
 }
 
+/* Where the disk is full, who takes this QEMU over knows less. */
+static void keep_ending(struct vm *vm)
+{
+	if (vm->qemu && vm->running)
+		(void)vm_save_running(vm, vm->running, NULL);
+}
+
+void vm_expect_end(struct vm *vm, enum vm_end which)
+{
+	bool *known = which == VM_END_QEMU ? &vm->wanted_end : &vm->stop_asked;
+
+	if (*known)
+		return;
+	*known = true;
+	keep_ending(vm);
+}
+
+/* One that was told to stay once is not believed to have been told otherwise: that may have been refused. */
+void vm_expect_command(struct vm *vm, const char *command, const json_t *arguments)
+{
+	const char *action = streq(command, "set-action") ? text_of(arguments, "shutdown") : NULL;
+
+	if (streq(command, "quit"))
+		vm_expect_end(vm, VM_END_QEMU);
+	else if (streq(command, "system_powerdown"))
+		vm_expect_end(vm, VM_END_GUEST);
+	if (!action || !streq(action, "pause") || vm->stays)
+		return;
+	vm->stays = true;
+	keep_ending(vm);
+}
+
+/* Why a QEMU ended that nobody saw end, as far as its last keeper heard of it; BOOT: the host's, when it was started. */
+static const char *unseen_reason(const struct vm *vm, const char *boot)
+{
+	const struct vm_exit unseen = {.known = false};
+
+	if (vm->killed || (vm->shutdown_event && !vm->stays))
+		return end_reason(vm, &unseen);
+	return boot && !streq(boot, boot_id()) ? "host-reboot" : "unseen";
+}
+
 /* A QEMU that ended while no keeper was there to see it has left its files. */
 static void settle_unseen_end(struct vm *vm)
 {
 	json_auto_t *record = NULL;
-	const char *boot;
 
 	if (vm_qemu_lives(vm) || faccessat(vm->run_dir, RUNNING, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
 		return;
 	record = vm_file_read_json(vm->run_dir, RUNNING);
-	boot = text_of(record, "boot");
-	vm_replace(&vm->last_end, json_pack("{s:s, s:I}", "reason", boot && !streq(boot, boot_id()) ? "host-reboot" : "unseen", "time",
+	take_ending(vm, record);
+	vm_replace(&vm->last_end, json_pack("{s:s, s:I}", "reason", unseen_reason(vm, text_of(record, "boot")), "time",
 					 (json_int_t)time(NULL)));
 	(void)vm_file_replace_json(vm->run_dir, LAST_END, vm->last_end, NULL);
 	vm->running = json_incref(json_object_get(record, "spec"));
 	remove_files(vm, json_object_get(record, "host"));
 	vm_replace(&vm->running, NULL);
+	take_ending(vm, NULL);
 }
 
 void vm_tell_started(struct vm *vm, const struct qmp_error *why)
@@ -440,16 +519,29 @@ static void on_exit_qemu(void *data, const struct vm_exit *how)
 
 /* ---- Events ---- */
 
+/* What EVENT tells of how it ends: kept before anybody hears of it. */
+static void take_end_event(struct vm *vm, const struct qmp_event *event)
+{
+	if (streq(event->name, "SHUTDOWN")) {
+		vm_replace(&vm->shutdown_event, json_pack("{s:O*}", "data", qmp_event_member(event, "data")));
+	} else if (streq(event->name, "STOP") && vm->shutdown_event && !vm->stays) {
+		vm->stays = true; /* somebody else has told it to */
+	} else if (streq(event->name, "GUEST_PANICKED") && !vm->panicked) {
+		vm->panicked = true;
+	} else if (streq(event->name, "RESET") && (vm->panicked || vm->shutdown_event)) {
+		vm->panicked = false;
+		vm_replace(&vm->shutdown_event, NULL);
+	} else {
+		return;
+	}
+	keep_ending(vm);
+}
+
 static void on_event(void *data, const struct qmp_event *event)
 {
 	struct vm *vm = data;
 
-	if (streq(event->name, "SHUTDOWN"))
-		vm_replace(&vm->shutdown_event, json_pack("{s:O?}", "data", qmp_event_member(event, "data")));
-	else if (streq(event->name, "GUEST_PANICKED"))
-		vm->panicked = true;
-	else if (streq(event->name, "RESET"))
-		vm->panicked = false;
+	take_end_event(vm, event);
 	if (vm->handlers.on_event)
 		vm->handlers.on_event(vm->handlers.data, vm, event);
 	if (vm->state == VM_RUNNING && streq(event->name, "STOP"))
@@ -620,12 +712,26 @@ static void open_vnc(struct vm *vm)
 	(void)qmp_session_execute(s, &(struct qmp_command){.name = "display-update", .arguments = display}, on_vnc, vm, NULL, NULL);
 }
 
+/* It answers: what its last keeper has heard of an end was none. */
+static void take_life(struct vm *vm, bool running, const char *status)
+{
+	bool heard = vm->panicked || vm->shutdown_event;
+
+	if (running)
+		vm_replace(&vm->shutdown_event, NULL);
+	vm->stays |= vm->shutdown_event != NULL;
+	vm->panicked = !running && (vm->panicked || (status && streq(status, "guest-panicked")));
+	if (heard)
+		keep_ending(vm);
+}
+
 static void on_up(void *data, json_t *status)
 {
 	struct vm *vm = data;
 	bool running = json_is_true(json_object_get(status, "running"));
 	const char *now = text_of(status, "status");
 
+	take_life(vm, running, now);
 	vm_replace(&vm->greeting, json_incref(qmp_session_greeting(vm_qemu_session(vm->qemu))));
 	/* Also where the keeper that started it did not get that far. */
 	if (!running && now && streq(now, "prelaunch")) {
@@ -720,6 +826,8 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 	json_auto_t *record = read_record(vm, err);
 	int r = record ? read_pid(vm->run_dir, &o.pid, err) : -EINVAL;
 
+	take_ending(vm, record);
+	o.ends = vm->shutdown_event && !vm->stays;
 	/* One that is about to end listens no more; its end is seen through the pidfd, until then this is tried again. */
 	if (r == 0 && vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, NULL) < 0)
 		o.qmp_fd = -1;
@@ -796,6 +904,7 @@ int vm_kill(struct vm *vm, int sig)
 		return -ESRCH;
 	vm->wanted_end = true;
 	vm->killed |= sig == SIGKILL;
+	keep_ending(vm);
 	return vm_child_signal(vm_qemu_child(vm->qemu), sig);
 }
 

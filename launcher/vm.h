@@ -72,6 +72,7 @@ struct vm {
 	bool killed;        /* by SIGKILL: of one that was taken over the kernel does not tell */
 	bool stop_asked;    /* the guest was asked to power off */
 	bool was_up;        /* this QEMU has run (or been paused): it came up */
+	bool stays;         /* SHUTDOWN need not be its end: it was told to stay (-no-shutdown) */
 	bool start_paused;
 	json_t *shutdown_event;
 	bool panicked;
@@ -141,6 +142,14 @@ struct vm_host vm_host_of(const struct vm *vm);
 int vm_know_pools(struct vm *vm, const json_t *spec, struct qmp_error *err);
 /* What is known of them; borrowed. */
 const json_t *vm_known_pools(const struct vm *vm);
+/*
+ * What asks QEMU to end, or its guest to power off, is about to be sent: also who takes this QEMU over is to know that its end
+ * was asked for.
+ */
+enum vm_end { VM_END_QEMU, VM_END_GUEST };
+void vm_expect_end(struct vm *vm, enum vm_end which);
+/* The same of whatever a client sends, by its name. */
+void vm_expect_command(struct vm *vm, const char *command, const json_t *arguments);
 /* Ends QEMU now (SIGKILL by pidfd). */
 int vm_kill(struct vm *vm, int signal);
 /* The console of that id (NULL: the first), of the VM that runs or ran last; NULL: there is none. */

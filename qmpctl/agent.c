@@ -375,7 +375,7 @@ static void start_agent(struct op_call *call)
 	if (agent_ask(call->guest->agent, call, &command, on_command_reply, &err) < 0)
 		op_fail(call, &err);
 	else if (streq(command.name, "guest-shutdown") && !(mode && streq(mode, "reboot")))
-		call->guest->vm->stop_asked = true; /* as for system_powerdown: an end that follows was asked for */
+		vm_expect_end(call->guest->vm, VM_END_GUEST); /* as for system_powerdown */
 }
 
 static const struct op_arg agent_args[] = {

@@ -200,10 +200,7 @@ static void send_on(struct client *c, const struct qmp_peer_command *command)
 	struct qmp_session *s = vm_session(vm, &err);
 	struct relay *relay = relay_take(c, command->id, ours_beside(command->name));
 
-	if (streq(command->name, "quit"))
-		vm->wanted_end = true;
-	else if (streq(command->name, "system_powerdown"))
-		vm->stop_asked = true;
+	vm_expect_command(vm, command->name, command->arguments);
 	if (!s || qmp_session_execute(s, &out, on_reply, relay, NULL, &err) < 0) {
 		relay_done(relay);
 		send_error(c, command->id, &err);

@@ -190,6 +190,8 @@ static void ask_guest(struct op_call *call)
 {
 	struct stopping *s = call->state;
 
+	if (!s->again)
+		vm_expect_end(call->guest->vm, VM_END_GUEST);
 	uv_update_time(call->timer.loop);
 	s->deadline = uv_now(call->timer.loop) + (uint64_t)op_int(call, "timeout", 60) * 1000;
 	ask_agent(call);
@@ -205,7 +207,7 @@ static void escalate(struct op_call *call)
 	struct qmp_session *session = vm_session(vm, NULL);
 
 	s->stage = s->stage < QUIT ? QUIT : s->stage < KILL ? s->stage + 1 : KILL;
-	vm->wanted_end = true;
+	vm_expect_end(vm, VM_END_QEMU);
 	if (s->stage == QUIT && session)
 		(void)qmp_session_execute(session, &(struct qmp_command){.name = "quit"}, on_qmp_reply, NULL, NULL, NULL);
 	else if (s->stage == TERM)
@@ -234,7 +236,6 @@ static bool begin(struct op_call *call, bool again)
 		return false;
 	}
 	s->again = again;
-	vm->stop_asked |= !again;
 	call->on_state = on_state;
 	return true;
 }

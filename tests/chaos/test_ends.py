@@ -122,6 +122,69 @@ class Ends(WorldTest):
                 self.w.ok(verb, "a", *(["quit"] if verb == "qmp" else []))
                 self.ended(reason, **{"exit-code": 0})
 
+    def fakes(self):
+        """The QEMU of each VM, and everything that is none."""
+        found = {pid: cmd.split(" ") for pid, cmd in self.w.processes().items()}
+        qemus = {words[2].partition("=")[2].partition(",")[0]: pid for pid, words in found.items() if "fake_qemu" in words[0]}
+        return qemus, [pid for pid in found if pid not in qemus.values()]
+
+    def kill_keepers(self):
+        keepers = self.fakes()[1]
+        for pid in keepers:
+            os.kill(pid, signal.SIGKILL)
+        self.w.wait_gone(keepers)
+
+    def test_one_that_hangs_in_it_is_ended_by_the_next_keeper_too(self):
+        self.w.env.update(QMPCTL_QEMU=FAKE, FAKE_QEMU="hang-at-end")
+        self.w.create("a", {"memory": "16M", "accel": "tcg", "restart": {"policy": "always"}})
+        for command, reason in (("system_powerdown", "guest-shutdown"), ("quit", "host-quit")):
+            with self.subTest(command):
+                self.begun = int(time.time())
+                self.w.ok("start", "a")
+                with self.w.control("a") as qmp:
+                    qmp.send(command)
+                    qmp.event("SHUTDOWN")
+                self.kill_keepers()
+                self.assertEqual(list(self.fakes()[0]), ["a"])
+                self.w.state("a")  # brings up the next one
+                self.ended(reason)  # and it is not started again: its end was asked for
+
+    def test_one_that_ends_with_nobody_there_is_known_by_what_it_said(self):
+        self.w.env.update(QMPCTL_QEMU=FAKE, FAKE_QEMU="hang-at-end")
+        self.w.create("a", {"memory": "16M", "accel": "tcg"})
+        self.w.ok("start", "a")
+        with self.w.control("a") as qmp:
+            qmp.send("system_powerdown")
+            qmp.event("SHUTDOWN")
+        self.kill_keepers()
+        os.kill(self.fakes()[0]["a"], signal.SIGTERM)
+        self.stopped_clean()
+        self.assertEqual(self.w.status("a")["last-end"]["reason"], "guest-shutdown")
+
+    def test_the_next_keeper_ends_no_other_that_is_silent(self):
+        self.w.env.update(QMPCTL_QEMU=FAKE, FAKE_QEMU="hang-at-end")
+        names = ["by-spec", "by-command", "silent", "ends"]
+        for name in names:
+            self.w.create(name, dict({"memory": "16M", "accel": "tcg"}, **({"on-shutdown": "pause"} if name == "by-spec" else {})))
+            self.w.ok("start", name)
+        with self.w.control("by-command") as qmp:
+            qmp.send("set-action", {"shutdown": "pause"})
+            qmp.execute("query-name")
+        for name in set(names) - {"silent"}:
+            with self.w.control(name) as qmp:
+                qmp.send("system_powerdown")
+                qmp.event("SHUTDOWN")
+        self.kill_keepers()
+        qemus = self.fakes()[0]
+        spared = [qemus[name] for name in names[:-1]]
+        for pid in spared:
+            os.kill(pid, signal.SIGSTOP)  # so that what it is sent can be seen
+        self.w.spawn("run", *names)
+        self.w.wait_gone([qemus["ends"]])  # whatever is done to the others has been done
+        for name, pid in zip(names, spared):
+            self.assertFalse(self.is_pending(pid, signal.SIGTERM), name)
+            self.assertFalse(self.w.is_gone(pid), name)
+
     def is_pending(self, pid, number):
         """Whether a process that is stopped gets the signal when it goes on."""
         with open(f"/proc/{pid}/status", encoding="ascii") as f:
