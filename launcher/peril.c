@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 static bool is_type(const json_t *netdev, const char *type)
 {
@@ -211,6 +212,78 @@ int vm_peril_check_chardev(const char *command, const char *chardev, const json_
 	return 0;
 }
 
+/* ---- Files whose opening may wait ---- */
+
+static int refuse_file(struct qmp_error *err, const char *command, const char *path, unsigned type)
+{
+	return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP,
+			     type == S_IFIFO ? "%s: %s is a FIFO, and until somebody opens its other end QEMU does nothing else, VM and "
+					       "all, so it was not asked; name a regular file, or hand over an fd (add-fd)"
+					     : "%s: %s is a character device, which the driver file does not take, and at which QEMU may "
+					       "hang, VM and all, so it was not asked; name a regular file, or take the driver host_device",
+			     command, path);
+}
+
+/* NODE: whether it is for a node of the driver file. What QEMU has open itself is for who opened it to know. */
+static int check_path(const char *command, const char *path, bool node, const struct vm_host *host, struct qmp_error *err)
+{
+	unsigned type;
+
+	if (strncmp(path, "file:", 5) == 0)
+		path += 5;
+	if (!*path || strncmp(path, "/proc/self/", 11) == 0)
+		return 0;
+	type = host->file_type(host->directory, path);
+	return type == S_IFIFO || (type == S_IFCHR && node) ? refuse_file(err, command, path, type) : 0;
+}
+
+/* Of all that is in VALUE: what the names mean changes from command to command, what a FIFO is does not. */
+static int check_files(const char *command, const json_t *value, bool node, const struct vm_host *host, struct qmp_error *err)
+{
+	const char *text = json_string_value(value), *driver = text_of(value, "driver"), *key;
+	json_auto_t *inner = text && strncmp(text, "json:", 5) == 0 ? json_loads(text + 5, 0, NULL) : NULL;
+	json_t *member;
+	size_t i;
+	int r = 0;
+
+	if (inner)
+		return check_files(command, inner, false, host, err);
+	if (text)
+		return check_path(command, text, node, host, err);
+	json_object_foreach((json_t *)value, key, member)
+		if (r == 0)
+			r = check_files(command, member, driver && streq(driver, "file") && streq(key, "filename"), host, err);
+	json_array_foreach(value, i, member)
+		if (r == 0)
+			r = check_files(command, member, false, host, err);
+	return r;
+}
+
+static bool is_pipe(const char *command, const json_t *arguments)
+{
+	return (streq(command, "chardev-add") || streq(command, "chardev-change")) &&
+	       is_type(json_object_get(arguments, "backend"), "pipe");
+}
+
+/* Each word of a line, and what follows an option's name in it. */
+static int check_line_files(const char *rest, const struct vm_host *host, struct qmp_error *err)
+{
+	static const char between[] = " \t\n\r\f\v,=\"";
+	char word[4096];
+	int r = 0;
+
+	for (rest += strspn(rest, between); r == 0 && *rest; rest += strspn(rest, between)) {
+		size_t n = strcspn(rest, between);
+		if (n < sizeof word) {
+			memcpy(word, rest, n);
+			word[n] = '\0';
+			r = check_path("human-monitor-command", word, false, host, err);
+		}
+		rest += n;
+	}
+	return r;
+}
+
 /* ---- What is read from an SSH server ---- */
 
 /* Whether VALUE, or what is in it, is to be opened by the driver ssh. */
@@ -347,6 +420,8 @@ static int check_line(const char *line, const struct vm_host *host, struct qmp_e
 	size_t n = strcspn(word, " \t\n\r\f\v");
 
 	rest = skip_blanks(word + n);
+	if (host->file_type && !(strncmp(word, "chardev-", 8) == 0 && strstr(rest, "pipe,")) && check_line_files(rest, host, err) < 0)
+		return -EOPNOTSUPP;
 	if (check_ssh("human-monitor-command", line_opens_ssh(word, n, rest), host, err) < 0)
 		return -EOPNOTSUPP;
 	for (size_t i = 0; i < ARRAY_SIZE(known); i++)
@@ -364,6 +439,8 @@ int vm_peril_check(const char *command, const json_t *arguments, const struct vm
 
 	if (line)
 		return check_line(line, host, err);
+	if (host->file_type && !is_pipe(command, arguments) && check_files(command, arguments, false, host, err) < 0)
+		return -EOPNOTSUPP;
 	if (!host->vhost_net && streq(command, "netdev_add") && is_tap_with_vhost(arguments))
 		return refuse_vhost(err);
 	if (streq(command, "x-blockdev-amend") && host->qemu_major != 7)

@@ -1,7 +1,8 @@
 /*
  * Requests at which QEMU ends, or hangs, where it should refuse: known here, so that they are refused before they are sent,
  * whoever asks: a fragment, raw members of a spec, or a client of control.sock. Pure, but for that
- * the host's ssh configuration is asked for (vm_host.ssh_runs) where an image is to be opened by the driver ssh.
+ * the host is asked for its ssh configuration (vm_host.ssh_runs) where an image is to be opened by the driver ssh, and for what
+ * a word is the name of (vm_host.file_type).
  *
  *   netdev_add type=tap vhost=on where /dev/vhost-net cannot be opened    7.2: assertion in net_client_init1
  *   x-blockdev-amend                                                      10.0: assertion in bdrv_graph_rdlock_main_loop
@@ -15,6 +16,9 @@
  *   chardev-add, chardev-change of a socket that is a server, with wait; in the human monitor without wait=off; gdbserver of one
  *   netdev_add type=vhost-user, device_add vhost-user-... whose chardev is not connected (with -rng 7.2 ends): that is to be
  *   asked for, by vm_peril_chardev
+ *   whatever opens a file by its name, of a FIFO: blockdev-add, object-add of a secret, screendump, ... Any word of any command
+ *   counts, but the FIFOs of a chardev pipe, which QEMU opens without waiting
+ *   what opens a node of the driver file, of a device that is no block device: a terminal's
  *
  * and in the sandbox (-sandbox spawn=deny) whatever has QEMU run a program, at once or when the guest pleases:
  *

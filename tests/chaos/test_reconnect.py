@@ -15,9 +15,16 @@ IDENT = "the same in every round"
 
 class Reconnect(WorldTest):
     def block(self, fifo):
-        """QEMU's main loop waits for somebody to write to the fifo. Its client is left, with the reply to come."""
+        """
+        QEMU's main loop waits for somebody to write to the fifo. Its client is left, with the reply to come. By its name, the fifo
+        would be refused.
+        """
         with self.w.control("a") as qmp:
-            qmp.send("blockdev-add", {"driver": "file", "node-name": "blocked", "filename": fifo, "read-only": True}, ident=IDENT)
+            here = os.open(fifo, os.O_PATH)
+            there = qmp.reply(qmp.send("add-fd", fds=[here]))["fd"]
+            os.close(here)
+            qmp.send("blockdev-add", {"driver": "file", "node-name": "blocked", "filename": f"/proc/self/fd/{there}",
+                                      "read-only": True}, ident=IDENT)
             for i in range(3):
                 qmp.send("query-version", ident=i)
             wchan = f"/proc/{self.qemu}/wchan"

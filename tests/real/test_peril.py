@@ -24,9 +24,18 @@ def hmp(line):
 
 
 def perils(path):
-    """Commands, each with those before it that QEMU carries out. PATH: of a socket that it may make."""
+    """Commands, each with those before it that QEMU carries out. PATH: of a socket that it may make; PATH.fifo is there."""
     silent = ("chardev-add", server(path, wait=False))
+    fifo = path + ".fifo"
     return {
+        "a FIFO as an image": [("blockdev-add", {"driver": "file", "node-name": "f", "filename": fifo, "read-only": True})],
+        "a FIFO below a format": [("blockdev-add", {"driver": "raw", "node-name": "f", "read-only": True, "file": {
+            "driver": "file", "filename": fifo}})],
+        "a FIFO for a chardev": [("chardev-add", {"id": "c0", "backend": {"type": "file", "data": {"out": fifo}}})],
+        "a FIFO as a secret": [("object-add", {"qom-type": "secret", "id": "s", "file": fifo})],
+        "a FIFO for memory": [("pmemsave", {"val": 0, "size": 4096, "filename": fifo})],
+        "a FIFO, by a line": [hmp(f"drive_add 0 if=none,id=f,readonly=on,format=raw,file={fifo}")],
+        "a FIFO for memory, by a line": [hmp(f'pmemsave 0 4096 "{fifo}"')],
         "a server that waits": [("chardev-add", server(path, wait=True))],
         "a server that waits, by a line": [hmp(f"chardev-add socket,id=c0,path={path},server=on")],
         "a debugger's server": [hmp(f"gdbserver unix:{path},server=on")],
@@ -50,6 +59,7 @@ class Perils(WorldTest):
         self.path = os.path.join(self.w.base, "peer.sock")
         with open(self.path + ".mount", "w", encoding="ascii"):
             pass
+        os.mkfifo(self.path + ".fifo")
 
     @unittest.skipIf(TRIED, "QMPCTL_PERIL: they are tried on QEMU itself")
     def test_each_is_refused_and_the_vm_goes_on(self):

@@ -6,6 +6,8 @@
 #include "proto/base.h"
 #include "tests/unit/check.h"
 
+#include <sys/stat.h>
+
 static const struct vm_host without = {"kvm", "qemu64", "pc-q35-7.2", false, 7}, with = {"kvm", "qemu64", "pc-q35-7.2", true, 7},
 			    sandboxed = {"kvm", "qemu64", "pc-q35-7.2", true, 7, .sandbox = true},
 			    newer = {"kvm", "qemu64", "pc-q35-10.0", false, 10};
@@ -39,6 +41,46 @@ static void test_vhost(void)
 	for (size_t i = 0; i < ARRAY_SIZE(harmless); i++)
 		CHECK_INT(check("netdev_add", harmless[i], &without), 0);
 	CHECK_INT(check("netdev_add", NULL, &without), 0);
+}
+
+/* What the name says. */
+static unsigned type_of(int directory, const char *path)
+{
+	CHECK_INT(directory, 7);
+	return strstr(path, "fifo") ? S_IFIFO : strstr(path, "tty") ? S_IFCHR : strstr(path, "file") ? S_IFREG : 0;
+}
+
+static void test_files_that_wait(void)
+{
+	static const struct {
+		const char *command, *arguments;
+		bool waits;
+	} cases[] = {
+		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"/fifo\"}", true},
+		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"../fifo\"}", true},
+		{"blockdev-add", "{\"driver\": \"qcow2\", \"file\": \"f\", \"backing\": {\"driver\": \"file\", \"filename\": \"/fifo\"}}", true},
+		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"/file\"}", false},
+		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"/dev/fdset/1\"}", false},
+		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"/proc/self/fd/9/fifo\"}", false},
+		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"/dev/tty\"}", true},
+		{"blockdev-add", "{\"driver\": \"host_device\", \"filename\": \"/dev/tty\"}", false},
+		{"blockdev-change-medium", "{\"id\": \"c\", \"filename\": \"file:/fifo\"}", true},
+		{"blockdev-change-medium", "{\"id\": \"c\", \"filename\": \"json:{\\\"driver\\\":\\\"file\\\",\\\"filename\\\":\\\"/fifo\\\"}\"}", true},
+		{"transaction", "{\"actions\": [{\"type\": \"drive-backup\", \"data\": {\"target\": \"/fifo\"}}]}", true},
+		{"chardev-add", "{\"id\": \"c\", \"backend\": {\"type\": \"file\", \"data\": {\"out\": \"/fifo\"}}}", true},
+		{"chardev-add", "{\"id\": \"c\", \"backend\": {\"type\": \"pipe\", \"data\": {\"device\": \"/fifo\"}}}", false},
+		{"human-monitor-command", "{\"command-line\": \"drive_add 0 if=none,file=/fifo,id=f\"}", true},
+		{"human-monitor-command", "{\"command-line\": \"pmemsave 0 1 \\\"/fifo\\\"\"}", true},
+		{"human-monitor-command", "{\"command-line\": \"chardev-add pipe,id=c,path=/fifo\"}", false},
+		{"human-monitor-command", "{\"command-line\": \"change ide1-cd0 /file\"}", false},
+	};
+	struct vm_host host = with;
+
+	host.file_type = type_of;
+	host.directory = 7;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+		CHECK_INT(check(cases[i].command, cases[i].arguments, &host) < 0, cases[i].waits);
+	CHECK_INT(check("query-status", NULL, &host), 0);
 }
 
 static bool runs(const char *user)
@@ -265,6 +307,7 @@ int main(void)
 {
 	RUN(test_vhost);
 	RUN(test_ssh);
+	RUN(test_files_that_wait);
 	RUN(test_the_human_monitor);
 	RUN(test_the_sandbox);
 	RUN(test_the_sandbox_by_the_human_monitor);
