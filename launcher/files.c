@@ -340,13 +340,6 @@ int vm_file_replace_json(int dir, const char *name, const json_t *value, struct 
 	return write_json(dir, name, value, false, err);
 }
 
-unsigned vm_file_type(int dir, const char *path)
-{
-	struct statx st;
-
-	return statx(dir, path, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_TYPE, &st) == 0 ? st.stx_mode & S_IFMT : 0;
-}
-
 json_t *vm_file_read_json(int dir, const char *name)
 {
 	_cleanup_free_ char *text = NULL;

@@ -58,11 +58,6 @@ int vm_file_take_json(int dir, const char *name, json_t **ret, struct qmp_error 
  * which no host's end survives.
  */
 int vm_file_replace_json(int dir, const char *name, const json_t *value, struct qmp_error *err);
-/*
- * The type of the file that PATH leads to, from DIR, of stat's S_IFMT; 0 where that cannot be told. A server that has it is
- * not waited for where that can be helped.
- */
-unsigned vm_file_type(int dir, const char *path);
 /* NULL where it does not exist or does not hold a JSON object. New. */
 json_t *vm_file_read_json(int dir, const char *name);
 

@@ -17,7 +17,7 @@ struct vm_host {
 	const json_t *pools;   /* definitions of those that the spec names (pool.h); NULL: their volumes stay words */
 	const char *user;      /* whom QEMU runs as; NULL: as we do */
 	bool (*ssh_runs)(const char *user); /* whether that one's ssh configuration runs programs (sshconf.h); NULL: it does not */
-	/* The type of the file PATH, of stat's S_IFMT, from QEMU's directory; 0: not known. NULL: none is. */
+	/* The type of the file that PATH leads to from QEMU's DIRECTORY, of stat's S_IFMT; 0: not known. NULL: none is. */
 	unsigned (*file_type)(int directory, const char *path);
 	int directory;
 	const json_t *firmware; /* resolved (firmware.h); NULL: QEMU's own, or the spec's path */

@@ -224,14 +224,17 @@ static int refuse_file(struct qmp_error *err, const char *command, const char *p
 			     command, path);
 }
 
-/* NODE: whether it is for a node of the driver file. What QEMU has open itself is for who opened it to know. */
+/*
+ * NODE: whether it is for a node of the driver file. What QEMU has open itself is for who opened it to know; and in its own
+ * directory there is no FIFO.
+ */
 static int check_path(const char *command, const char *path, bool node, const struct vm_host *host, struct qmp_error *err)
 {
 	unsigned type;
 
 	if (strncmp(path, "file:", 5) == 0)
 		path += 5;
-	if (!*path || strncmp(path, "/proc/self/", 11) == 0)
+	if (!strchr(path, '/') || strncmp(path, "/proc/self/", 11) == 0)
 		return 0;
 	type = host->file_type(host->directory, path);
 	return type == S_IFIFO || (type == S_IFCHR && node) ? refuse_file(err, command, path, type) : 0;
@@ -439,7 +442,7 @@ int vm_peril_check(const char *command, const json_t *arguments, const struct vm
 
 	if (line)
 		return check_line(line, host, err);
-	if (host->file_type && !is_pipe(command, arguments) && check_files(command, arguments, false, host, err) < 0)
+	if (host->file_type && strncmp(command, "qom-", 4) != 0 && !is_pipe(command, arguments) && check_files(command, arguments, false, host, err) < 0)
 		return -EOPNOTSUPP;
 	if (!host->vhost_net && streq(command, "netdev_add") && is_tap_with_vhost(arguments))
 		return refuse_vhost(err);

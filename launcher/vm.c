@@ -323,7 +323,7 @@ struct vm_host vm_host_of(const struct vm *vm)
 		.pools = vm_known_pools(vm),
 		.user = text_of(vm->running ? vm->running : vm->spec, "user"),
 		.ssh_runs = vm_ssh_config_runs,
-		.file_type = vm_file_type,
+		.file_type = vm->handlers.file_type,
 		.directory = vm->run_dir,
 	};
 }

@@ -45,6 +45,8 @@ struct vm_handlers {
 	void (*on_session_end)(void *data, struct vm *vm);
 	void (*on_event)(void *data, struct vm *vm, const struct qmp_event *event);
 	void (*on_console)(void *data, struct vm *vm, const char *console, const char *text, size_t len);
+	/* As vm_host has it. */
+	unsigned (*file_type)(int directory, const char *path);
 	void *data;
 };
 

@@ -3,6 +3,7 @@
 #include "qmpctl/drift.h"
 #include "qmpctl/pending.h"
 #include "qmpctl/restart.h"
+#include "images/answer.h"
 #include "images/chain.h"
 #include "images/clone.h"
 #include "images/head.h"
@@ -198,6 +199,15 @@ static int may_start(void *data, const struct vm *vm, const json_t *spec, struct
 	return r < 0 ? r : img_share_check(vm->dirs, vm->name, located, NULL, err);
 }
 
+/* What does not answer is not waited for. */
+static unsigned file_type(int directory, const char *path)
+{
+	_cleanup_free_ char *whole = *path == '/' ? strdup(path) : qmp_asprintf("/proc/self/fd/%d/%s", directory, path);
+	struct stat st;
+
+	return whole && img_answer_stat(whole, &st) == 0 ? st.st_mode & S_IFMT : 0;
+}
+
 /* ---- Guests ---- */
 
 /* Whoever cannot look then is no reason to let go of a QEMU that runs. */
@@ -226,7 +236,7 @@ static void close_sockets(struct guest *g)
 int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err)
 {
 	struct guest *g = calloc(1, sizeof *g);
-	struct vm_handlers h = {make_ready, may_start, on_state, on_session_end, on_event, on_console, g};
+	struct vm_handlers h = {make_ready, may_start, on_state, on_session_end, on_event, on_console, file_type, g};
 	int r;
 
 	if (!g)
