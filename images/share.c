@@ -7,12 +7,14 @@
 #include "launcher/vm.h"
 #include "proto/base.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 /* One image that a disk opens. */
 struct use {
-	const char *vm, *disk, *path; /* borrowed; vm NULL: the one that is asked for */
+	const char *vm, *disk, *path; /* borrowed; vm NULL: the one that is asked for; disk NULL: not known */
 	char *name;                   /* of what is no file: what it is known by; else NULL */
 	dev_t dev;                    /* of the file, or of the one that the name belongs to; 0, 0: of none */
 	ino_t ino;
@@ -45,6 +47,12 @@ static int add_use(struct uses *u, const struct use *use)
 	return 0;
 }
 
+static void identify(struct use *use, const struct stat *st)
+{
+	use->dev = S_ISBLK(st->st_mode) ? st->st_rdev : st->st_dev;
+	use->ino = S_ISBLK(st->st_mode) ? 0 : st->st_ino; /* a block device has many nodes */
+}
+
 /*
  * Where USE's path leads: 1, or 0 where nothing is there, or nothing answers. What answers is no image on what does not.
  */
@@ -66,8 +74,7 @@ static int find_image(struct use *use)
 		st = (struct stat){0};
 	if (is_url)
 		vm_location_deinit(&l);
-	use->dev = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
-	use->ino = S_ISBLK(st.st_mode) ? 0 : st.st_ino; /* a block device has many nodes */
+	identify(use, &st);
 	return use->name || st.st_mode != 0;
 }
 
@@ -114,6 +121,12 @@ static int refuse(const struct use *mine, const struct use *other, struct qmp_er
 				     "disks.%s: %s is the same image as that of disks.%s, and one of them writes to it; give each "
 				     "its own",
 				     mine->disk, mine->path, other->disk);
+	if (!other->disk)
+		return qmp_error_set(err, QMP_ERR_STATE, -EBUSY,
+				     "disks.%s: %s is in use by the VM %s, whose " VM_RUNNING_FILE " cannot be read, but whose QEMU has it open, "
+				     "and %s; two that have it would destroy it. Stop %s, or make it read-only in both",
+				     mine->disk, mine->path, other->vm,
+				     other->writes ? "may write to it" : "this one would write to it", other->vm);
 	return qmp_error_set(err, QMP_ERR_STATE, -EBUSY,
 			     "disks.%s: %s is in use by the VM %s (disks.%s), and %s; two that have it would destroy it. Stop %s, or "
 			     "make it read-only in both",
@@ -135,25 +148,117 @@ static int compare(const struct uses *mine, const struct uses *others, bool same
 
 /* Against whom MINE, of the VM NAME, is held. */
 struct asking {
+	const struct vm_dirs *dirs;
 	const char *name;
 	const struct uses *mine;
 };
 
-/* The disks of a VM that runs. */
+/* ---- A VM that runs, and what is kept of it cannot be read ---- */
+
+/* Whether FD of the process was opened to write. */
+static bool fd_writes(pid_t pid, const char *fd)
+{
+	char path[64], line[128];
+	unsigned flags = O_RDWR;
+	FILE *f;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/fdinfo/%.16s", (int)pid, fd);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof line, f))
+		if (sscanf(line, "flags: %o", &flags) == 1)
+			break;
+	if (f)
+		(void)fclose(f);
+	return (flags & O_ACCMODE) != O_RDONLY;
+}
+
+/* The files and block devices that its QEMU has open; or a negative errno. */
+static int add_open_files(struct uses *u, const char *vm, pid_t pid)
+{
+	char path[64];
+	const struct dirent *fd;
+	DIR *folder;
+	int r = 0;
+
+	(void)snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+	folder = opendir(path);
+	if (!folder)
+		return -errno;
+	while (r == 0 && (fd = readdir(folder))) {
+		struct use use = {.vm = vm};
+		struct stat st;
+		_cleanup_free_ char *file = qmp_asprintf("%s/%s", path, fd->d_name);
+		if (!file || img_answer_stat(file, &st) < 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
+			continue;
+		identify(&use, &st);
+		use.writes = fd_writes(pid, fd->d_name);
+		r = add_use(u, &use);
+	}
+	(void)closedir(folder);
+	return r;
+}
+
+/* Its spec on disk, with the locations of its disks; new; NULL where that cannot be read. */
+static json_t *spec_on_disk(const struct vm_dirs *dirs, const char *vm)
+{
+	_cleanup_free_ char *file = qmp_asprintf("%s.json", vm), *text = NULL;
+	_cleanup_fd_ int folder = vm_dir_open(dirs->conf, "vms", false, NULL);
+	json_auto_t *spec = NULL;
+	json_t *located = NULL;
+	size_t len;
+
+	if (folder < 0 || vm_file_read(folder, file, &text, &len, NULL) < 0 || vm_spec_parse(text, len, file, &spec, NULL) < 0)
+		return NULL;
+	return vm_pools_look(dirs, spec, NULL, &located, NULL) < 0 ? NULL : located;
+}
+
+static int refuse_unknown(const struct use *mine, const char *other, struct qmp_error *err)
+{
+	return qmp_error_set(err, QMP_ERR_STATE, -EBUSY,
+			     "disks.%s: the VM %s runs, and whether it has %s cannot be told: its " VM_RUNNING_FILE " is damaged, and "
+			     "what its QEMU has open cannot be seen; two that write to it would destroy it. Stop %s first",
+			     mine->disk, other, mine->path, other);
+}
+
+static int compare_with_unknown(const struct asking *asking, const char *other, int run, struct qmp_error *err)
+{
+	pid_t pid = vm_qemu_pid_in(run);
+	json_auto_t *spec = spec_on_disk(asking->dirs, other);
+	struct uses theirs = {0};
+	bool files_known = pid > 0 && add_open_files(&theirs, other, pid) == 0;
+	int r = spec ? add_disks(&theirs, other, spec) : 0;
+
+	for (size_t i = 0; r == 0 && i < asking->mine->n; i++) {
+		const struct use *mine = &asking->mine->list[i];
+		if (mine->writes && !(mine->name ? spec != NULL : files_known))
+			r = refuse_unknown(mine, other, err);
+	}
+	if (r == 0)
+		r = compare(asking->mine, &theirs, false, err);
+	uses_deinit(&theirs);
+	return r;
+}
+
+/* ---- One that runs ---- */
+
 static int compare_with(void *data, const char *other, int run, struct qmp_error *err)
 {
 	const struct asking *asking = data;
 	json_auto_t *record = NULL, *spec = NULL;
 	struct uses theirs = {0};
-	int r = 0;
+	int r;
 
 	if (run < 0 || streq(other, asking->name))
 		return 0;
 	record = vm_file_read_json(run, VM_RUNNING_FILE);
-	if (record)
-		r = vm_pools_locate_disks(json_object_get(json_object_get(record, "host"), "pools"), json_object_get(record, "spec"),
-					  true, &spec, NULL);
-	if (record && r == 0)
+	/* One that is just being started and has not written it yet looks at us when it has. */
+	if (!record && faccessat(run, VM_RUNNING_FILE, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && vm_qemu_pid_in(run) == 0)
+		return 0;
+	if (!json_is_object(json_object_get(record, "spec")))
+		return compare_with_unknown(asking, other, run, err);
+	r = vm_pools_locate_disks(json_object_get(json_object_get(record, "host"), "pools"), json_object_get(record, "spec"), true,
+				  &spec, NULL);
+	if (r == 0)
 		r = add_disks(&theirs, other, spec);
 	if (r == 0)
 		r = compare(asking->mine, &theirs, false, err);
@@ -199,7 +304,7 @@ int img_share_check(const struct vm_dirs *dirs, const char *name, const json_t *
 	if (r == 0)
 		r = check_host(&mine, err);
 	if (r == 0 && mine.n > 0)
-		r = vm_each_running(dirs, compare_with, &(struct asking){name, &mine}, err);
+		r = vm_each_running(dirs, compare_with, &(struct asking){dirs, name, &mine}, err);
 	uses_deinit(&all);
 	uses_deinit(&mine);
 	return r;

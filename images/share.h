@@ -4,8 +4,10 @@
  * An image is known by its device and inode, so that a symlink, a hard link or a bind mount of it is the same one;
  * those that it is backed by count, too. One that a server has is known by what its URL names (launcher/location.h):
  * the same export behind two names of one host is not seen. What the VMs that run have is read from their running.json,
- * which is there before QEMU is started and stays until it has ended, whatever becomes of its keeper. QEMU's own lock on
- * the file stays the last line: it also knows of programs that are not ours.
+ * which is there before QEMU is started and stays until it has ended, whatever becomes of its keeper. Where that is damaged,
+ * the files that its QEMU has open count, and of what is no file what its spec on disk names; where those cannot be told
+ * either, nothing is started beside it that writes. QEMU's own lock on the file stays the last line: it also knows of
+ * programs that are not ours.
  */
 #pragma once
 

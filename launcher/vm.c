@@ -771,22 +771,24 @@ void vm_fill_qemu_options(struct vm *vm, struct vm_qemu_options *o)
 
 /* ---- Adopting ---- */
 
+pid_t vm_qemu_pid_in(int run_dir)
+{
+	_cleanup_free_ char *text = NULL;
+	size_t len;
+	long pid = vm_file_read(run_dir, QEMU_LOCK, &text, &len, NULL) < 0 ? 0 : strtol(text, NULL, 10);
+
+	return pid > 1 && pid <= INT32_MAX ? (pid_t)pid : 0;
+}
+
 /* A process that has inherited the lock an instant ago has yet to write its pid. */
 static int read_pid(int run_dir, pid_t *ret, struct qmp_error *err)
 {
 	const struct timespec nap = {0, 10 * 1000 * 1000};
 
 	for (int i = 0; i < 100; i++) {
-		_cleanup_free_ char *text = NULL;
-		size_t len;
-		int r = vm_file_read(run_dir, QEMU_LOCK, &text, &len, err);
-		long pid = r < 0 ? 0 : strtol(text, NULL, 10);
-		if (r < 0)
-			return r;
-		if (pid > 1 && pid <= INT32_MAX) {
-			*ret = (pid_t)pid;
+		*ret = vm_qemu_pid_in(run_dir);
+		if (*ret > 0)
 			return 0;
-		}
 		nanosleep(&nap, NULL);
 	}
 	return qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "%s holds no pid", QEMU_LOCK);

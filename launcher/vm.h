@@ -95,6 +95,8 @@ void vm_close(struct vm *vm);
 bool vm_qemu_lives(const struct vm *vm);
 /* The same for a VM that is not open: by its run directory. */
 bool vm_qemu_lives_in(int run_dir);
+/* Its pid, as the one that lives wrote it there; 0: it has not done so yet. */
+pid_t vm_qemu_pid_in(int run_dir);
 /*
  * CB for each VM whose QEMU lives: its run directory, or a negative errno where it cannot be looked into. What CB gives, when
  * negative, ends it. 0 where there is no folder of VMs that run.

@@ -85,6 +85,42 @@ class Share(WorldTest):
         result = self.w.expect(USAGE, "start", "a")
         self.assertIn("disks.vdb: {} is the same image as that of disks.vda".format(self.image), result.err)
 
+    def damage(self, text="{"):
+        with open(os.path.join(self.w.root, "run/a/running.json"), "w", encoding="ascii") as f:
+            f.write(text)
+
+    def test_one_of_which_what_is_kept_is_damaged_has_its_images_all_the_same(self):
+        """Also one that is plugged, and that its spec on disk does not name."""
+        self.hold()
+        plugged, other = self.image + ".plugged", self.image + ".other"
+        for path in (plugged, other):
+            with open(path, "wb") as f:
+                f.truncate(1 << 20)
+        self.w.ok("disk", "add", "a", f"{plugged},id=vdb,format=raw", "--live")
+        for text in ("{", "{}", '{"spec": 5}'):
+            with self.subTest(text):
+                self.damage(text)
+                for path in (self.image, plugged):
+                    self.w.create_tiny("b", disks=[self.disk(path)])
+                    result = self.w.expect(STATE, "start", "b")
+                    self.assertIn(f"{path} is in use by the VM a, whose running.json cannot be read", result.err)
+                    self.w.ok("delete", "b")
+                    self.w.serials.pop().close()
+                    os.unlink(os.path.join(self.w.base, "b-serial.sock"))
+        self.w.create_tiny("c", disks=[self.disk(other)])
+        self.w.ok("start", "c")  # one that it has not is no concern of its
+        self.assertEqual(self.w.qemu_pid("a"), self.pid)
+
+    def test_one_of_which_nothing_can_be_told_keeps_writers_away(self):
+        self.hold()
+        self.damage()
+        with open(os.path.join(self.w.root, "run/a/qemu.lock"), "w", encoding="ascii"):
+            pass  # of no pid
+        self.w.create_tiny("b", disks=[self.disk(self.image)])
+        self.assertIn("cannot be told", self.w.expect(STATE, "start", "b").err)
+        self.w.create_tiny("c")
+        self.w.ok("start", "c")
+
     def test_it_outlives_the_keeper_and_ends_with_qemu(self):
         self.hold()
         self.w.kill_keeper()
