@@ -395,6 +395,99 @@ json_t *vm_inventory_differences(const struct vm_inventory *inv, const json_t *s
 	return list;
 }
 
+/* ---- What else it has ---- */
+
+/* The ids and the names of nodes in VALUE, an object as QAPI has it. */
+static void take_ids(json_t *known, const json_t *value)
+{
+	const char *id = text_of(value, "id"), *node = text_of(value, "node-name"), *key;
+	json_t *member;
+
+	if (id)
+		json_object_set_new(known, id, json_true());
+	if (node)
+		json_object_set_new(known, node, json_true());
+	json_object_foreach((json_t *)value, key, member)
+		take_ids(known, member);
+}
+
+/* Those of a word of the command line: JSON, or "socket,id=qmp,fd=3". */
+static void take_word(json_t *known, const char *word)
+{
+	static const char *const keys[] = {"id=", "node-name="};
+	json_auto_t *object = *word == '{' ? qmp_json_decode(word, strlen(word), NULL) : NULL;
+
+	take_ids(known, object);
+	for (; !object && *word; word += *word == ',') {
+		for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+			const char *value = word + strlen(keys[i]);
+			if (strncmp(word, keys[i], strlen(keys[i])) == 0)
+				json_object_setn_new(known, value, strcspn(value, ","), json_true());
+		}
+		word += strcspn(word, ",");
+	}
+}
+
+static json_t *known_ids(const json_t *spec, const struct vm_host *host, const json_t *argv)
+{
+	struct vm_fragments all;
+	json_t *known, *word;
+	size_t i;
+
+	if (vm_fragments_all(spec, host, &all, NULL) < 0)
+		return NULL;
+	known = json_object();
+	for (i = 0; i < all.n; i++)
+		for (size_t k = 0; k < all.list[i].n_objects; k++)
+			take_ids(known, all.list[i].objects[k].args);
+	vm_fragments_deinit(&all);
+	json_array_foreach(argv, i, word)
+		take_word(known, json_string_value(word));
+	return known;
+}
+
+/* What QEMU makes and names by itself: nodes within nodes, the machine's memory, the other end of -serial, hubs. */
+static bool is_own(const char *id)
+{
+	static const char *const begins[] = {"#", "compat_monitor", "serial", "parallel", "gdb", "hub"};
+	size_t len = strlen(id);
+
+	for (size_t i = 0; i < ARRAY_SIZE(begins); i++)
+		if (strncmp(id, begins[i], strlen(begins[i])) == 0)
+			return true;
+	return len > 4 && streq(id + len - 4, ".ram");
+}
+
+/* Of an entry of the inventory: what QEMU calls its type; new; NULL where that says nothing. */
+static json_t *type_in(const json_t *entry)
+{
+	const char *type = json_string_value(entry), *driver = text_of(entry, "drv");
+
+	if (type && strncmp(type, "child<", 6) == 0)
+		return json_stringn(type + 6, strcspn(type + 6, ">"));
+	return driver ? json_string(driver) : NULL;
+}
+
+json_t *vm_inventory_others(const struct vm_inventory *inv, const json_t *spec, const struct vm_host *host, const json_t *argv)
+{
+	const struct {
+		const char *kind;
+		json_t *map;
+	} all[] = {{"device", inv->devices}, {"netdev", inv->netdevs}, {"node", inv->nodes}, {"object", inv->objects},
+		   {"chardev", inv->chardevs}};
+	json_auto_t *known = known_ids(spec, host, argv);
+	json_t *list = known ? json_array() : NULL, *entry;
+	const char *id;
+
+	for (size_t i = 0; list && i < ARRAY_SIZE(all); i++)
+		json_object_foreach(all[i].map, id, entry) {
+			if (!json_object_get(known, id) && !is_own(id))
+				json_array_append_new(list, json_pack("{s:s, s:s, s:o*}", "kind", all[i].kind, "id", id, "type",
+								      type_in(entry)));
+		}
+	return list;
+}
+
 /* 1: its effect is there; 0: it is not; -1: QEMU cannot be asked. */
 static int is_done(const struct vm_inventory *inv, const json_t *step)
 {

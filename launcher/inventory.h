@@ -61,6 +61,13 @@ bool vm_inventory_has(const struct vm_inventory *i, enum vm_object_kind kind, co
 json_t *vm_inventory_differences(const struct vm_inventory *i, const json_t *spec, const struct vm_host *host);
 
 /*
+ * What QEMU has that is named neither by SPEC, effective, nor by the command line ARGV that it was started with, and that is
+ * not its own: [{"kind", "id", "type"?}], KIND one of device, netdev, node, object, chardev. Devices without an id are left out:
+ * those of the command line look the same. New; NULL: SPEC is no such spec.
+ */
+json_t *vm_inventory_others(const struct vm_inventory *i, const json_t *spec, const struct vm_host *host, const json_t *argv);
+
+/*
  * The steps of PLAN that are still to be done, in its order. New. A step that QEMU cannot be asked about (a limit that is
  * set) is among them; a getfd is where its netdev is. Of vm_plan_undo's plan it is what rolls PLAN back.
  */

@@ -4,6 +4,7 @@
  * A client's commands keep QEMU's order: those for QEMU are passed on at once (8 in flight, then it is held back); one
  * of our operations starts when those before it are answered, and what follows waits for it.
  */
+#include "qmpctl/drift.h"
 #include "qmpctl/keeper.h"
 #include "launcher/peril.h"
 #include "proto/base.h"
@@ -22,6 +23,7 @@
 struct relay {
 	struct client *client; /* NULL: free */
 	json_t *id;
+	char command[40]; /* its name, cut */
 	json_t *(*beside)(void); /* what is added to the list that QEMU returns; NULL: nothing */
 };
 
@@ -88,7 +90,7 @@ static struct relay *relay_take(struct client *c, json_t *id, json_t *(*beside)(
 
 	while (relay->client)
 		relay++;
-	*relay = (struct relay){c, json_incref(id), beside};
+	*relay = (struct relay){.client = c, .id = json_incref(id), .beside = beside};
 	return relay;
 }
 
@@ -172,6 +174,8 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 	struct client *c = relay->client;
 
 	c->in_flight--;
+	if (reply->status == 0)
+		drift_on_command(c->guest, relay->command);
 	if (c->peer && reply->status == 0 && relay->beside)
 		return_with_ours(c, relay->id, reply, relay->beside);
 	else if (c->peer && reply->status == 0)
@@ -200,6 +204,7 @@ static void send_on(struct client *c, const struct qmp_peer_command *command)
 	struct qmp_session *s = vm_session(vm, &err);
 	struct relay *relay = relay_take(c, command->id, ours_beside(command->name));
 
+	(void)snprintf(relay->command, sizeof relay->command, "%s", command->name);
 	vm_expect_command(vm, command->name, command->arguments);
 	if (!s || qmp_session_execute(s, &out, on_reply, relay, NULL, &err) < 0) {
 		relay_done(relay);

@@ -3,10 +3,15 @@
 #include "launcher/inventory.h"
 #include "proto/base.h"
 
-static void set(struct guest *g, json_t *differences_consume)
+/* After the first of many commands. */
+#define COMMAND_MS 300
+
+static void set(struct guest *g, json_t *differences_consume, json_t *others_consume)
 {
 	json_decref(g->drift);
+	json_decref(g->others);
 	g->drift = differences_consume;
+	g->others = others_consume;
 }
 
 /* What the guest has still to let go of is on its way, and told as pending. */
@@ -28,7 +33,7 @@ void drift_take(struct guest *g, const struct vm_inventory *inventory)
 	json_t *all = inventory && g->vm->running ? vm_inventory_differences(inventory, g->vm->running, &host) : NULL;
 
 	if (all)
-		set(g, without_pending(g, all));
+		set(g, without_pending(g, all), vm_inventory_others(inventory, g->vm->running, &host, g->vm->argv));
 }
 
 static void on_inventory(void *data, struct vm_inventory *inventory, const struct qmp_error *why)
@@ -69,7 +74,7 @@ void drift_on_state(struct guest *g)
 
 	g->state_before = now;
 	if (now == VM_STOPPED)
-		set(g, NULL);
+		set(g, NULL, NULL);
 	else if ((now == VM_RUNNING || now == VM_PAUSED) && (before == VM_STOPPED || before == VM_UNRESPONSIVE))
 		drift_check(g);
 }
@@ -78,6 +83,44 @@ void drift_on_event(struct guest *g, const struct qmp_event *event)
 {
 	if (streq(event->name, "DEVICE_DELETED") && text_of(qmp_event_member(event, "data"), "device") && !g->running && !g->pending)
 		drift_check(g);
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+	size_t n = strlen(text), k = strlen(end);
+
+	return n >= k && streq(text + n - k, end);
+}
+
+void drift_on_command(struct guest *g, const char *command)
+{
+	static const char *const changing[] = {"-add", "_add", "-del", "_del", "chardev-remove", "human-monitor-command"};
+	uv_timer_t *timer = &g->keeper->drift;
+
+	for (size_t i = 0; i < ARRAY_SIZE(changing); i++)
+		g->drift_stale |= ends_with(command, changing[i]);
+	if (g->drift_stale && !uv_is_active((uv_handle_t *)timer))
+		uv_timer_start(timer, drift_on_timer, COMMAND_MS, 0);
+}
+
+void drift_on_timer(uv_timer_t *t)
+{
+	const struct keeper *k = t->data;
+
+	for (struct guest *g = k->guests; g; g = g->next) {
+		if (!g->drift_stale)
+			continue;
+		g->drift_stale = false;
+		if (g->running || g->drift_asked)
+			g->drift_missed = true;
+		else
+			drift_check(g);
+	}
+}
+
+const json_t *drift_others(const struct guest *g)
+{
+	return json_array_size(g->others) > 0 ? g->others : NULL;
 }
 
 const json_t *drift_status(const struct guest *g)

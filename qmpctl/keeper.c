@@ -20,7 +20,8 @@ void keeper_init(struct keeper *k, uv_loop_t *loop, const struct vm_dirs *dirs)
 {
 	*k = (struct keeper){.loop = loop, .dirs = dirs};
 	uv_timer_init(loop, &k->idle);
-	k->idle.data = k;
+	uv_timer_init(loop, &k->drift);
+	k->idle.data = k->drift.data = k;
 }
 
 /* ---- What the VM tells ---- */
@@ -307,9 +308,12 @@ void keeper_close(struct keeper *k)
 		clients_free(g);
 		json_decref(g->drift);
 		json_decref(g->start_heads);
+		json_decref(g->others);
 		restart_free(g->restart);
 		free(g);
 	}
 	uv_timer_stop(&k->idle);
+	uv_timer_stop(&k->drift);
+	uv_close((uv_handle_t *)&k->drift, NULL);
 	uv_close((uv_handle_t *)&k->idle, NULL);
 }

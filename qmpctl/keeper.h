@@ -105,7 +105,8 @@ struct guest {
 	struct op_call *running, *queue, *watching; /* the change that runs; those that wait; those that only look on */
 	struct vm_exec *exec;    /* the plan of the change that runs */
 	struct pending *pending; /* what waits for the guest (pending.h) */
-	json_t *drift;           /* where QEMU has not what the running spec says (drift.h); NULL: not known */
+	json_t *drift, *others;  /* where QEMU has not what the running spec says, and what else it has (drift.h); NULL: not known */
+	bool drift_stale;        /* a client's command came since */
 	bool drift_asked, drift_missed; /* missed: it was asked, and a change came in between */
 	uint64_t changes, drift_changes; /* that have begun; until it was asked */
 	enum vm_state state_before;
@@ -154,7 +155,7 @@ struct keeper {
 	bool leave_on_term; /* SIGTERM leaves the VMs running */
 	bool leaving;
 	void (*on_idle)(struct keeper *k); /* every VM has stopped and everybody was told */
-	uv_timer_t idle;
+	uv_timer_t idle, drift;
 };
 
 /* Nothing runs, waits or is to be started again. */

@@ -47,6 +47,8 @@ static void start_status(struct op_call *call)
 		json_object_set_new(s, "how", json_string(stop_stage(g->running)));
 	if (drift_status(g))
 		json_object_set(s, "differences", (json_t *)drift_status(g));
+	if (drift_others(g))
+		json_object_set(s, "others", (json_t *)drift_others(g));
 	if (vm->last_end)
 		json_object_set(s, "last-end", vm->last_end);
 	json_object_set_new(s, "restart", restart_status(g->restart));

@@ -64,6 +64,10 @@ static void print_status(const json_t *s)
 		       text_of(json_object_get(entry, "waits-for"), "event"));
 	json_array_foreach(json_object_get(s, "differences"), i, entry)
 		print_difference(entry);
+	json_array_foreach(json_object_get(s, "others"), i, entry)
+		printf("others    not in the spec: the %s %s%s%s%s\n", text_of(entry, "kind"), text_of(entry, "id"),
+		       text_of(entry, "type") ? " (" : "", text_of(entry, "type") ? text_of(entry, "type") : "",
+		       text_of(entry, "type") ? ")" : "");
 }
 
 /* ---- --security ---- */

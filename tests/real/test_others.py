@@ -108,6 +108,37 @@ class Others(WorldTest):
         self.w.ok("disk", "remove", "a", "vdx")
         self.until_differences(lambda found: not found)
 
+    def others(self):
+        return {(o["kind"], o["id"]) for o in self.w.status("a").get("others", [])}
+
+    def test_status_shows_what_another_client_made(self):
+        self.w.start_tiny("a", args=["-device", "isa-debug-exit,id=by-args", "-serial", "null", "-monitor", "null"])
+        self.w.ok("disk", "add", "a", self.disk())
+        self.w.ok("nic", "add", "a", "user,id=netx")
+        self.w.kill_keeper()
+        self.w.state("a")  # brings up another
+        made = [("object-add", {"qom-type": "iothread", "id": "their-thread"}, ("object", "their-thread")),
+                ("chardev-add", {"id": "their-chardev", "backend": {"type": "null", "data": {}}}, ("chardev", "their-chardev")),
+                ("netdev_add", {"type": "user", "id": "their-netdev"}, ("netdev", "their-netdev")),
+                ("blockdev-add", {"driver": "raw", "node-name": "their-node", "file": {"driver": "null-co", "read-zeroes": True}},
+                 ("node", "their-node")),
+                ("device_add", {"driver": "virtio-rng-pci", "id": "their-device", "bus": "port-9"}, ("device", "their-device"))]
+        with self.w.control("a") as qmp:
+            self.assertEqual(self.others(), set())  # neither what is ours, nor what its command line names, nor QEMU's own
+            for command, arguments, _ in made:
+                qmp.execute(command, arguments)
+            self.until(lambda: self.others() == {what for *_, what in made}, self.others)
+            self.assertIn("not in the spec: the object their-thread (iothread)", self.w.ok("status", "a").out)
+            self.assertEqual(self.differences(), {})
+            self.w.kill_keeper()
+        self.until(lambda: self.others() == {what for *_, what in made}, self.others)
+        with self.w.control("a") as qmp:
+            for command, arguments in (("object-del", {"id": "their-thread"}), ("chardev-remove", {"id": "their-chardev"}),
+                                       ("netdev_del", {"id": "their-netdev"}), ("blockdev-del", {"node-name": "their-node"}),
+                                       ("device_del", {"id": "their-device"})):
+                qmp.execute(command, arguments)
+        self.until(lambda: not self.others(), self.others)
+
     def test_a_removal_of_ours_is_no_difference(self):
         serial = self.w.start_tiny("a")
         self.w.ok("disk", "add", "a", self.disk())

@@ -97,6 +97,22 @@ static void test_what_others_made_and_what_nobody_made(void)
 	}
 }
 
+static void test_what_else_there_is(void)
+{
+	EACH(r)
+	{
+		json_auto_t *argv = json_pack("[s, s, s, s]", "-chardev", "socket,id=qmp,fd=3", "-device", "{\"id\": \"theirs\"}");
+		json_auto_t *others = vm_inventory_others(r.inv, r.spec, &host, NULL), *rest = NULL;
+		json_auto_t *wanted = json_pack("[{s:s, s:s, s:s}, {s:s, s:s}, {s:s, s:s}, {s:s, s:s}, {s:s, s:s}]", "kind", "device", "id",
+						"theirs", "type", "virtio-rng-pci", "kind", "netdev", "id", "free-netdev", "kind",
+						"chardev", "id", "qmp", "kind", "chardev", "id", "con-con0", "kind", "chardev", "id", "agent");
+		_cleanup_free_ char *has = json_dumps(others, JSON_SORT_KEYS), *want = json_dumps(wanted, JSON_SORT_KEYS);
+		CHECK_STR(has, want);
+		rest = vm_inventory_others(r.inv, r.spec, &host, argv);
+		CHECK_INT(json_array_size(rest), 3); /* what the command line names is known */
+	}
+}
+
 static bool is_free(const struct vm_inventory *inv, int64_t port)
 {
 	char key[24];
@@ -327,6 +343,7 @@ int main(void)
 	RUN(test_places_of_others);
 	RUN(test_answers_of_the_wrong_kind);
 	RUN(test_differences);
+	RUN(test_what_else_there_is);
 	RUN(test_left_and_undo_at_every_point);
 	RUN(test_a_tap);
 	RUN(test_limits_are_set_again);
