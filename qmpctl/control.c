@@ -23,7 +23,7 @@
 struct relay {
 	struct client *client; /* NULL: free */
 	json_t *id;
-	char command[40]; /* its name, cut */
+	char command[40]; /* its name, cut; "": it only asks */
 	json_t *(*beside)(void); /* what is added to the list that QEMU returns; NULL: nothing */
 };
 
@@ -174,7 +174,7 @@ static void on_reply(void *data, const struct qmp_reply *reply)
 	struct client *c = relay->client;
 
 	c->in_flight--;
-	if (reply->status == 0)
+	if (reply->status == 0 && *relay->command)
 		drift_on_command(c->guest, relay->command);
 	if (c->peer && reply->status == 0 && relay->beside)
 		return_with_ours(c, relay->id, reply, relay->beside);
@@ -204,8 +204,10 @@ static void send_on(struct client *c, const struct qmp_peer_command *command)
 	struct qmp_session *s = vm_session(vm, &err);
 	struct relay *relay = relay_take(c, command->id, ours_beside(command->name));
 
-	(void)snprintf(relay->command, sizeof relay->command, "%s", command->name);
-	vm_expect_command(vm, command->name, command->arguments);
+	if (!is_query(command->name)) {
+		(void)snprintf(relay->command, sizeof relay->command, "%s", command->name);
+		vm_expect_command(vm, command->name, command->arguments);
+	}
 	if (!s || qmp_session_execute(s, &out, on_reply, relay, NULL, &err) < 0) {
 		relay_done(relay);
 		send_error(c, command->id, &err);
