@@ -13,11 +13,13 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include <linux/btrfs.h>
 #include <linux/fs.h>
 #include <linux/magic.h>
 
 #define PACKAGE "btrfs-progs"
 #define HIDDEN	"." IMG_POOL_HIDDEN /* before a subvolume's name */
+#define SNAPSHOTS ".qmpctl-snapshots" /* in it a folder each volume, in that a subvolume, read-only, each snapshot */
 
 static const char *path_of(const struct img_pool *p)
 {
@@ -241,6 +243,141 @@ static int identify_btrfs(struct img_pool *p, const char *volume, char **ret, st
 	return *ret ? 0 : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
 }
 
+/* ---- Snapshots ---- */
+
+/* That of VOLUME's snapshot NAME, or (NULL) the folder of them all; new. */
+static char *snapshot_path(const struct img_pool *p, const char *volume, const char *name)
+{
+	return qmp_asprintf("%s/" SNAPSHOTS "/%s%s%s", path_of(p), volume, name ? "/" : "", name ? name : "");
+}
+
+static int64_t created_at(const char *subvolume)
+{
+	_cleanup_fd_ int fd = open(subvolume, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	struct btrfs_ioctl_get_subvol_info_args info = {0};
+
+	return fd >= 0 && ioctl(fd, BTRFS_IOC_GET_SUBVOL_INFO, &info) >= 0 ? (int64_t)info.otime.sec : 0;
+}
+
+static int add_snapshot(struct img_pool *p, const char *volume, const char *name, json_t *snapshots)
+{
+	_cleanup_free_ char *path = snapshot_path(p, volume, name), *file = path ? qmp_asprintf("%s/disk", path) : NULL;
+	struct stat st;
+
+	if (!file)
+		return -ENOMEM;
+	if (*name == '.' || stat(file, &st) < 0)
+		return 0;
+	return json_array_append_new(snapshots, json_pack("{s:s, s:I, s:I, s:I}", "name", name, "created", (json_int_t)created_at(path),
+							  "capacity", (json_int_t)st.st_size, "allocation",
+							  512 * (json_int_t)st.st_blocks));
+}
+
+static int compare_created(const void *a, const void *b)
+{
+	const json_t *x = *(json_t *const *)a, *y = *(json_t *const *)b;
+	json_int_t i = int_of(x, "created"), k = int_of(y, "created");
+
+	return i != k ? (i > k) - (i < k) : strcmp(text_of(x, "name"), text_of(y, "name"));
+}
+
+static int list_snapshots_btrfs(struct img_pool *p, const char *volume, json_t *snapshots, struct qmp_error *err)
+{
+	_cleanup_free_ char *folder = snapshot_path(p, volume, NULL);
+	json_auto_t *found = json_array();
+	json_t *list[256];
+	DIR *dir = folder ? opendir(folder) : NULL;
+	const struct dirent *entry;
+	size_t n;
+	int r = folder && found ? 0 : -ENOMEM;
+
+	while (r == 0 && dir && (entry = readdir(dir)))
+		r = add_snapshot(p, volume, entry->d_name, found);
+	if (dir)
+		(void)closedir(dir);
+	n = json_array_size(found) < ARRAY_SIZE(list) ? json_array_size(found) : ARRAY_SIZE(list);
+	for (size_t i = 0; i < n; i++)
+		list[i] = json_array_get(found, i);
+	qsort(list, n, sizeof *list, compare_created);
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = json_array_append(snapshots, list[i]);
+	return r < 0 ? qmp_error_errno(err, -ENOMEM, "listing %s", folder ? folder : SNAPSHOTS) : 0;
+}
+
+static int make_folders(struct img_pool *p, const char *folder, struct qmp_error *err)
+{
+	_cleanup_free_ char *top = qmp_asprintf("%s/" SNAPSHOTS, path_of(p));
+
+	if (!top)
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	if ((mkdir(top, 0700) < 0 && errno != EEXIST) || (mkdir(folder, 0700) < 0 && errno != EEXIST))
+		return qmp_error_errno(err, -errno, "making %s", folder);
+	return 0;
+}
+
+static int create_snapshot_btrfs(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)
+{
+	_cleanup_free_ char *folder = snapshot_path(p, volume, NULL), *path = snapshot_path(p, volume, name);
+	_cleanup_free_ char *from = qmp_asprintf("%s/%s", path_of(p), volume);
+	int r = folder && path && from ? make_folders(p, folder, err) : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+
+	return r < 0 ? r : img_pool_tool(p, "making a snapshot", PACKAGE,
+					 (const char *[]){"btrfs", "subvolume", "snapshot", "-r", "--", from, path, NULL}, NULL, err);
+}
+
+/* A writable one of it takes the volume's place, at once. */
+static int rollback_btrfs(struct img_pool *p, const char *volume, const char *name, bool newer, struct qmp_error *err)
+{
+	_cleanup_free_ char *snapshot = snapshot_path(p, volume, name), *path = NULL, *hidden = NULL;
+	int r = snapshot ? names_of(p, volume, &path, &hidden, err) : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+
+	UNUSED(newer);
+	if (r < 0)
+		return r;
+	sweep_for(p, volume);
+	r = img_pool_tool(p, "going back to a snapshot", PACKAGE,
+			  (const char *[]){"btrfs", "subvolume", "snapshot", "--", snapshot, hidden, NULL}, NULL, err);
+	if (r < 0)
+		return r;
+	if (renameat2(AT_FDCWD, hidden, AT_FDCWD, path, RENAME_EXCHANGE) < 0)
+		r = qmp_error_errno(err, -errno, "going back to a snapshot of %s", path);
+	(void)delete_subvolume(p, hidden, NULL); /* the next one takes it, else */
+	return r;
+}
+
+static int remove_snapshot_btrfs(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)
+{
+	_cleanup_free_ char *path = snapshot_path(p, volume, name), *folder = snapshot_path(p, volume, NULL);
+	int r = path && folder ? delete_subvolume(p, path, err) : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+
+	if (r == 0)
+		(void)rmdir(folder);
+	return r;
+}
+
+static const struct img_pool_snapshots snapshots_btrfs = {
+	.list = list_snapshots_btrfs,
+	.create = create_snapshot_btrfs,
+	.rollback = rollback_btrfs,
+	.remove = remove_snapshot_btrfs,
+};
+
+static int list_subvolumes(struct img_pool *p, json_t *volumes, struct qmp_error *err)
+{
+	int r = list_btrfs(p, volumes, err);
+	json_t *v, *s;
+	size_t i, k;
+
+	json_array_foreach(volumes, i, v) {
+		json_auto_t *snapshots = json_array();
+		if (r == 0)
+			r = list_snapshots_btrfs(p, text_of(v, "name"), snapshots, err);
+		json_array_foreach(snapshots, k, s)
+			img_pool_count_snapshot(volumes, text_of(v, "name"), int_of(s, "allocation"));
+	}
+	return r;
+}
+
 static int rename_btrfs(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
 {
 	_cleanup_free_ char *from = NULL, *path = NULL, *a = NULL, *b = NULL;
@@ -260,11 +397,12 @@ const struct img_pool_type img_pool_btrfs_subvolumes = {
 	.prepare = prepare_btrfs,
 	.refresh = refresh_btrfs,
 	.measure = measure_btrfs,
-	.list = list_btrfs,
+	.list = list_subvolumes,
 	.create = create_btrfs,
 	.remove = remove_btrfs,
 	.resize = resize_btrfs,
 	.clone = clone_btrfs,
 	.identify = identify_btrfs,
 	.rename = rename_btrfs,
+	.snapshots = &snapshots_btrfs,
 };

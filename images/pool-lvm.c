@@ -1,7 +1,8 @@
 /*
  * Pools of the types lvm and lvm-thin: a volume is a logical volume.
  *
- * Everything is asked of and told LVM's own commands (lvm(8)); their reports are JSON.
+ * Everything is asked of and told LVM's own commands (lvm(8)); their reports are JSON. A snapshot of the volume V is the logical
+ * volume V.NAME with the tag qmpctl-snapshot=V:NAME.
  */
 #include "images/pool.h"
 #include "proto/base.h"
@@ -10,6 +11,7 @@
 
 #define PACKAGE "lvm2"
 #define FULL	80 /* percent: from there on it is said */
+#define TAG	"qmpctl-snapshot="
 
 static const char *vg_of(const struct img_pool *p)
 {
@@ -27,7 +29,8 @@ static const char *thin_of(const struct img_pool *p)
 static int report(struct img_pool *p, const char *command, const char *kind, const char *fields, const char *what, json_t **ret,
 		  struct qmp_error *err)
 {
-	const char *const argv[] = {command, "--reportformat", "json", "--units", "b", "--nosuffix", "-o", fields, "--", what, NULL};
+	const char *const argv[] = {command, "--config", "report{time_format=\"%s\"}", "--reportformat", "json", "--units", "b", "--nosuffix",
+				    "-o", fields, "--", what, NULL};
 	_cleanup_free_ char *output = NULL;
 	json_auto_t *whole = NULL;
 	int r = img_pool_tool(p, "asking LVM", PACKAGE, argv, &output, err);
@@ -58,11 +61,28 @@ static const char *word(const json_t *row, const char *key)
 	return text ? text : "";
 }
 
-#define LV_FIELDS "lv_name,lv_size,lv_attr,origin,origin_size,data_percent,metadata_percent,pool_lv"
+#define LV_FIELDS "lv_name,lv_size,lv_attr,origin,origin_size,data_percent,metadata_percent,pool_lv,lv_tags,lv_time"
 
 static int list_lvs(struct img_pool *p, json_t **ret, struct qmp_error *err)
 {
 	return report(p, "lvs", "lv", LV_FIELDS, vg_of(p), ret, err);
+}
+
+/* "VOLUME:NAME" of the snapshot that ROW is, up to a comma; NULL: it is none. */
+static const char *snapshot_in(const json_t *row)
+{
+	const char *tag = strstr(word(row, "lv_tags"), TAG);
+
+	return tag ? tag + strlen(TAG) : NULL;
+}
+
+/* The name of the snapshot of VOLUME that ROW is; new; NULL: it is none. */
+static char *snapshot_of(const json_t *row, const char *volume)
+{
+	const char *of = snapshot_in(row);
+	size_t n = strlen(volume);
+
+	return of && strncmp(of, volume, n) == 0 && of[n] == ':' ? strndup(of + n + 1, strcspn(of + n + 1, ",")) : NULL;
 }
 
 /* Whether ROW is a volume of the pool, and not one that LVM keeps for itself. */
@@ -70,9 +90,16 @@ static bool is_volume(const struct img_pool *p, const json_t *row)
 {
 	const char *attr = word(row, "lv_attr");
 
-	if (img_pool_is_hidden(p, word(row, "lv_name")))
+	if (img_pool_is_hidden(p, word(row, "lv_name")) || snapshot_in(row))
 		return false;
 	return thin_of(p) ? *attr == 'V' && streq(word(row, "pool_lv"), thin_of(p)) : *attr && !strchr("VtTdDelpiI", *attr);
+}
+
+static int64_t allocation_of(const struct img_pool *p, const json_t *row)
+{
+	int64_t size = number(row, "lv_size");
+
+	return thin_of(p) ? (int64_t)((double)size * strtod(word(row, "data_percent"), NULL) / 100) : size;
 }
 
 static int add_lv(struct img_pool *p, json_t *volumes, const json_t *row)
@@ -80,11 +107,10 @@ static int add_lv(struct img_pool *p, json_t *volumes, const json_t *row)
 	_cleanup_free_ char *path = img_pool_path(p, word(row, "lv_name"));
 	int64_t size = number(row, "lv_size"), origin = number(row, "origin_size");
 	bool snapshot = !thin_of(p) && origin > 0; /* its own size is that of the room for changes */
-	int64_t allocation = thin_of(p) ? (int64_t)((double)size * strtod(word(row, "data_percent"), NULL) / 100) : size;
 	json_t *v;
 
 	v = json_pack("{s:s, s:s*, s:s, s:I, s:I, s:I}", "name", word(row, "lv_name"), "path", path, "format", "raw", "capacity",
-		      (json_int_t)(snapshot ? origin : size), "allocation", (json_int_t)allocation, "physical",
+		      (json_int_t)(snapshot ? origin : size), "allocation", (json_int_t)allocation_of(p, row), "physical",
 		      (json_int_t)(snapshot ? origin : size));
 	if (v && *word(row, "origin"))
 		json_object_set_new(v, "origin", json_string(word(row, "origin")));
@@ -106,6 +132,12 @@ static int list_lvm(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 	json_array_foreach(rows, i, row)
 		if (r == 0 && is_volume(p, row))
 			r = add_lv(p, volumes, row);
+	json_array_foreach(rows, i, row) {
+		const char *of = snapshot_in(row);
+		_cleanup_free_ char *volume = of ? strndup(of, strcspn(of, ":")) : NULL;
+		if (volume)
+			img_pool_count_snapshot(volumes, volume, allocation_of(p, row));
+	}
 	return r;
 }
 
@@ -210,6 +242,35 @@ static int create_lvm(struct img_pool *p, const char *volume, uint64_t size, str
 		   err);
 }
 
+/* Of a volume that is not thin, what is not of ROWS' volume itself, but has its blocks: snapshots, and clones. */
+static bool hangs_on(const struct img_pool *p, const json_t *row, const char *volume)
+{
+	return !thin_of(p) && streq(word(row, "origin"), volume);
+}
+
+static int list_snapshots_lvm(struct img_pool *p, const char *volume, json_t *snapshots, struct qmp_error *err)
+{
+	json_auto_t *rows = NULL;
+	json_t *row;
+	size_t i;
+	int r = list_lvs(p, &rows, err);
+
+	json_array_foreach(rows, i, row) {
+		_cleanup_free_ char *name = snapshot_of(row, volume);
+		const char *lv = word(row, "lv_name");
+		int64_t size = number(row, "origin_size") && !thin_of(p) ? number(row, "origin_size") : number(row, "lv_size");
+		json_t *s;
+		if (r < 0 || (!name && !hangs_on(p, row, volume)))
+			continue;
+		s = json_pack("{s:s, s:I, s:I, s:I}", "name", name ? name : lv, "created", (json_int_t)number(row, "lv_time"), "capacity",
+			      (json_int_t)size, "allocation", (json_int_t)allocation_of(p, row));
+		if (s && !name)
+			json_object_set_new(s, "clone", json_string(lv));
+		r = json_array_append_new(snapshots, s) < 0 ? -ENOMEM : 0;
+	}
+	return r;
+}
+
 /* Whether it may lose what is behind SIZE was decided by the caller. */
 static int resize_lvm(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err)
 {
@@ -250,6 +311,65 @@ static int identify_lvm(struct img_pool *p, const char *volume, char **ret, stru
 	return *ret ? 0 : r < 0 && lv ? r : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
 }
 
+static int create_snapshot_lvm(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)
+{
+	_cleanup_free_ char *lv = qmp_asprintf("%s/%s", vg_of(p), volume), *to = qmp_asprintf("%s.%s", volume, name);
+	_cleanup_free_ char *tag = qmp_asprintf(TAG "%s:%s", volume, name);
+
+	if (!lv || !to || !tag)
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	if (thin_of(p))
+		return run(p, "making a snapshot",
+			   (const char *[]){"lvcreate", "--quiet", "--yes", "--snapshot", "--setactivationskip", "n", "--addtag", tag, "--name",
+					    to, "--", lv, NULL},
+			   err);
+	return run(p, "making a snapshot",
+		   (const char *[]){"lvcreate", "--quiet", "--yes", "--snapshot", "--extents", "100%ORIGIN", "--addtag", tag, "--name", to,
+				    "--", lv, NULL},
+		   err);
+}
+
+static int remove_snapshot_lvm(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)
+{
+	_cleanup_free_ char *lv = qmp_asprintf("%s.%s", volume, name);
+
+	return lv ? remove_lv(p, lv, err) : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+}
+
+/*
+ * LVM's merge uses the snapshot up: it is made again, of what is the same then. A thin one takes the volume's place with all that
+ * is its own, so that its tag has to go first.
+ */
+static int rollback_lvm(struct img_pool *p, const char *volume, const char *name, bool newer, struct qmp_error *err)
+{
+	_cleanup_free_ char *lv = qmp_asprintf("%s/%s.%s", vg_of(p), volume, name), *tag = qmp_asprintf(TAG "%s:%s", volume, name);
+	json_auto_t *rows = NULL;
+	const json_t *row;
+	size_t i;
+	int r = lv && tag ? run(p, "going back to a snapshot",
+				(const char *[]){"lvchange", "--quiet", "--yes", "--deltag", tag, "--", lv, NULL}, err)
+			  : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+
+	UNUSED(newer);
+	if (r == 0)
+		r = run(p, "going back to a snapshot",
+			(const char *[]){"lvconvert", "--quiet", "--yes", "--interval", "1", "--merge", "--", lv, NULL}, err);
+	if (r == 0)
+		r = list_lvs(p, &rows, err);
+	json_array_foreach(rows, i, row)
+		if (r == 0 && streq(word(row, "lv_name"), strchr(lv, '/') + 1))
+			return qmp_error_set(err, QMP_ERR_STATE, -EBUSY, "the volume %s is in use: it goes back to %s when it is next activated (pool "
+					     "refresh, once nobody has it)", volume, name);
+	return r < 0 ? r : create_snapshot_lvm(p, volume, name, err);
+}
+
+static const struct img_pool_snapshots snapshots_lvm = {
+	.list = list_snapshots_lvm,
+	.create = create_snapshot_lvm,
+	.rollback = rollback_lvm,
+	.remove = remove_snapshot_lvm,
+};
+
 static int rename_lvm(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
 {
 	return run(p, "renaming a logical volume", (const char *[]){"lvrename", "--quiet", "--yes", "--", vg_of(p), volume, to, NULL}, err);
@@ -283,6 +403,7 @@ const struct img_pool_type img_pool_lvm = {
 	.clone = clone_lvm,
 	.identify = identify_lvm,
 	.rename = rename_lvm,
+	.snapshots = &snapshots_lvm,
 };
 
 const struct img_pool_type img_pool_lvm_thin = {
@@ -301,4 +422,5 @@ const struct img_pool_type img_pool_lvm_thin = {
 	.clone = clone_lvm,
 	.identify = identify_lvm,
 	.rename = rename_lvm,
+	.snapshots = &snapshots_lvm,
 };

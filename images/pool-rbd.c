@@ -7,6 +7,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <time.h>
 
 #define PACKAGE	 "ceph-common"
 #define SNAPSHOT "qmpctl-" /* the clone NAME is of VOLUME@qmpctl-NAME */
@@ -90,14 +91,15 @@ static int measure_rbd(struct img_pool *p, json_t *info, struct qmp_error *err)
 	return 0;
 }
 
-/* What IMAGE itself takes, of "rbd du". */
-static json_int_t used_size(const json_t *usage, const char *image)
+/* What IMAGE, or (NULL: it itself) its SNAPSHOT, takes, of "rbd du". */
+static json_int_t used_size(const json_t *usage, const char *image, const char *snapshot)
 {
 	const json_t *entry;
 	size_t i;
 
 	json_array_foreach(json_object_get(usage, "images"), i, entry)
-		if (!text_of(entry, "snapshot") && text_of(entry, "name") && streq(text_of(entry, "name"), image))
+		if (text_of(entry, "name") && streq(text_of(entry, "name"), image) &&
+		    (snapshot ? text_of(entry, "snapshot") && streq(text_of(entry, "snapshot"), snapshot) : !text_of(entry, "snapshot")))
 			return int_of(entry, "used_size");
 	return 0;
 }
@@ -116,7 +118,7 @@ static int add_volume(struct img_pool *p, json_t *volumes, const json_t *image, 
 	if (!path)
 		return 0;
 	v = json_pack("{s:s, s:s, s:s, s:I, s:I, s:I}", "name", name, "path", path, "format", "raw", "capacity", size, "allocation",
-		      used_size(usage, name), "physical", size);
+		      used_size(usage, name, NULL), "physical", size);
 	if (v && parent)
 		json_object_set_new(v, "origin",
 				    json_sprintf("%s/%s@%s", text_of(parent, "pool"), text_of(parent, "image"), text_of(parent, "snapshot")));
@@ -145,6 +147,11 @@ static int list_rbd(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 	json_array_foreach(images, i, image)
 		if (r == 0)
 			r = add_volume(p, volumes, image, usage);
+	json_array_foreach(images, i, image) {
+		const char *name = text_of(image, "image"), *snapshot = text_of(image, "snapshot");
+		if (name && snapshot && strncmp(snapshot, SNAPSHOT, strlen(SNAPSHOT)) != 0)
+			img_pool_count_snapshot(volumes, name, used_size(usage, name, snapshot));
+	}
 	return r;
 }
 
@@ -279,6 +286,69 @@ static int identify_rbd(struct img_pool *p, const char *volume, char **ret, stru
 	return r;
 }
 
+/* ---- Snapshots ---- */
+
+/* As in "Sat Nov 28 21:10:00 2026". */
+static json_int_t seconds_of(const char *text)
+{
+	struct tm tm = {.tm_isdst = -1};
+
+	return text && strptime(text, "%a %b %d %H:%M:%S %Y", &tm) ? (json_int_t)mktime(&tm) : 0;
+}
+
+static int list_snapshots_rbd(struct img_pool *p, const char *volume, json_t *snapshots, struct qmp_error *err)
+{
+	_cleanup_free_ char *image = image_spec(p, volume, NULL);
+	json_auto_t *list = NULL;
+	const json_t *row;
+	size_t i;
+	int r = image ? ceph(p, "rbd", "listing the snapshots of an image", &list, err, "snap", "ls", image, (char *)NULL) : no_memory(p, err);
+
+	json_array_foreach(list, i, row) {
+		const char *name = text_of(row, "name");
+		json_t *s = name ? json_pack("{s:s, s:I, s:I}", "name", name, "created", seconds_of(text_of(row, "timestamp")), "capacity",
+					     (json_int_t)int_of(row, "size"))
+				 : NULL;
+		if (s && strncmp(name, SNAPSHOT, strlen(SNAPSHOT)) == 0)
+			json_object_set_new(s, "clone", json_string(name + strlen(SNAPSHOT)));
+		if (r == 0 && name)
+			r = json_array_append_new(snapshots, s) < 0 ? -ENOMEM : 0;
+		else
+			json_decref(s);
+	}
+	return r;
+}
+
+static int snap(struct img_pool *p, const char *doing, const char *action, const char *volume, const char *name, struct qmp_error *err)
+{
+	_cleanup_free_ char *snapshot = image_spec(p, volume, name);
+
+	return snapshot ? ceph(p, "rbd", doing, NULL, err, "snap", action, "--no-progress", snapshot, (char *)NULL) : no_memory(p, err);
+}
+
+static int create_snapshot_rbd(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)
+{
+	return snap(p, "making a snapshot", "create", volume, name, err);
+}
+
+static int rollback_rbd(struct img_pool *p, const char *volume, const char *name, bool newer, struct qmp_error *err)
+{
+	UNUSED(newer);
+	return snap(p, "going back to a snapshot", "rollback", volume, name, err);
+}
+
+static int remove_snapshot_rbd(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)
+{
+	return snap(p, "removing a snapshot", "rm", volume, name, err);
+}
+
+static const struct img_pool_snapshots snapshots_rbd = {
+	.list = list_snapshots_rbd,
+	.create = create_snapshot_rbd,
+	.rollback = rollback_rbd,
+	.remove = remove_snapshot_rbd,
+};
+
 static int rename_rbd(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
 {
 	_cleanup_free_ char *from = image_spec(p, volume, NULL), *image = image_spec(p, to, NULL);
@@ -300,5 +370,6 @@ const struct img_pool_type img_pool_rbd = {
 	.clone = clone_rbd,
 	.identify = identify_rbd,
 	.rename = rename_rbd,
+	.snapshots = &snapshots_rbd,
 	.size = size_rbd,
 };

@@ -82,9 +82,24 @@ static int list_zvols(struct img_pool *p, bool hidden, json_t *volumes, struct q
 	return r;
 }
 
+/* What they take is in what ZFS says of their volume. */
 static int list_zfs(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 {
-	return list_zvols(p, false, volumes, err);
+	const char *const argv[] = {"zfs", "list", "-Hp", "-d", "2", "-t", "snapshot", "-o", "name", dataset_of(p), NULL};
+	_cleanup_free_ char *output = NULL;
+	size_t n = strlen(dataset_of(p));
+	int r = list_zvols(p, false, volumes, err);
+
+	if (r == 0)
+		r = zfs(p, "asking ZFS", argv, &output, err);
+	for (char *save = NULL, *line = r == 0 ? strtok_r(output, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
+		char *at = strchr(line, '@');
+		if (!at || strncmp(line, dataset_of(p), n) != 0 || line[n] != '/' || strncmp(at + 1, SNAPSHOT, strlen(SNAPSHOT)) == 0)
+			continue;
+		*at = '\0';
+		img_pool_count_snapshot(volumes, line + n + 1, 0);
+	}
+	return r;
 }
 
 static int list_hidden_zfs(struct img_pool *p, json_t *names, struct qmp_error *err)
@@ -167,6 +182,67 @@ static int identify_zfs(struct img_pool *p, const char *volume, char **ret, stru
 	return r;
 }
 
+/* ---- Snapshots ---- */
+
+static char *snapshot_of(const struct img_pool *p, const char *volume, const char *name)
+{
+	return qmp_asprintf("%s/%s@%s", dataset_of(p), volume, name);
+}
+
+static int list_snapshots_zfs(struct img_pool *p, const char *volume, json_t *snapshots, struct qmp_error *err)
+{
+	_cleanup_free_ char *name = name_of(p, volume), *output = NULL;
+	const char *const argv[] = {"zfs", "list", "-Hp", "-d", "1", "-t", "snapshot", "-s", "createtxg", "-o", "name,creation,volsize,used",
+				    name, NULL};
+	int r = name ? zfs(p, "asking ZFS", argv, &output, err) : qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+
+	for (char *save = NULL, *line = r == 0 ? strtok_r(output, "\n", &save) : NULL; line && r == 0; line = strtok_r(NULL, "\n", &save)) {
+		const char *at = strchr(next_word(&line), '@'), *created = next_word(&line), *size = next_word(&line), *used = next_word(&line);
+		json_t *s = at ? json_pack("{s:s, s:I, s:I, s:I}", "name", at + 1, "created", (json_int_t)strtoll(created, NULL, 10), "capacity",
+					   (json_int_t)strtoll(size, NULL, 10), "allocation", (json_int_t)strtoll(used, NULL, 10))
+			       : NULL;
+		if (s && strncmp(at + 1, SNAPSHOT, strlen(SNAPSHOT)) == 0)
+			json_object_set_new(s, "clone", json_string(at + 1 + strlen(SNAPSHOT)));
+		if (at)
+			r = json_array_append_new(snapshots, s) < 0 ? -ENOMEM : 0;
+	}
+	return r;
+}
+
+static int create_snapshot_zfs(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)
+{
+	_cleanup_free_ char *snapshot = snapshot_of(p, volume, name);
+
+	return snapshot ? zfs(p, "making a snapshot", (const char *[]){"zfs", "snapshot", snapshot, NULL}, NULL, err)
+			: qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+}
+
+static int rollback_zfs(struct img_pool *p, const char *volume, const char *name, bool newer, struct qmp_error *err)
+{
+	_cleanup_free_ char *snapshot = snapshot_of(p, volume, name);
+
+	if (!snapshot)
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	return newer ? zfs(p, "going back to a snapshot", (const char *[]){"zfs", "rollback", "-r", snapshot, NULL}, NULL, err)
+		     : zfs(p, "going back to a snapshot", (const char *[]){"zfs", "rollback", snapshot, NULL}, NULL, err);
+}
+
+static int remove_snapshot_zfs(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)
+{
+	_cleanup_free_ char *snapshot = snapshot_of(p, volume, name);
+
+	return snapshot ? zfs(p, "removing a snapshot", (const char *[]){"zfs", "destroy", snapshot, NULL}, NULL, err)
+			: qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+}
+
+static const struct img_pool_snapshots snapshots_zfs = {
+	.newer_go = true,
+	.list = list_snapshots_zfs,
+	.create = create_snapshot_zfs,
+	.rollback = rollback_zfs,
+	.remove = remove_snapshot_zfs,
+};
+
 static int rename_zfs(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err)
 {
 	_cleanup_free_ char *from = name_of(p, volume), *name = name_of(p, to);
@@ -197,4 +273,5 @@ const struct img_pool_type img_pool_zfs = {
 	.clone = clone_zfs,
 	.identify = identify_zfs,
 	.rename = rename_zfs,
+	.snapshots = &snapshots_zfs,
 };

@@ -332,6 +332,19 @@ int img_pool_measure_folder(struct img_pool *p, const char *path, json_t *info, 
 	return 0;
 }
 
+void img_pool_count_snapshot(json_t *volumes, const char *volume, int64_t allocation)
+{
+	json_t *v;
+	size_t i;
+
+	json_array_foreach(volumes, i, v) {
+		if (!streq(text_of(v, "name"), volume))
+			continue;
+		json_object_set_new(v, "snapshots", json_integer(int_of(v, "snapshots") + 1));
+		json_object_set_new(v, "allocation", json_integer(int_of(v, "allocation") + allocation));
+	}
+}
+
 /* Of a file or device at PATH. */
 static int64_t length_of(const char *path, const struct stat *st)
 {

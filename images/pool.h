@@ -23,6 +23,20 @@ struct img_pool {
 	json_t *notes;    /* what people must know: sentences */
 };
 
+/* Of a volume; each is 0 or an error, and but for list called under the pool's lock. */
+struct img_pool_snapshots {
+	bool newer_go; /* a rollback takes those that are newer with it */
+	/*
+	 * Appends each, oldest first: {"name", "created"?: seconds since 1970, "capacity"?: what a guest sees, "allocation"?: what it
+	 * takes by itself; or "clone": the volume that it was made for, and goes with}.
+	 */
+	int (*list)(struct img_pool *p, const char *volume, json_t *snapshots, struct qmp_error *err);
+	int (*create)(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err);
+	/* The volume has what it had then; the snapshot stays. NEWER: and those that are newer go. */
+	int (*rollback)(struct img_pool *p, const char *volume, const char *name, bool newer, struct qmp_error *err);
+	int (*remove)(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err);
+};
+
 /* One a type, each in a file of its own. Each is 0 or an error. */
 struct img_pool_type {
 	const char *name; /* as in vm_pool_types */
@@ -38,7 +52,8 @@ struct img_pool_type {
 	int (*measure)(struct img_pool *p, json_t *info, struct qmp_error *err);
 	/*
 	 * Appends each volume: {"name", "path", "format" (NULL: look into it), "capacity": what a guest sees, "allocation": what it
-	 * takes in the pool now, "physical": the length of the file or device, "origin"?: what it is a snapshot or clone of, ...}.
+	 * takes in the pool now, its snapshots too, "physical": the length of the file or device, "origin"?: what it is a clone of,
+	 * "snapshots"?: how many it has, ...}.
 	 */
 	int (*list)(struct img_pool *p, json_t *volumes, struct qmp_error *err);
 	/* Appends the names, as strings, of what is there with a name that is hidden. NULL where volumes are files. */
@@ -55,6 +70,7 @@ struct img_pool_type {
 	int (*identify)(struct img_pool *p, const char *volume, char **ret, struct qmp_error *err);
 	/* Gives a volume another name; at once. */
 	int (*rename)(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err);
+	const struct img_pool_snapshots *snapshots; /* NULL: it has none, or volumes are files */
 };
 
 extern const struct img_pool_type img_pool_dir, img_pool_mount, img_pool_btrfs, img_pool_btrfs_subvolumes, img_pool_lvm, img_pool_lvm_thin, img_pool_zfs,
@@ -105,5 +121,7 @@ void img_pool_note(struct img_pool *p, const char *fmt, ...) __attribute__((form
 int img_pool_measure_folder(struct img_pool *p, const char *path, json_t *info, struct qmp_error *err);
 /* Each regular file in FOLDER but hidden ones. */
 int img_pool_list_folder(struct img_pool *p, const char *folder, json_t *volumes, struct qmp_error *err);
+/* Counts a snapshot of VOLUME, which is among VOLUMES, and what it takes. */
+void img_pool_count_snapshot(json_t *volumes, const char *volume, int64_t allocation);
 /* Appends the volume NAME, which is a file or device at PATH. -ENOENT: it is none. */
 int img_pool_add_file(json_t *volumes, const char *name, const char *path);

@@ -4,6 +4,7 @@
 #include "proto/base.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 
 int img_volume_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *location, struct img_volume *ret,
 		    struct qmp_error *err)
@@ -248,6 +249,23 @@ static int check_there(struct img_volume *v, struct qmp_error *err)
 	return r < 0 ? r : 0;
 }
 
+/* What hangs on it would go with it, or is in the way. */
+static int refuse_snapshots(struct img_volume *v, struct qmp_error *err)
+{
+	json_auto_t *snapshots = NULL;
+	char names[300] = "";
+	const json_t *s;
+	size_t i, n = 0;
+	int r = v->pool.type->snapshots ? img_volume_snapshots(v, &snapshots, err) : 0;
+
+	json_array_foreach(snapshots, i, s)
+		if (n < sizeof names)
+			n += (size_t)snprintf(names + n, sizeof names - n, "%s%s %s", n ? ", " : "", text_of(s, "clone") ? "the clone" : "the snapshot",
+					      text_of(s, "clone") ? text_of(s, "clone") : text_of(s, "name"));
+	return n == 0 ? r : qmp_error_set(err, QMP_ERR_STATE, -EBUSY, "%s has %s; delete that first (image delete, image snapshot %s delete "
+					  "NAME); nothing was changed", v->location, names, v->location);
+}
+
 int img_volume_remove(struct img_volume *v, struct qmp_error *err)
 {
 	_cleanup_fd_ int lock = -1;
@@ -255,6 +273,8 @@ int img_volume_remove(struct img_volume *v, struct qmp_error *err)
 
 	if (r == 0)
 		r = check_there(v, err);
+	if (r == 0)
+		r = refuse_snapshots(v, err);
 	return r < 0 ? r : v->pool.type->remove(&v->pool, v->name, err);
 }
 
@@ -270,6 +290,122 @@ int img_volume_is(struct img_volume *v, const char *id, struct qmp_error *err)
 		return r < 0 ? r : 0;
 	r = v->pool.type->identify(&v->pool, v->name, &now, err);
 	return r < 0 ? r : streq(now, id);
+}
+
+/* ---- Snapshots ---- */
+
+#define SNAPSHOT_NAME_MAX 64
+
+static int check_snapshot_name(const struct img_volume *v, const char *name, struct qmp_error *err)
+{
+	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+_.-");
+
+	if (!v->pool.type->snapshots)
+		return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP, "%s: pools of the type %s have no snapshots", v->location,
+				     v->pool.type->name);
+	if (n > 0 && !name[n] && n <= SNAPSHOT_NAME_MAX && !strchr("+_.-", *name) && strncmp(name, "qmpctl-", 7) != 0)
+		return 0;
+	return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no name for a snapshot of %s: letters, digits and + _ . - (%d at most), a "
+			     "letter or digit first, and not \"qmpctl-\"", name, v->location, SNAPSHOT_NAME_MAX);
+}
+
+int img_volume_snapshots(struct img_volume *v, json_t **ret, struct qmp_error *err)
+{
+	json_auto_t *list = json_array();
+	int r = check_snapshot_name(v, "any", err);
+
+	if (r == 0)
+		r = list ? v->pool.type->snapshots->list(&v->pool, v->name, list, err)
+			 : qmp_error_errno(err, -ENOMEM, "the snapshots of %s", v->location);
+	if (r == 0)
+		*ret = take_ptr(list);
+	return r;
+}
+
+/* The lock, and what there is: RET new. RET_AT: where NAME is in it, its length where it is not. */
+static int begin_snapshot(struct img_volume *v, const char *name, int *ret_lock, json_t **ret, size_t *ret_at, struct qmp_error *err)
+{
+	const json_t *s;
+	size_t i;
+	int r = check_snapshot_name(v, name, err);
+
+	if (r == 0)
+		r = img_pool_lock(&v->pool, ret_lock, err);
+	if (r == 0)
+		r = check_there(v, err);
+	if (r == 0)
+		r = img_volume_snapshots(v, ret, err);
+	if (r < 0)
+		return r;
+	json_array_foreach(*ret, i, s)
+		if (streq(text_of(s, "name"), name))
+			break;
+	*ret_at = i;
+	return 0;
+}
+
+static int no_snapshot(struct img_volume *v, const char *name, const json_t *list, struct qmp_error *err)
+{
+	return qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "%s has no snapshot %s%s; \"image snapshot %s list\" shows which there are",
+			     v->location, name, json_array_size(list) ? "" : ", nor any other", v->location);
+}
+
+int img_volume_snapshot_create(struct img_volume *v, const char *name, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1;
+	json_auto_t *list = NULL;
+	size_t at;
+	int r = begin_snapshot(v, name, &lock, &list, &at, err);
+
+	if (r == 0 && at < json_array_size(list))
+		return qmp_error_set(err, QMP_ERR_EXISTS, -EEXIST, "%s has a snapshot %s already; nothing was changed", v->location, name);
+	return r < 0 ? r : v->pool.type->snapshots->create(&v->pool, v->name, name, err);
+}
+
+/* Those behind AT go with a rollback. */
+static int refuse_newer(struct img_volume *v, const json_t *list, size_t at, bool newer, struct qmp_error *err)
+{
+	char names[300] = "";
+	size_t n = 0;
+
+	for (size_t i = at + 1; i < json_array_size(list); i++) {
+		const json_t *s = json_array_get(list, i);
+		if (text_of(s, "clone"))
+			return qmp_error_set(err, QMP_ERR_STATE, -EBUSY, "the clone %s was made of %s later, and hangs on it as it was then: a pool of "
+					     "the type %s cannot go back behind that; delete the clone first (image delete)", text_of(s, "clone"),
+					     v->location, v->pool.type->name);
+		if (n < sizeof names)
+			n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", n ? ", " : "", text_of(s, "name"));
+	}
+	return n == 0 || newer ? 0 : qmp_error_set(err, QMP_ERR_STATE, -EBUSY, "%s has newer snapshots, which a pool of the type %s loses when it goes "
+						   "back: %s; --force does it all the same; nothing was changed", v->location, v->pool.type->name,
+						   names);
+}
+
+int img_volume_snapshot_rollback(struct img_volume *v, const char *name, bool newer, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1;
+	json_auto_t *list = NULL;
+	size_t at;
+	int r = begin_snapshot(v, name, &lock, &list, &at, err);
+
+	if (r == 0 && at == json_array_size(list))
+		return no_snapshot(v, name, list, err);
+	if (r == 0 && v->pool.type->snapshots->newer_go)
+		r = refuse_newer(v, list, at, newer, err);
+	return r < 0 ? r : v->pool.type->snapshots->rollback(&v->pool, v->name, name, newer, err);
+}
+
+int img_volume_snapshot_remove(struct img_volume *v, const char *name, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1;
+	json_auto_t *list = NULL;
+	size_t at;
+	int r = begin_snapshot(v, name, &lock, &list, &at, err);
+
+	if (r == 0 && at == json_array_size(list))
+		return no_snapshot(v, name, list, err);
+	return r < 0 ? r : v->pool.type->snapshots->remove(&v->pool, v->name, name, err);
 }
 
 int img_volume_size(struct img_volume *v, uint64_t *ret, struct qmp_error *err)

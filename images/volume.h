@@ -43,5 +43,15 @@ typedef int (*img_volume_fill_cb)(void *data, const char *path, bool zeroes, str
 int img_volume_fill(struct img_volume *v, uint64_t size, img_volume_fill_cb fill, void *data, struct qmp_error *err);
 /* TO: another of the same pool, which is not there yet. */
 int img_volume_clone(struct img_volume *v, const char *to, struct qmp_error *err);
+
+/* ---- Snapshots ---- */
+
+/* As the pool has them (pool.h), oldest first; new. */
+int img_volume_snapshots(struct img_volume *v, json_t **ret, struct qmp_error *err);
+/* NAME: up to 64 letters, digits and + _ . -, a letter or digit first. */
+int img_volume_snapshot_create(struct img_volume *v, const char *name, struct qmp_error *err);
+/* The volume has what it had then. NEWER: also where that takes newer snapshots with it. */
+int img_volume_snapshot_rollback(struct img_volume *v, const char *name, bool newer, struct qmp_error *err);
+int img_volume_snapshot_remove(struct img_volume *v, const char *name, struct qmp_error *err);
 /* Bytes. */
 int img_volume_size(struct img_volume *v, uint64_t *ret, struct qmp_error *err);

@@ -418,6 +418,87 @@ bool image_is_same(const char *a, const char *b)
 	return streq(a, b) || (stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
 }
 
+/* ---- Pools ---- */
+
+char *image_pool_of(struct cli *cli, const char *word)
+{
+	char name[VM_POOL_NAME_MAX + 1];
+	const char *volume = vm_location_looks(word) == VM_VOLUME ? vm_pool_volume(word, name) : NULL;
+	json_auto_t *pool = NULL;
+
+	if (strchr(word, '/') || vm_pool_read(&cli->dirs, volume ? name : word, &pool, NULL) < 0)
+		return NULL;
+	return strdup(volume ? name : word);
+}
+
+/* What V is a clone of, among VOLUMES, as the tools of each type name it: "a", "tank/vms/a@x"; NULL: something else. Borrowed. */
+static const json_t *origin_among(const json_t *volumes, const json_t *v)
+{
+	const char *origin = text_of(v, "origin"), *slash = origin ? strrchr(origin, '/') : NULL, *name = slash ? slash + 1 : origin;
+	size_t n = name ? strcspn(name, "@") : 0, i;
+	const json_t *other;
+
+	json_array_foreach(volumes, i, other)
+		if (n > 0 && strlen(text_of(other, "name")) == n && memcmp(text_of(other, "name"), name, n) == 0)
+			return other;
+	return NULL;
+}
+
+static json_t *entry_of(const struct img_catalogue *c, const char *pool, const json_t *volumes, const json_t *v)
+{
+	const json_t *origin = origin_among(volumes, v);
+	json_t *entry = json_pack("{s:O, s:O, s:O, s:O, s:o, s:o}", "path", json_object_get(v, "path"), "format", json_object_get(v, "format"),
+				  "virtual-size", json_object_get(v, "capacity"), "allocated", json_object_get(v, "allocation"), "users",
+				  img_catalogue_users(c, text_of(v, "path")), "volume", json_sprintf("%s:%s", pool, text_of(v, "name")));
+
+	if (entry && json_object_get(v, "snapshots"))
+		json_object_set(entry, "snapshots", json_object_get(v, "snapshots"));
+	if (entry && origin)
+		json_object_set(entry, "backing", json_object_get(origin, "path"));
+	if (entry && origin)
+		json_object_set_new(entry, "backing-volume", json_sprintf("%s:%s", pool, text_of(origin, "name")));
+	else if (entry && text_of(v, "origin"))
+		json_object_set(entry, "backing", json_object_get(v, "origin"));
+	return entry;
+}
+
+static json_t *same_image(const json_t *images, const char *path)
+{
+	json_t *image;
+	size_t i;
+
+	json_array_foreach(images, i, image)
+		if (image_is_same(text_of(image, "path"), path))
+			return image;
+	return NULL;
+}
+
+int image_add_volumes(struct cli *cli, const struct img_catalogue *c, const char *pool, json_t *images)
+{
+	_cleanup_pool_ struct img_pool p = {0};
+	json_auto_t *volumes = NULL;
+	const json_t *v;
+	size_t i;
+	int r = img_pool_open(cli->loop, &cli->dirs, pool, &p, &cli->error);
+
+	if (r == 0)
+		r = img_pool_volumes(&p, &volumes, &cli->error);
+	json_array_foreach(volumes, i, v) {
+		json_t *entry = text_of(v, "path") ? entry_of(c, pool, volumes, v) : NULL, *there;
+		if (!entry)
+			return qmp_error_errno(&cli->error, -ENOMEM, "listing the pool %s", pool);
+		there = same_image(images, text_of(v, "path"));
+		if (there) {
+			json_object_del(entry, "path");
+			json_object_update(there, entry);
+			json_decref(entry);
+		} else {
+			json_array_append_new(images, entry);
+		}
+	}
+	return r;
+}
+
 /* ---- Running ---- */
 
 const char **image_options(const struct cli *cli, const char *name)

@@ -88,6 +88,13 @@ void image_print(const struct cli *cli, const json_t *result, const char *path);
 const char *image_new_format(const struct cli *cli, const char *path);
 #define IMAGE_FORMATS "raw|qcow2|qcow|qed|vmdk|vdi|vhdx|vpc|parallels|luks"
 
+/* The name of the pool that WORD is, or in which it is POOL:VOLUME; new; NULL: it is something else. */
+char *image_pool_of(struct cli *cli, const char *word);
+/*
+ * Adds the volumes of POOL to IMAGES, which are C's (catalogue.h), in the same form, with "volume": POOL:VOLUME, "snapshots"?: how many,
+ * and "backing", "backing-volume"?: what it is a clone of. One that stands there already is filled up.
+ */
+int image_add_volumes(struct cli *cli, const struct img_catalogue *c, const char *pool, json_t *images);
 /* Whether they are the same file. */
 bool image_is_same(const char *a, const char *b);
 

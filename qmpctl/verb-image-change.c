@@ -3,10 +3,13 @@
  * changed by that VM's QEMU, or not at all.
  */
 #include "qmpctl/image.h"
+#include "qmpctl/progress.h"
 #include "qmpctl/words.h"
 #include "images/chain.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
+
+#include <time.h>
 
 /* For writing: nobody may have it while it runs. */
 static int find_to_change(struct cli *cli, const char *doing, bool alone, struct found *ret)
@@ -419,34 +422,128 @@ const struct verb verb_image_bitmap = {
 	.run = run_image_bitmap,
 };
 
-static int snapshot(struct cli *cli)
+/* Those of a qcow2 image, as pools tell of theirs. */
+static int internal_snapshots(struct cli *cli, struct found *f, json_t **ret)
+{
+	json_auto_t *info = NULL, *list = json_array();
+	struct img_task *task;
+	const json_t *s;
+	size_t i;
+	int r = img_info(f->image, json_array_size(f->users) > 0, &task, &cli->error);
+
+	if (r == 0)
+		r = image_run(cli, task, "reading", 0, &info);
+	json_array_foreach(json_object_get(info, "snapshots"), i, s)
+		json_array_append_new(list, json_pack("{s:O, s:O}", "name", json_object_get(s, "name"), "created", json_object_get(s, "date-sec")));
+	if (r == 0)
+		*ret = take_ptr(list);
+	return r;
+}
+
+static void print_snapshots(const json_t *list)
+{
+	json_auto_t *rows = json_array();
+	const json_t *s;
+	size_t i;
+
+	json_array_foreach(list, i, s) {
+		char created[32] = "-", capacity[32] = "-", allocation[32] = "-";
+		_cleanup_free_ char *of = text_of(s, "clone") ? qmp_asprintf("of the clone %s", text_of(s, "clone")) : strdup("");
+		time_t at = (time_t)int_of(s, "created");
+		struct tm tm;
+		if (at && localtime_r(&at, &tm))
+			strftime(created, sizeof created, "%Y-%m-%d %H:%M:%S", &tm);
+		if (json_object_get(s, "capacity"))
+			progress_bytes((uint64_t)int_of(s, "capacity"), capacity);
+		if (json_object_get(s, "allocation"))
+			progress_bytes((uint64_t)int_of(s, "allocation"), allocation);
+		json_array_append_new(rows, json_pack("[s, s, s, s, s]", text_of(s, "name"), created, capacity, allocation, of ? of : ""));
+	}
+	cli_print_table((const char *const[]){"SNAPSHOT", "CREATED", "CAPACITY", "ALLOCATION", "", NULL}, rows);
+}
+
+static int list_snapshots(struct cli *cli)
 {
 	_cleanup_found_ struct found f = {0};
-	const char *action = cli->args[1];
-	struct img_task *task;
-	int r = find_to_change(cli, "its internal snapshots", false, &f);
+	json_auto_t *list = NULL;
+	int r = image_find(cli, cli->args[0], cli_option(cli, "from"), true, &f);
 
-	if (r == 0 && streq(action, "apply"))
-		r = image_refuse_hurt(cli, &f, NULL, f.overlays, "others are backed by it, and would see it as it was");
 	if (r == 0)
-		r = img_snapshot(f.image, action, cli->args[2], &task, &cli->error);
+		r = f.is_volume ? img_volume_snapshots(&f.volume, &list, &cli->error) : internal_snapshots(cli, &f, &list);
+	if (r < 0)
+		return cli_fail(cli);
+	if (cli->json)
+		cli_print_json(list);
+	else
+		print_snapshots(list);
+	return 0;
+}
+
+/* The pool makes one while a VM runs, too: as a power cut would leave it. */
+static int change_of_volume(struct cli *cli, struct found *f, const char *action, const char *name)
+{
+	if (streq(action, "create"))
+		return img_volume_snapshot_create(&f->volume, name, &cli->error);
+	if (streq(action, "delete"))
+		return img_volume_snapshot_remove(&f->volume, name, &cli->error);
+	return img_volume_snapshot_rollback(&f->volume, name, cli_option(cli, "force") != NULL, &cli->error);
+}
+
+static int change_internal(struct cli *cli, struct found *f, const char *action, const char *name)
+{
+	struct img_task *task;
+	int r = image_refuse_running(cli, f, false, "changing its internal snapshots");
+
+	if (r == 0 && streq(text_of(f->image, "format"), "raw"))
+		return qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP, "%s is raw: a file has snapshots where it is qcow2 (image convert), "
+				     "a raw one only as a volume of LVM, ZFS, Ceph or a Btrfs subvolume", f->path);
+	if (r == 0)
+		r = img_snapshot(f->image, streq(action, "rollback") ? "apply" : action, name, &task, &cli->error);
 	return r < 0 ? r : image_run(cli, task, "changing it", 0, NULL);
+}
+
+static int snapshot(struct cli *cli, const char *action)
+{
+	_cleanup_found_ struct found f = {0};
+	bool back = streq(action, "rollback");
+	int r = cli->n_args < 3 ? qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image snapshot %s: the name of a SNAPSHOT is wanted", action)
+				: image_find(cli, cli->args[0], cli_option(cli, "from"), false, &f);
+
+	if (r == 0 && back)
+		r = image_refuse_running(cli, &f, false, "going back to a snapshot of it");
+	if (r == 0 && back)
+		r = image_refuse_hurt(cli, &f, NULL, f.overlays, "others are backed by it, and would see it as it was");
+	if (r < 0)
+		return r;
+	return f.is_volume ? change_of_volume(cli, &f, action, cli->args[2]) : change_internal(cli, &f, action, cli->args[2]);
 }
 
 static int run_image_snapshot(struct cli *cli)
 {
-	return snapshot(cli) < 0 ? cli_fail(cli) : print_done(cli, "is changed");
+	const char *action = streq(cli->args[1], "apply") ? "rollback" : cli->args[1];
+	_cleanup_free_ char *what = NULL;
+
+	if (streq(action, "list"))
+		return list_snapshots(cli);
+	if (snapshot(cli, action) < 0)
+		return cli_fail(cli);
+	what = qmp_asprintf("%s %s%s", streq(action, "create") ? "has the snapshot" : streq(action, "delete") ? "has" : "is as it was at", cli->args[2],
+			    streq(action, "delete") ? " no more" : "");
+	return print_done(cli, what ? what : "is changed");
 }
 
 const struct verb verb_image_snapshot = {
 	.name = "image snapshot",
 	.group = GROUP_IMAGE,
-	.args = {{"IMAGE", .kind = ARG_PATH}, {"ACTION", .kind = ARG_CHOICE, .choices = "create|apply|delete"}, {"SNAPSHOT"}},
-	.summary = "Create, apply or delete an internal snapshot of a stopped VM's image",
-	.notes = "\"image info\" lists them; \"image convert --snapshot\" copies one out.",
+	.args = {{"IMAGE", .kind = ARG_PATH}, {"ACTION", .kind = ARG_CHOICE, .choices = "create|list|rollback|apply|delete"},
+		 {"SNAPSHOT", .optional = true}},
+	.summary = "Snapshots of an image: create, list, rollback (or apply), delete",
+	.notes = "Of a volume of LVM, ZFS, Ceph or a Btrfs subvolume they are the pool's own, made also while a VM runs with it, and are then "
+		 "what a power cut would have left; of a qcow2 file internal ones, of one that no VM runs with: \"image convert --snapshot\" "
+		 "copies those out. Nothing is rolled back while a VM runs with it.",
 	.options = (const struct cli_option[]){
 		FROM,
-		{"force", NULL, "apply it also where overlays are hurt"},
+		{"force", NULL, "roll back also where overlays are hurt, or newer snapshots are lost (ZFS)"},
 		{0},
 	},
 	.run = run_image_snapshot,

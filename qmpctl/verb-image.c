@@ -113,6 +113,33 @@ const struct verb verb_image_create = {
 
 /* ---- info ---- */
 
+/* What its pool says of it, into INFO. */
+static int add_volume(struct cli *cli, const struct found *f, json_t *info)
+{
+	struct img_volume *v = (struct img_volume *)&f->volume;
+	json_auto_t *volumes = NULL, *snapshots = NULL;
+	json_t *row;
+	size_t i;
+	int r = img_pool_volumes(&v->pool, &volumes, &cli->error);
+
+	if (r == 0 && v->pool.type->snapshots)
+		r = img_volume_snapshots(v, &snapshots, &cli->error);
+	json_array_foreach(volumes, i, row) {
+		if (!streq(text_of(row, "name"), v->name))
+			continue;
+		json_object_set(info, "actual-size", json_object_get(row, "allocation"));
+		json_object_set_new(info, "volume", json_string(v->location));
+		json_object_set_new(info, "pool-type", json_string(v->pool.type->name));
+		if (json_object_get(row, "origin"))
+			json_object_set(info, "origin", json_object_get(row, "origin"));
+		if (json_object_get(row, "active"))
+			json_object_set(info, "active", json_object_get(row, "active"));
+	}
+	if (snapshots)
+		json_object_set(info, "snapshots", snapshots);
+	return r;
+}
+
 /* What qemu-img says of each image of the chain, top first; then who has the first. */
 static int ask_info(struct cli *cli, const struct found *f, json_t **ret)
 {
@@ -131,6 +158,8 @@ static int ask_info(struct cli *cli, const struct found *f, json_t **ret)
 			break;
 	}
 	first = json_copy(json_array_get(chain, 0));
+	if (f->is_volume && add_volume(cli, f, first) < 0)
+		return cli->error.code;
 	json_object_set(first, "users", f->users);
 	json_object_set(first, "overlays", f->overlays);
 	if (cli_option(cli, "chain"))
@@ -164,6 +193,12 @@ static void print_info(const json_t *info)
 	size_t i;
 
 	printf("%-14s %s\n%-14s %s\n", "path", text_of(info, "filename"), "format", text_of(info, "format"));
+	if (text_of(info, "volume"))
+		printf("%-14s %s (%s)\n", "volume", text_of(info, "volume"), text_of(info, "pool-type"));
+	if (text_of(info, "origin"))
+		printf("%-14s %s\n", "clone of", text_of(info, "origin"));
+	if (json_is_false(json_object_get(info, "active")))
+		printf("%-14s no: \"pool refresh\"\n", "active");
 	print_bytes("virtual size", info, "virtual-size");
 	print_bytes("allocated", info, "actual-size");
 	if (text_of(info, "backing-filename"))
@@ -247,32 +282,54 @@ static void print_images(const json_t *images)
 	json_array_foreach(images, i, image)
 	{
 		_cleanup_free_ char *vms = vm_words(json_object_get(image, "users"));
+		const char *backing = text_of(image, text_of(image, "backing-volume") ? "backing-volume" : "backing");
 		char size[32] = "-", allocated[32];
 		if (int_of(image, "virtual-size") > 0)
 			progress_bytes((uint64_t)int_of(image, "virtual-size"), size);
 		progress_bytes((uint64_t)int_of(image, "allocated"), allocated);
-		json_array_append_new(rows, json_pack("[s, s, s, s, s, s]", text_of(image, "path"),
-						      text_of(image, "format"), size, allocated,
-						      text_of(image, "backing") ? text_of(image, "backing") : "-",
-						      vms && *vms ? vms : "-"));
+		json_array_append_new(rows, json_pack("[s, s, s, s, s, s]", text_of(image, text_of(image, "volume") ? "volume" : "path"),
+						      text_of(image, "format"), size, allocated, backing ? backing : "-", vms && *vms ? vms : "-"));
 	}
 	cli_print_table((const char *const[]){"PATH", "FORMAT", "SIZE", "ALLOCATED", "BACKING", "VMS", NULL}, rows);
+}
+
+/* Where pools alone are named, theirs alone. */
+static int list_images(struct cli *cli, struct img_catalogue *c, json_t **ret)
+{
+	json_auto_t *pools = json_array(), *images = NULL;
+	const json_t *pool;
+	size_t k;
+	int r = 0;
+
+	for (int i = 0; r == 0 && i < cli->n_args; i++) {
+		_cleanup_free_ char *name = vm_pool_volume(cli->args[i], NULL) ? NULL : image_pool_of(cli, cli->args[i]);
+		_cleanup_free_ char *folder = name ? NULL : path_absolute(cli, cli->args[i]);
+		if (name) {
+			json_array_append_new(pools, json_string(name));
+			continue;
+		}
+		if (folder && access(folder, R_OK | X_OK) < 0)
+			qmp_error_errno(&cli->error, -errno, "looking through %s", folder);
+		r = cli->error.code ? cli->error.code : img_catalogue_add_folder(c, folder, true, &cli->error);
+	}
+	if (r == 0)
+		images = cli->n_args > 0 && (int)json_array_size(pools) == cli->n_args ? json_array() : img_catalogue_images(c);
+	if (r == 0 && !images)
+		r = qmp_error_errno(&cli->error, -ENOMEM, "listing images");
+	json_array_foreach(pools, k, pool)
+		if (r == 0)
+			r = image_add_volumes(cli, c, json_string_value(pool), images);
+	if (r == 0)
+		*ret = take_ptr(images);
+	return r;
 }
 
 static int run_image_list(struct cli *cli)
 {
 	_cleanup_catalogue_ struct img_catalogue *c = NULL;
 	json_auto_t *images = NULL;
-	int r = img_catalogue_read(&cli->dirs, &c, &cli->error);
 
-	for (int i = 0; r == 0 && i < cli->n_args; i++) {
-		_cleanup_free_ char *folder = path_absolute(cli, cli->args[i]);
-		if (folder && access(folder, R_OK | X_OK) < 0)
-			qmp_error_errno(&cli->error, -errno, "looking through %s", folder);
-		r = cli->error.code ? cli->error.code : img_catalogue_add_folder(c, folder, true, &cli->error);
-	}
-	images = r == 0 ? img_catalogue_images(c) : NULL;
-	if (!images)
+	if (img_catalogue_read(&cli->dirs, &c, &cli->error) < 0 || list_images(cli, c, &images) < 0)
 		return cli_fail(cli);
 	if (cli->json)
 		cli_print_json(images);
@@ -284,9 +341,10 @@ static int run_image_list(struct cli *cli)
 const struct verb verb_image_list = {
 	.name = "image list",
 	.group = GROUP_IMAGE,
-	.args = {{"FOLDER", .kind = ARG_FOLDER, .optional = true, .repeated = true}},
+	.args = {{"POOL|FOLDER", .kind = ARG_FOLDER, .optional = true, .repeated = true}},
 	.summary = "List images, and who has them",
-	.notes = "Those in the state directory, those beside the images of VMs, and those in FOLDERs.",
+	.notes = "Those in the state directory, those beside the images of VMs, and those in FOLDERs; of a POOL its volumes, and where "
+		 "pools alone are named, nothing else.",
 	.settles = true,
 	.run = run_image_list,
 };

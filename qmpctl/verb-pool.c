@@ -181,6 +181,18 @@ static void print_fields(const json_t *info, const json_t *definition)
 		printf("%-13s %s, %s\n", "md", text_of(json_object_get(info, "md"), "level"), text_of(json_object_get(info, "md"), "health"));
 }
 
+/* "of db, 2 snapshots", "raid1, degraded"; new. */
+static char *note_of(const json_t *v)
+{
+	const json_t *md = json_object_get(v, "md");
+	long long n = (long long)int_of(v, "snapshots");
+	_cleanup_free_ char *note = text_of(v, "origin") ? qmp_asprintf("of %s", text_of(v, "origin"))
+				    : md		 ? qmp_asprintf("%s, %s", text_of(md, "level"), text_of(md, "health"))
+							 : strdup(json_is_true(json_object_get(v, "in-use-by-host")) ? "in use by the host" : "");
+
+	return n && note ? qmp_asprintf("%s%s%lld snapshot%s", note, *note ? ", " : "", n, n > 1 ? "s" : "") : take_ptr(note);
+}
+
 static void print_volumes(const json_t *volumes)
 {
 	json_auto_t *rows = json_array();
@@ -189,10 +201,7 @@ static void print_volumes(const json_t *volumes)
 
 	json_array_foreach(volumes, i, v) {
 		char capacity[16], allocation[16], physical[16];
-		const json_t *md = json_object_get(v, "md");
-		_cleanup_free_ char *note = text_of(v, "origin") ? qmp_asprintf("of %s", text_of(v, "origin"))
-					    : md		 ? qmp_asprintf("%s, %s", text_of(md, "level"), text_of(md, "health"))
-								 : strdup(json_is_true(json_object_get(v, "in-use-by-host")) ? "in use by the host" : "");
+		_cleanup_free_ char *note = note_of(v);
 		json_array_append_new(rows, json_pack("[s, s, s, s, s, s]", text_of(v, "name"), text_of(v, "format"),
 						      size_text(v, "capacity", capacity), size_text(v, "allocation", allocation),
 						      size_text(v, "physical", physical), note ? note : ""));

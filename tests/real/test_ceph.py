@@ -122,6 +122,13 @@ class Ceph(Volumes, WorldTest):
         self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,namespace=vms,conf={self.cluster.conf},user=admin")
         self.check_vms("ceph", shares=False)
 
+    def test_snapshots(self):
+        self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,conf={self.cluster.conf},user=admin")
+        for image in self.images():
+            self.rbd("snap", "purge", image)
+            self.rbd("rm", image)
+        self.check_snapshots("ceph")
+
     def test_a_pool_that_the_cluster_does_not_have(self):
         result = self.w.run("pool", "create", "ceph", f"rbd,pool=none,conf={self.cluster.conf},user=admin")
         self.assertNotEqual(result.rc, 0)

@@ -188,6 +188,12 @@ class Storage(Volumes, WorldTest):
         self.w.ok("pool", "create", "bt", f"btrfs,path={self.top}/pool,subvolumes=on")
         self.check_vms("bt", shares=True)
 
+    def test_btrfs_snapshots(self):
+        self.mount("btrfs", "-q")
+        self.w.ok("pool", "create", "bt", f"btrfs,path={self.top}/pool,subvolumes=on")
+        self.check_snapshots("bt")
+        self.assertEqual(self.litter(), [])
+
     # -- what is mounted
 
     def test_mount(self):

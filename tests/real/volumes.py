@@ -4,8 +4,9 @@ import random
 import signal
 import stat
 import subprocess
+import time
 
-from world import QEMU_IMG, STATE, USAGE
+from world import NOT_FOUND, QEMU_IMG, STATE, USAGE
 
 MIB = 1 << 20
 
@@ -27,6 +28,11 @@ class Volumes:
 
     def volumes(self, pool):
         return {v["name"]: v for v in self.w.ok("pool", "info", pool, "-o", "json").json()["content"]}
+
+    def qemu_name(self, pool, volume):
+        """As qemu-img has it."""
+        path = self.volumes(pool)[volume]["path"]
+        return path if path.startswith("/") else path.replace("rbd://", "rbd:").replace("?conf=", ":conf=").replace("&user=", ":id=")
 
     def same(self, a, b):
         self.w.ok("image", "compare", a, b)
@@ -122,9 +128,18 @@ class Volumes:
             self.same(source, f"{pool}:{name}-1")
         volumes = self.volumes(pool)
         self.assertEqual(sorted(volumes), ["a-1", "b-1", "c-1", "d-1"])
+        listed = self.w.ok("image", "list", pool, "-o", "json").json()
+        self.assertEqual([(i["volume"], [u["vm"] for u in i["users"]]) for i in listed], [(f"{pool}:{n}-1", [n]) for n in "abcd"])
+        self.assertIn(f"{pool}:b-1", self.w.ok("image", "list", pool).out)
+        info = self.w.ok("image", "info", f"{pool}:c-1", "-o", "json").json()
+        self.assertEqual((info["volume"], info["virtual-size"], info["users"][0]["vm"]), (f"{pool}:c-1", 16 * MIB, "c"))
+        trees = {t["volume"]: t for t in self.w.ok("image", "tree", pool, "-o", "json").json()}
         if not shares:
             self.assertIn("b-1", volumes["c-1"]["origin"])
             self.assertNotIn("origin", volumes["d-1"])
+            self.assertEqual([o["volume"] for o in trees[f"{pool}:a-1"]["overlays"][0]["overlays"]], [f"{pool}:c-1"])
+            tree = self.w.ok("image", "tree", f"{pool}:c-1").out
+            self.assertTrue(f"{pool}:a-1" in tree and f"{pool}:d-1" not in tree, tree)
         else:
             # The second disk, of a file with a base, is copied by qemu-img.
             over = os.path.join(self.w.base, "over.qcow2")
@@ -140,3 +155,58 @@ class Volumes:
         for name in "dcba":
             self.w.ok("delete", name)
             self.w.ok("image", "delete", f"{pool}:{name}-1")
+
+    def check_snapshots(self, pool, newer_go=False, runs=True):
+        """Made, listed, gone back to (which one can do again), deleted; a VM that runs; what hangs on them."""
+        source = self.source()
+        self.w.ok("image", "convert", source, f"{pool}:a")
+
+        def names():
+            return [s["name"] for s in self.w.ok("image", "snapshot", f"{pool}:a", "list", "-o", "json").json()]
+
+        self.assertEqual(names(), [])
+        self.w.ok("image", "snapshot", f"{pool}:a", "create", "s1")
+        self.assertIn("already", self.w.expect(STATE, "image", "snapshot", f"{pool}:a", "create", "s1").err)
+        for bad in ("-x", "a/b", "a@b", "qmpctl-x", ".", "x" * 65):
+            self.assertIn("no name", self.w.expect(USAGE, "image", "snapshot", f"{pool}:a", "create", "--", bad).err)
+        empty = os.path.join(self.w.base, "empty.raw")
+        with open(empty, "wb") as f:
+            f.truncate(8 * MIB)
+        subprocess.run([QEMU_IMG, "convert", "-n", "-O", "raw", "-f", "raw", empty, self.qemu_name(pool, "a")], check=True)
+        self.same(empty, f"{pool}:a")
+        self.w.ok("image", "snapshot", f"{pool}:a", "create", "s2")
+        listed = self.w.ok("image", "snapshot", f"{pool}:a", "list", "-o", "json").json()
+        self.assertEqual([(s["name"], s["capacity"]) for s in listed], [("s1", 8 * MIB), ("s2", 8 * MIB)])
+        self.assertTrue(all(abs(s["created"] - time.time()) < 3600 for s in listed), listed)
+        self.assertIn("s1", self.w.ok("image", "snapshot", f"{pool}:a", "list").out)
+        volume = self.volumes(pool)["a"]
+        self.assertEqual((volume["snapshots"], volume["capacity"]), (2, 8 * MIB))
+        self.assertIn("2 snapshots", self.w.ok("pool", "info", pool).out)
+        if runs:
+            self.w.ok("create", "v", "--memory", "32M", "--disk", f"{pool}:a,format=raw")
+            self.w.ok("start", "v", "--paused")
+            self.assertIn("in use by the VM v (running", self.w.expect(STATE, "image", "snapshot", f"{pool}:a", "rollback", "s1").err)
+            self.w.ok("image", "snapshot", f"{pool}:a", "create", "live")
+            self.w.ok("image", "snapshot", f"{pool}:a", "delete", "live")
+            self.w.ok("kill", "v")
+            self.w.ok("delete", "v")
+        if newer_go:
+            self.assertIn("newer snapshots", self.w.expect(STATE, "image", "snapshot", f"{pool}:a", "rollback", "s1").err)
+            self.w.ok("image", "snapshot", f"{pool}:a", "rollback", "s1", "--force")
+            self.assertEqual(names(), ["s1"])
+        else:
+            self.w.ok("image", "snapshot", f"{pool}:a", "rollback", "s1")
+            self.same(source, f"{pool}:a")
+            self.w.ok("image", "snapshot", f"{pool}:a", "rollback", "s2")
+            self.same(empty, f"{pool}:a")
+            self.w.ok("image", "snapshot", f"{pool}:a", "rollback", "s1")
+            self.assertEqual(sorted(names()), ["s1", "s2"])
+            self.w.ok("image", "snapshot", f"{pool}:a", "delete", "s2")
+        self.same(source, f"{pool}:a")
+        self.assertIn("the snapshot s1", self.w.expect(STATE, "image", "delete", f"{pool}:a").err)
+        self.w.expect(NOT_FOUND, "image", "snapshot", f"{pool}:a", "delete", "none")
+        self.w.expect(NOT_FOUND, "image", "snapshot", f"{pool}:a", "rollback", "none")
+        self.w.expect(NOT_FOUND, "image", "snapshot", f"{pool}:none", "create", "s1")
+        self.w.ok("image", "snapshot", f"{pool}:a", "delete", "s1")
+        self.w.ok("image", "delete", f"{pool}:a")
+        self.assertEqual(self.volumes(pool), {})
