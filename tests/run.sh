@@ -3,12 +3,13 @@
 #
 # Two builds, warnings being errors: the release one is tested whole, with the installed QEMU and, where
 # tests/setup.sh --qemu10 has put it or can, with QEMU 10; the one with AddressSanitizer and UBSan runs the fast
-# tests and the short real ones, and each fuzz harness runs for some seconds. JOBS (default 2): how many at once.
+# tests and the short real ones, and each fuzz harness runs for some seconds. JOBS: how many at once; by default one more than
+# there are processors, since many of them wait.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 BUILD=${QMPCTL_BUILD:-$PWD/build}
-JOBS=${JOBS:-2}
+JOBS=${JOBS:-$(($(nproc) + 1))}
 QUICK=${QUICK-}
 
 tests/setup.sh --tests
