@@ -4,6 +4,7 @@
 #include <sys/statvfs.h>
 
 #define BLOCK      4096
+#define HOLE_MIN   ((uint64_t)1 << 20)
 #define ROOM_EVERY ((uint64_t)16 << 20)
 #define ROOM_MAX   ((uint64_t)1 << 30)
 
@@ -30,8 +31,20 @@ void img_sparse_init(struct img_sparse *s, int fd, uint64_t max)
 	*s = (struct img_sparse){.fd = fd, .max = max, .unchecked = ROOM_EVERY};
 }
 
+/* XFS sets room aside behind the end of a file that grows, as much as it has already: that must not stay where a hole is to be. */
+static int leave_hole(const struct img_sparse *s, struct qmp_error *err)
+{
+	if (s->size - s->end < HOLE_MIN || ftruncate(s->fd, (off_t)s->end) == 0)
+		return 0;
+	return qmp_error_errno(err, -errno, "writing the image");
+}
+
 static int write_all(struct img_sparse *s, const unsigned char *bytes, size_t n, struct qmp_error *err)
 {
+	int r = leave_hole(s, err);
+
+	if (r < 0)
+		return r;
 	for (size_t done = 0; done < n;) {
 		ssize_t k = pwrite(s->fd, bytes + done, n - done, (off_t)(s->size + done));
 		if (k < 0 && errno == EINTR)
@@ -42,6 +55,7 @@ static int write_all(struct img_sparse *s, const unsigned char *bytes, size_t n,
 	}
 	s->unchecked += n;
 	s->size += n;
+	s->end = s->size;
 	return 0;
 }
 
@@ -89,5 +103,7 @@ int img_sparse_write(struct img_sparse *s, const unsigned char *bytes, size_t n,
 
 int img_sparse_end(struct img_sparse *s, struct qmp_error *err)
 {
-	return ftruncate(s->fd, (off_t)s->size) < 0 ? qmp_error_errno(err, -errno, "writing the image") : 0;
+	int r = leave_hole(s, err);
+
+	return r == 0 && ftruncate(s->fd, (off_t)s->size) < 0 ? qmp_error_errno(err, -errno, "writing the image") : r;
 }

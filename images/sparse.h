@@ -9,6 +9,7 @@
 struct img_sparse {
 	int fd; /* borrowed; of an empty file */
 	uint64_t size; /* bytes so far, holes included */
+	uint64_t end;  /* of what was written */
 	uint64_t max;
 	uint64_t unchecked; /* bytes written since the file system was asked for its room */
 };

@@ -1,5 +1,6 @@
-"""Pools on what is mounted here: Btrfs with its subvolumes, reflinks and nodatacow; a file system that may be mounted or not; the
-md arrays and devices of the host. Loop devices are the test's own, and go with it. LVM and md proper: tests/systemd.sh.
+"""Pools on what is mounted here: XFS with its reflinks; Btrfs with its subvolumes, reflinks and nodatacow; a file system that may
+be mounted or not; the md arrays and devices of the host. Loop devices are the test's own, and go with it. LVM and md proper:
+tests/systemd.sh.
 """
 import ctypes
 import fcntl
@@ -38,8 +39,8 @@ class Storage(Volumes, WorldTest):
         self.addCleanup(self.w.end)
         return device
 
-    def mount(self, fs, *options):
-        device = self.loop()
+    def mount(self, fs, *options, size=256 << 20):
+        device = self.loop(size=size)
         run(f"mkfs.{fs}", *options, device)
         run("mount", "-t", fs, device, self.top)
         self.addCleanup(subprocess.run, ["umount", self.top], check=True)
@@ -64,6 +65,44 @@ class Storage(Volumes, WorldTest):
         self.w.create(name, with_serial(tiny_spec(disks=[{"path": location, "format": form}]), serial))
         self.w.ok("start", name)
         serial.expect("TINY-READY")
+
+    # -- XFS
+
+    def used(self):
+        """Of the file system, with nothing left to be written."""
+        run("sync", "--file-system", self.top)
+        st = os.statvfs(self.top)
+        return (st.f_blocks - st.f_bfree) * st.f_frsize
+
+    def test_xfs_shares_blocks(self):
+        self.mount("xfs", "-q", "-m", "reflink=1", size=400 << 20)
+        self.w.ok("pool", "create", "xf", f"mount,path={self.top}")
+        self.assertEqual(self.info("xf")["filesystem"], "xfs")
+        self.w.ok("image", "create", "xf:a.raw", "64M")
+        a, b, c = (os.path.join(self.top, name) for name in ("a.raw", "b.raw", "c.raw"))
+        data = os.urandom(32 << 20)
+        with open(a, "r+b") as f:
+            f.write(data)
+            f.seek(48 << 20)
+            f.write(b"behind a hole")
+        before = self.used()
+        self.w.ok("image", "clone", "xf:a.raw", "xf:b.raw")
+        self.assertLess(self.used() - before, 4 << 20, "a clone takes room")
+        self.assertIn("shared", run("filefrag", "-v", b))
+        # An import is read, and copied. XFS sets room aside behind a file that grows: not where its holes are.
+        self.w.ok("image", "import", a, c, "--no-cache")
+        self.assertLess(self.used() - before, 36 << 20)
+
+        self.vm("v", "xf:b.raw")
+        before = self.used()
+        with open(b, "r+b") as f:
+            f.write(bytes(4 << 20))
+        self.assertGreaterEqual(self.used() - before, 4 << 20)
+        for path in (a, c):
+            with open(path, "rb") as f:
+                self.assertEqual(f.read(len(data)), data, f"{path} has what was written to another")
+        self.w.ok("kill", "v")
+        self.w.ok("delete", "v")
 
     # -- Btrfs
 

@@ -1,5 +1,5 @@
 """Storage that does not answer any more: NFS whose server is away, here a FUSE whose daemon is stopped by SIGSTOP. It holds up
-nobody but those who want it. (NFS itself: tests/inside/nfs.sh.)
+nobody but those who want it.
 """
 import os
 import shutil
