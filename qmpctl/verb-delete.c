@@ -24,14 +24,15 @@ static bool is_ours(const struct cli *cli, const char *path)
 	return path && strncmp(path, images, n) == 0 && path[n] && !strchr(path + n, '/');
 }
 
-/* Why PATH is to stay: who else has it, but for what is DELETED already. NULL: nobody. */
-static const char *used_elsewhere(const struct img_catalogue *c, const char *path, const json_t *deleted)
+/* Why PATH is to stay: who else has it, but for what is DELETED already. NULL: nobody. *RET_KNOWN: whether that can be told. */
+static const char *used_elsewhere(const struct img_catalogue *c, const char *path, const json_t *deleted, bool *ret_known)
 {
 	json_auto_t *users = img_catalogue_users(c, path), *overlays = img_catalogue_overlays(c, path, false);
 	const json_t *overlay, *gone;
 	size_t i, k, left;
 
-	if (!users || !overlays || json_array_size(img_catalogue_unknown(c)) > 0)
+	*ret_known = users && overlays && json_array_size(img_catalogue_unknown(c)) == 0;
+	if (!*ret_known)
 		return "it cannot be told whether another VM has it";
 	if (json_array_size(users) > 0)
 		return "another VM has it, too";
@@ -88,28 +89,31 @@ static void condemn_all(struct cli *cli, const json_t *images)
 	cli->error = (struct qmp_error){0};
 }
 
-/* Adds each of the images to one of the lists. The exit status. */
-static int delete_images(struct cli *cli, const json_t *images, json_t *deleted, json_t *kept)
+/* Adds each of the images to one of the lists. The exit status; *RET_LEFT: some are for another time. */
+static int delete_images(struct cli *cli, const json_t *images, json_t *deleted, json_t *kept, bool *ret_left)
 {
 	_cleanup_catalogue_ struct img_catalogue *c = NULL;
 	int status = EXIT_OK;
 	const json_t *image;
 	size_t i;
 
-	if (cli_option(cli, "disks") && img_catalogue_read(&cli->dirs, &c, &cli->error) < 0)
+	*ret_left = cli_option(cli, "disks") && img_catalogue_read(&cli->dirs, &c, &cli->error) < 0;
+	if (*ret_left)
 		return cli_fail(cli);
 	json_array_foreach(images, i, image) {
 		const char *path = json_string_value(image), *why = NULL;
-		bool ours = is_ours(cli, path);
+		bool ours = is_ours(cli, path), known = true;
 		if (ours && !c) {
 			why = "--disks deletes the images that qmpctl made";
-		} else if (ours && !(why = used_elsewhere(c, path, deleted)) && unlink(path) < 0 && errno != ENOENT) {
+		} else if (ours && !(why = used_elsewhere(c, path, deleted, &known)) && unlink(path) < 0 && errno != ENOENT) {
 			why = strerror(errno);
+			known = false;
 			status = EXIT_HOST;
 		}
 		json_array_append_new(!ours || why ? kept : deleted, json_string(path));
 		if (why)
-			fprintf(stderr, "kept: %s (%s)\n", path, why);
+			fprintf(stderr, "%s: %s (%s)\n", known ? "kept" : "qmpctl: kept until a later verb can delete it", path, why);
+		*ret_left |= !known;
 	}
 	return status;
 }
@@ -120,6 +124,7 @@ static int run_delete(struct cli *cli)
 	_cleanup_free_ char *run = qmp_asprintf("%s/%s", cli->dirs.run, cli->args[0]);
 	json_auto_t *images = NULL, *deleted = json_array(), *kept = json_array();
 	struct vm *vm;
+	bool left;
 	int status;
 
 	if (verb_open_stopped(cli, &vm) < 0)
@@ -132,13 +137,13 @@ static int run_delete(struct cli *cli)
 		vm_close(vm);
 		return cli_fail(cli);
 	}
-	status = delete_images(cli, images, deleted, kept);
+	status = delete_images(cli, images, deleted, kept, &left);
 	img_seed_remove(&cli->dirs, cli->args[0]);
 	vm_firmware_remove(&cli->dirs, cli->args[0]);
-	if (status == EXIT_OK)
-		img_made_keep(&cli->made);
-	else
+	if (left)
 		img_made_leave(&cli->made);
+	else
+		img_made_keep(&cli->made);
 	verb_empty_run_dir(vm);
 	vm_close(vm);
 	(void)rmdir(run);
