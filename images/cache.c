@@ -39,6 +39,15 @@ static json_t *read_about(int dir, const char *name)
 	return file ? vm_file_read_json(dir, file) : NULL;
 }
 
+/* When it was used last: the time of what stands beside it; 0: that is not there. */
+static int64_t used_of(int dir, const char *name)
+{
+	_cleanup_free_ char *file = qmp_asprintf("%s.json", name);
+	struct stat st;
+
+	return file && fstatat(dir, file, &st, AT_SYMLINK_NOFOLLOW) == 0 ? (int64_t)st.st_mtim.tv_sec : 0;
+}
+
 /* The entry NAME, whole and as it was made; new. */
 static json_t *read_entry(const struct vm_dirs *dirs, int dir, const char *name)
 {
@@ -53,6 +62,7 @@ static json_t *read_entry(const struct vm_dirs *dirs, int dir, const char *name)
 	json_object_set_new(about, "sha256", json_string(name + sizeof PREFIX - 1));
 	json_object_set_new(about, "path", json_string(path));
 	json_object_set_new(about, "allocated", json_integer((json_int_t)st.st_blocks * 512));
+	json_object_set_new(about, "used", json_integer(used_of(dir, name)));
 	return take_ptr(about);
 }
 
@@ -93,6 +103,20 @@ static json_t *find_by(const struct vm_dirs *dirs, const char *member, const cha
 	return found;
 }
 
+json_t *img_cache_use(const struct vm_dirs *dirs, json_t *entry_consume)
+{
+	json_auto_t *entry = entry_consume;
+	const char *name = entry ? text_of(entry, "name") : NULL;
+	_cleanup_fd_ int dir = entry ? vm_dir_open(dirs->state, "cache", false, NULL) : -1;
+	_cleanup_free_ char *file = name ? qmp_asprintf("%s.json", name) : NULL;
+
+	if (dir < 0 || !file || flock(dir, LOCK_EX) < 0 || faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+		return NULL;
+	/* Where the time cannot be set (a cache that is somebody else's) nothing of it can be removed either. */
+	(void)utimensat(dir, file, NULL, AT_SYMLINK_NOFOLLOW);
+	return take_ptr(entry);
+}
+
 json_t *img_cache_find_sha512(const struct vm_dirs *dirs, const char *sha512)
 {
 	return find_by(dirs, "sha512", sha512);
@@ -110,8 +134,12 @@ json_t *img_cache_find_url(const struct vm_dirs *dirs, const char *url_key)
 static int keep_locked(int cache, int dir, const char *name, int fd, const char *entry, json_t *about, struct qmp_error *err)
 {
 	_cleanup_free_ char *file = qmp_asprintf("%s.json", entry);
+	json_auto_t *old = read_about(cache, entry);
 	struct stat st;
 
+	/* What is backed by the old one, of the same bytes, stands on this one from now on. */
+	if (old && json_object_get(old, "overlays"))
+		json_object_set(about, "overlays", json_object_get(old, "overlays"));
 	if (!file || fchmod(fd, 0400) < 0 || fsync(fd) < 0 || fstat(fd, &st) < 0)
 		return qmp_error_errno(err, file ? -errno : -ENOMEM, "keeping an image in the cache");
 	if (json_object_set_new(about, "size", json_integer((json_int_t)st.st_size)) < 0 ||
@@ -135,6 +163,42 @@ int img_cache_keep(const struct vm_dirs *dirs, int dir, const char *name, int fd
 	if (!entry || flock(cache, LOCK_EX) < 0)
 		return qmp_error_errno(err, entry ? -errno : -ENOMEM, "keeping an image in the cache");
 	return keep_locked(cache, dir, name, fd, entry, about, err);
+}
+
+/* OVERLAY's name beside the others', without those that are gone. */
+static int add_overlay(json_t *about, const char *overlay)
+{
+	json_auto_t *overlays = json_array();
+	const json_t *old;
+	size_t i;
+
+	json_array_foreach(json_object_get(about, "overlays"), i, old)
+		if (json_is_string(old) && !streq(json_string_value(old), overlay) && access(json_string_value(old), F_OK) == 0)
+			json_array_append(overlays, (json_t *)(uintptr_t)old);
+	if (json_array_append_new(overlays, json_string(overlay)) < 0)
+		return -EINVAL; /* it is no UTF-8 */
+	return json_object_set(about, "overlays", overlays);
+}
+
+int img_cache_note_overlay(const struct vm_dirs *dirs, const char *base, const char *overlay, struct qmp_error *err)
+{
+	const char *slash = strrchr(base, '/'), *name = slash ? slash + 1 : base;
+	_cleanup_fd_ int dir = is_entry(name) ? vm_dir_open(dirs->state, "cache", false, NULL) : -1;
+	_cleanup_free_ char *file = qmp_asprintf("%s.json", name);
+	json_auto_t *about = NULL;
+	struct stat ours, its;
+
+	if (dir < 0 || stat(base, &its) < 0 || fstatat(dir, name, &ours, AT_SYMLINK_NOFOLLOW) < 0 || its.st_ino != ours.st_ino ||
+	    its.st_dev != ours.st_dev)
+		return 0;
+	if (!file || flock(dir, LOCK_EX) < 0)
+		return qmp_error_errno(err, file ? -errno : -ENOMEM, "noting an overlay beside %s", base);
+	about = read_about(dir, name);
+	if (!about)
+		return 0;
+	if (add_overlay(about, overlay) < 0)
+		return qmp_error_errno(err, -EINVAL, "noting an overlay beside %s", base);
+	return vm_file_write_json(dir, file, about, err);
 }
 
 int img_cache_describe_part(int dir, const char *name, const json_t *about, struct qmp_error *err)
@@ -175,6 +239,7 @@ static json_t *read_part(const struct vm_dirs *dirs, int dir, const char *name)
 	json_object_set_new(about, "path", json_string(path));
 	json_object_set_new(about, "size", json_integer((json_int_t)st.st_size));
 	json_object_set_new(about, "allocated", json_integer((json_int_t)st.st_blocks * 512));
+	json_object_set_new(about, "used", json_integer((json_int_t)st.st_mtim.tv_sec));
 	json_object_set_new(about, "partial", json_true());
 	json_object_del(about, "boot");
 	return take_ptr(about);

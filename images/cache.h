@@ -3,7 +3,7 @@
  * and beside it "sha256-DIGITS.json", which says where it came from. They are unpacked, read-only, and bases for
  * overlays. Downloads that were cut off are in STATEDIR/cache/partial.
  *
- * Nothing goes by itself: what is here is listed, and deleted on request.
+ * What is here is listed, and deleted on request; by itself goes what is beyond a limit (cache-limit.h).
  */
 #pragma once
 
@@ -13,7 +13,8 @@
 /*
  * What stands beside an image:
  *   {"source": its address as it is shown, or path, "url-key"?, "etag"?, "last-modified"?, "sha512"?, "packing", "format",
- *    "virtual-size", "size", "mtime": ns since the epoch; of the file, so that a change of it is seen}
+ *    "virtual-size", "size", "mtime": ns since the epoch; of the file, so that a change of it is seen,
+ *    "overlays"?: paths of those that were made by image create, clone and rebase}; its own time is when the image was used last;
  * beside a part: {"source", "etag", "last-modified", "total": or -1, "boot": the host's boot in which it came}.
  */
 
@@ -22,11 +23,15 @@ int img_cache_open(const struct vm_dirs *dirs, struct qmp_error *err);
 int img_cache_open_partial(const struct vm_dirs *dirs, struct qmp_error *err);
 /* "sha256-DIGITS"; new. */
 char *img_cache_name(const char *sha256);
-/* The entry's description, with "name" and "path" in it; new. NULL: there is none, or the image was changed since. */
+/* The entry's description, with "name", "path" and "used" (seconds since the epoch) in it; new. NULL: there is none, or the image was changed since. */
 json_t *img_cache_find(const struct vm_dirs *dirs, const char *sha256);
 json_t *img_cache_find_sha512(const struct vm_dirs *dirs, const char *sha512);
 /* What came from the address of that key last. */
 json_t *img_cache_find_url(const struct vm_dirs *dirs, const char *url_key);
+/* It is used now, and does not go for a while. NULL: it has just gone (or ENTRY is NULL). */
+json_t *img_cache_use(const struct vm_dirs *dirs, json_t *entry_consume);
+/* OVERLAY is backed by BASE: where that is an entry, it is noted beside it. Both are paths from the root on. */
+int img_cache_note_overlay(const struct vm_dirs *dirs, const char *base, const char *overlay, struct qmp_error *err);
 /*
  * The file FD, NAME in the folder DIR (on the cache's file system), is whole: it becomes the entry of SHA256, durably, in the place
  * of an older one. ABOUT is its description, but for what the file itself says.

@@ -201,7 +201,7 @@ static void step_lock(uv_timer_t *timer)
 		(void)import_take_entry(i);
 		return;
 	}
-	i->known = img_cache_find_url(i->o.dirs, i->part.key);
+	i->known = img_cache_use(i->o.dirs, img_cache_find_url(i->o.dirs, i->part.key));
 	img_part_read(&i->part, *i->sha256 || *i->sha512);
 	if (i->part.size == 0) {
 		import_fetch_rest(i);

@@ -7,6 +7,7 @@
  * It fails: anywhere; what is damaged or wrong goes, what can be gone on with stays as a part.
  */
 #include "images/import-internal.h"
+#include "images/cache-limit.h"
 #include "images/cache.h"
 #include "images/vet.h"
 #include "proto/base.h"
@@ -108,6 +109,18 @@ static json_t *describe(const struct img_import *i, const char *sha512)
 	return about;
 }
 
+/* The cache has grown. That it is too large and cannot be made smaller is no failure of the import. */
+static void trim_cache(struct img_import *i)
+{
+	_cleanup_free_ char *text = NULL;
+	struct qmp_error err = {0};
+
+	if (img_cache_trim(i->o.dirs, &text, &err) < 0)
+		text = qmp_asprintf("the cache of images is not held against its limit: %s", err.message);
+	if (text)
+		import_note(i, text);
+}
+
 /* Into the cache: the part itself, or the draft. */
 static int keep_in_cache(struct img_import *i, const char *sha512)
 {
@@ -129,7 +142,9 @@ static int keep_in_cache(struct img_import *i, const char *sha512)
 	if (!plain)
 		img_draft_release(draft);
 	end_part(i, plain);
-	i->entry = img_cache_find(i->o.dirs, i->result.sha256);
+	i->entry = img_cache_use(i->o.dirs, img_cache_find(i->o.dirs, i->result.sha256));
+	if (i->entry && !i->o.no_cache)
+		trim_cache(i);
 	return i->entry ? 0 :
 		qmp_error_set(&i->result.error, QMP_ERR_HOST, -EIO, "importing %s: it was changed in the cache at once", i->shown);
 }
@@ -298,8 +313,8 @@ int import_whole(struct img_import *i)
 json_t *import_look_up(struct img_import *i)
 {
 	if (*i->sha256)
-		return img_cache_find(i->o.dirs, i->sha256);
-	return *i->sha512 ? img_cache_find_sha512(i->o.dirs, i->sha512) : NULL;
+		return img_cache_use(i->o.dirs, img_cache_find(i->o.dirs, i->sha256));
+	return *i->sha512 ? img_cache_use(i->o.dirs, img_cache_find_sha512(i->o.dirs, i->sha512)) : NULL;
 }
 
 static void step_look(struct img_import *i)

@@ -1,4 +1,5 @@
 #include "qmpctl/image.h"
+#include "images/cache.h"
 #include "images/chain.h"
 #include "images/header.h"
 #include "launcher/location.h"
@@ -409,6 +410,14 @@ const char *image_new_format(const struct cli *cli, const char *path)
 		if (strcasecmp(dot, known[i][0]) == 0)
 			return known[i][1];
 	return format ? format : "qcow2";
+}
+
+int image_note_overlay(struct cli *cli, const json_t *base, const char *overlay)
+{
+	const char *path = text_of(base, "path");
+	_cleanup_free_ char *real = path && vm_location_is_file(path) ? realpath(path, NULL) : NULL;
+
+	return real ? img_cache_note_overlay(&cli->dirs, real, overlay, &cli->error) : 0;
 }
 
 bool image_is_same(const char *a, const char *b)

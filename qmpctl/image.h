@@ -95,6 +95,11 @@ char *image_pool_of(struct cli *cli, const char *word);
  * and "backing", "backing-volume"?: what it is a clone of. One that stands there already is filled up.
  */
 int image_add_volumes(struct cli *cli, const struct img_catalogue *c, const char *pool, json_t *images);
+/*
+ * OVERLAY, a path from the root on, was made with BASE (chain.h) behind it: an image of the cache that it stands on does not go
+ * by itself.
+ */
+int image_note_overlay(struct cli *cli, const json_t *base, const char *overlay);
 /* Whether they are the same file. */
 bool image_is_same(const char *a, const char *b);
 

@@ -352,7 +352,9 @@ static int rebase(struct cli *cli)
 					  over.path);
 	if (r == 0)
 		r = img_rebase(over.image, base.image, unsafe, &task, &cli->error);
-	return r < 0 ? r : image_run(cli, task, "rebasing", over.size, NULL);
+	if (r == 0)
+		r = image_run(cli, task, "rebasing", over.size, NULL);
+	return r < 0 || flatten ? r : image_note_overlay(cli, base.image, over.path);
 }
 
 static int run_image_rebase(struct cli *cli)

@@ -46,10 +46,12 @@ static int make_overlay(struct cli *cli, const struct found *f, const char *path
 		r = img_protect(f->path, &cli->error);
 	if (r == 0)
 		r = img_overlay_make(path, f->image, 0, NULL, NULL, &cli->error);
-	if (r != -EOPNOTSUPP)
-		return r;
-	r = img_create(&target, 0, &task, &cli->error);
-	return r < 0 ? r : img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
+	if (r == -EOPNOTSUPP) {
+		r = img_create(&target, 0, &task, &cli->error);
+		if (r == 0)
+			r = img_task_call(cli->loop, task, NULL, NULL, NULL, &cli->error);
+	}
+	return r < 0 ? r : image_note_overlay(cli, f->image, path);
 }
 
 static void on_copy(void *data, uint64_t done, uint64_t total)

@@ -47,13 +47,15 @@ static int make(struct cli *cli, const char *path, const char *format, json_t **
 		r = img_overlay_make(path, backing.image, size, NULL, NULL, &cli->error);
 		if (r != -EOPNOTSUPP || cli->error.kind) {
 			*ret = r < 0 ? NULL : json_pack("{s:s, s:s}", "path", path, "format", format);
-			return r;
+			return r < 0 ? r : image_note_overlay(cli, backing.image, path);
 		}
 		r = 0;
 	}
 	if (r == 0)
 		r = img_create_with_key(&target, size, cli_option(cli, "key-file"), &task, &cli->error);
-	return r < 0 ? r : image_run(cli, task, "making it", 0, ret);
+	if (r == 0)
+		r = image_run(cli, task, "making it", 0, ret);
+	return r < 0 || !backing.image ? r : image_note_overlay(cli, backing.image, path);
 }
 
 /* One that its pool's own tools make. */

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import threading
+import time
 
 import world
 from server import Page, Server, make_certificate
@@ -60,7 +61,7 @@ class Import(WorldTest):
             return f.read()
 
     def entries(self):
-        return self.w.ok("image", "cache", "-o", "json").json()
+        return self.w.ok("image", "cache", "-o", "json").json()["entries"]
 
     def parts(self):
         return [e for e in self.entries() if e.get("partial")]
@@ -237,6 +238,147 @@ class Import(WorldTest):
         self.assertEqual(len(answers), 8)
         self.assertEqual({sha256(self.content(a["path"])) for a in answers}, {sha256(self.data)})
         self.assertEqual(len([n for n in self.asked("If-None-Match") if not n]), 1, "one has fetched it")
+        self.clean(images=1)
+
+    # -- its limit
+
+    def cached(self, n, age=7200):
+        """N images of 1 MiB in the cache, the first one used least recently, all of them longer ago than an hour; their paths."""
+        paths = [self.load(self.put(f"source{i}", noise(1 << 20, 100 + i)))["path"] for i in range(n)]
+        for i, path in enumerate(paths):
+            self.age(path, age + 60 * (n - i))
+        return paths
+
+    def age(self, path, seconds):
+        then = time.time() - seconds
+        os.utime(path + ".json", (then, then))
+
+    def there(self, paths):
+        return [i for i, path in enumerate(paths) if os.path.exists(path) and os.path.exists(path + ".json")]
+
+    def limit(self, text, rc=OK):
+        return self.w.expect(rc, "image", "cache", "--limit", text).err
+
+    def test_the_limit_is_shown_and_set(self):
+        shown = self.w.ok("image", "cache", "-o", "json").json()
+        self.assertTrue(shown["limit-is-default"])
+        fs = os.statvfs(self.w.base)
+        self.assertEqual(shown["limit"], min(64 << 30, fs.f_blocks * fs.f_frsize // 4))
+        self.load(self.put("source", self.data))
+        for text, limit, words in (("20G", 20 << 30, "the limit is 20.0 GiB"), ("none", None, "without a limit"),
+                                   ("default", shown["limit"], "the default")):
+            self.limit(text)
+            now = self.w.ok("image", "cache", "-o", "json").json()
+            self.assertEqual((now["limit"], now["limit-is-default"]), (limit, text == "default"))
+            self.assertEqual(now["size"], sum(e["allocated"] for e in now["entries"]))
+            self.assertIn(words, self.w.ok("image", "cache").out)
+        self.limit("3G")
+        for bad in ("", "x", "0", "-1G", "1Z"):
+            self.limit(bad, rc=USAGE)
+            self.assertEqual(self.w.ok("image", "cache", "-o", "json").json()["limit"], 3 << 30)
+        config = os.path.join(self.w.root, "etc", "cache.json")
+        for text in ('{"limit": "x"}', "{}", '{"limit": "1G", "more": 1}', "junk"):
+            with open(config, "w", encoding="ascii") as f:
+                f.write(text)
+            self.assertIn("cache.json", self.w.expect(USAGE, "image", "cache").err)
+            self.assertIn("cache.json", self.w.expect(OK, "image", "import", self.put("other", noise(4096, 9))).err)
+        self.clean(images=2)
+
+    def test_what_was_used_least_recently_goes(self):
+        paths = self.cached(4)
+        self.load(self.put("source0", noise(1 << 20, 100)), "--sha256", sha256(noise(1 << 20, 100)))
+        self.age(paths[0], 4000)
+        text = self.limit("3M")
+        self.assertIn(os.path.basename(paths[1]), text)
+        self.assertEqual(self.there(paths), [0, 2, 3], "the one that was used again stays")
+        result = self.w.expect(OK, "image", "import", self.put("new", noise(1 << 20, 99)))
+        self.assertIn(os.path.basename(paths[2]), result.err)
+        self.assertEqual(self.there(paths), [0, 3])
+        self.assertTrue(os.path.exists(result.out.strip()))
+        self.clean(images=3)
+        # What has gone comes again, to the same path.
+        self.limit("none")
+        self.assertEqual(self.load(self.put("source1", noise(1 << 20, 101)))["path"], paths[1])
+
+    def test_what_was_used_just_now_stays(self):
+        paths = self.cached(3, age=60)
+        self.assertIn("beyond its limit", self.limit("1M"))
+        self.assertEqual(self.there(paths), [0, 1, 2])
+
+    def test_parts_go_too(self):
+        url = self.serve(modes=["cut", "whole"])
+        self.load(url, "--retries", "0", rc=HOST)
+        [part] = self.parts()
+        then = time.time() - 7200
+        os.utime(part["path"], (then, then))
+        self.limit("1M")
+        self.assertEqual(self.left(), [])
+        proc = None
+        try:
+            self.serve(modes=["stall"])
+            proc = self.stalled(url)
+            [part] = self.parts()
+            os.utime(part["path"], (then, then))
+            self.assertIn("beyond", self.limit("1M"))
+            self.assertEqual(len(self.parts()), 1, "it is being fetched")
+        finally:
+            if proc:
+                proc.kill()
+                proc.wait(PATIENCE)
+
+    def test_what_is_in_use_stays(self):
+        paths = self.cached(7)
+        elsewhere = self.path("elsewhere")
+        os.mkdir(elsewhere)
+        # The disk of a VM; an overlay beside the others; one that we made elsewhere, and one on that; one by a pool; one that is open.
+        self.w.create("a", {"disks": [{"path": paths[0], "format": "raw", "read-only": True}]})
+        self.w.ok("image", "create", "default:over.qcow2", "--backing", paths[1], "--backing-format", "raw")
+        self.w.ok("image", "create", f"{elsewhere}/over.qcow2", "--backing", paths[2], "--backing-format", "raw")
+        self.w.ok("image", "clone", "--linked", paths[3], self.path("cloned.qcow2"))
+        self.w.ok("image", "create", f"{elsewhere}/plain.qcow2", "4M")
+        self.w.ok("image", "rebase", f"{elsewhere}/plain.qcow2", paths[4], "--backing-format", "raw")
+        for path in paths:
+            self.age(path, 7200)
+        with open(paths[5], "rb"):
+            text = self.limit("1M")
+        self.assertEqual(self.there(paths), [0, 1, 2, 3, 4, 5])
+        self.assertIn(os.path.basename(paths[6]), text)
+        self.assertIn("beyond", text)
+        os.unlink(f"{elsewhere}/over.qcow2")
+        self.limit("1M")
+        self.assertEqual(self.there(paths), [0, 1, 3, 4], "nothing is backed by it any more, nor is it open")
+        # What a VM has cannot be told: then nothing goes.
+        with open(os.path.join(self.w.root, "etc", "vms", "a.json"), "w", encoding="ascii") as f:
+            f.write("junk")
+        for name in ("cloned.qcow2", "elsewhere/plain.qcow2"):
+            os.unlink(self.path(name))
+        self.assertIn("damaged", self.limit("1M", rc=STATE))
+        self.assertEqual(self.there(paths), [0, 1, 3, 4])
+
+    def test_several_at_once_beyond_the_limit(self):
+        paths = self.cached(6)
+        self.limit("7M")
+        answers = []
+
+        def run(i):
+            answers.append(self.load(self.put(f"new{i}", noise(1 << 20, 200 + i))))
+            answers.append(self.load(self.put(f"source{5 - i}", noise(1 << 20, 105 - i)), "--sha256", sha256(noise(1 << 20, 105 - i))))
+        runs = [threading.Thread(target=run, args=(i,)) for i in range(3)]
+        for r in runs:
+            r.start()
+        for r in runs:
+            r.join()
+        self.assertEqual(len(answers), 6)
+        self.assertEqual({sha256(self.content(a["path"])) for a in answers}, {a["sha256"] for a in answers})
+        self.limit("7M")
+        self.assertEqual(self.there(paths)[-3:], [3, 4, 5], "those that were asked for")
+        self.clean(images=7)
+
+    def test_killed_while_it_removes(self):
+        """The image goes first: what is left of it then is swept."""
+        paths = self.cached(2)
+        os.unlink(paths[0])
+        self.assertEqual([e["path"] for e in self.entries()], [paths[1]])
         self.clean(images=1)
 
     # -- a server that is no good
