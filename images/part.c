@@ -99,10 +99,19 @@ void img_part_read(struct img_part *p, bool digest)
 		p->size = 0;
 }
 
+/* A header may have any byte; what is no ASCII cannot be kept as JSON, and is no word to ask by. */
+static const char *plain(const char *header)
+{
+	for (const char *at = header; *at; at++)
+		if (*at < ' ' || *at > '~')
+			return "";
+	return header;
+}
+
 int img_part_begin(struct img_part *p, const char *etag, const char *last_modified, int64_t total)
 {
 	p->total = total;
-	if (set_text(&p->etag, etag) < 0 || set_text(&p->last_modified, last_modified) < 0)
+	if (set_text(&p->etag, plain(etag)) < 0 || set_text(&p->last_modified, plain(last_modified)) < 0)
 		return -ENOMEM;
 	return ftruncate(p->fd, 0) < 0 ? -errno : 0;
 }

@@ -464,6 +464,13 @@ class Import(WorldTest):
                     self.clean(images=1)
                     self.w.ok("image", "cache", "--delete", "all")
 
+    def test_a_tag_that_is_no_text(self):
+        url = self.serve(etag='"caf\xe9"', modes=["cut", "whole"])
+        self.load(url, "--retries", "0", rc=HOST)
+        self.clean()
+        self.assertEqual(self.content(self.load(url)["path"]), self.data)
+        self.assertEqual(self.asked("If-Range"), [None, None])
+
     def test_a_stall(self):
         url = self.serve(modes=["stall", "whole"])
         text = self.load(url, "--stall", "1", "--retries", "0", rc=TIMEOUT)
