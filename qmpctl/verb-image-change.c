@@ -468,7 +468,7 @@ static int list_snapshots(struct cli *cli)
 {
 	_cleanup_found_ struct found f = {0};
 	json_auto_t *list = NULL;
-	int r = image_find(cli, cli->args[0], cli_option(cli, "from"), NULL, true, &f);
+	int r = image_find(cli, cli->args[0], cli_option(cli, "from"), IMAGE_ITS_OWN, true, &f);
 
 	if (r == 0)
 		r = f.is_volume ? img_volume_snapshots(&f.volume, &list, &cli->error) : internal_snapshots(cli, &f, &list);
@@ -509,7 +509,7 @@ static int snapshot(struct cli *cli, const char *action)
 	_cleanup_found_ struct found f = {0};
 	bool back = streq(action, "rollback");
 	int r = cli->n_args < 3 ? qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image snapshot %s: the name of a SNAPSHOT is wanted", action)
-				: image_find(cli, cli->args[0], cli_option(cli, "from"), NULL, false, &f);
+				: image_find(cli, cli->args[0], cli_option(cli, "from"), IMAGE_ITS_OWN, false, &f);
 
 	if (r == 0 && back)
 		r = image_refuse_running(cli, &f, false, "going back to a snapshot of it");
