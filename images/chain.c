@@ -331,7 +331,7 @@ json_t *img_node(const json_t *image, struct vm_fragment *needs)
 	char prefix[24];
 	int r = 0;
 
-	snprintf(prefix, sizeof prefix, "image-%zu", needs ? needs->n_objects : 0);
+	snprintf(prefix, sizeof prefix, "%.8s-%zu", needs && needs->item ? needs->item : "image", needs ? needs->n_objects : 0);
 	if (file && needs)
 		r = vm_fragment_add_access(needs, image, prefix, file);
 	if (file && r == 0)

@@ -149,7 +149,7 @@ static int add_need(struct img_task *t, const struct vm_object *o)
  */
 static void add_node(struct img_task *t, const char *before, const json_t *image, const char *shown)
 {
-	struct vm_fragment needs = {0};
+	struct vm_fragment needs = {.item = strdup(t->n_images ? "other" : "image")}; /* ids are told apart by that */
 	json_auto_t *node = img_node(image, &needs);
 	_cleanup_free_ char *text = node ? json_dumps(node, JSON_COMPACT) : NULL;
 

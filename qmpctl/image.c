@@ -89,20 +89,22 @@ static int give_access(void *data, json_t *image, int depth, struct qmp_error *e
 {
 	struct access *a = data;
 	const char *path = text_of(image, "path"), *tls = word_of(a, "tls", 0), *password = word_of(a, "password-file", 0);
+	enum vm_location_kind kind;
 	struct vm_location l = {.kind = VM_FILE};
 	int r = json_object_update(image, (json_t *)img_catalogue_access(a->catalogue, path));
 
 	UNUSED(r); /* NULL: nothing is known */
 	if (!vm_location_is_file(path) && vm_location_parse(path, &l, err) < 0)
 		return -EINVAL;
+	kind = l.kind;
 	vm_location_deinit(&l);
-	if (tls && (l.kind == VM_NBD || l.kind == VM_NBD_UNIX)) {
+	if (tls && (kind == VM_NBD || kind == VM_NBD_UNIX)) {
 		json_t *parsed = parse_tls_words(a->cli, tls);
 		a->took_tls = true;
 		if (!parsed || json_object_set_new(image, "tls", parsed) < 0)
 			return a->cli->error.code;
 	}
-	if (password && (l.kind == VM_ISCSI || l.kind == VM_RBD)) {
+	if (password && (kind == VM_ISCSI || kind == VM_RBD)) {
 		a->took_password = true;
 		if (take_file(a, image, "password-file", password) < 0)
 			return a->cli->error.code;

@@ -63,15 +63,18 @@ static int is_for_volume(struct cli *cli, const char *pool, const char *word)
 	return r > 0 ? pool || v.pool.type->clone : r;
 }
 
-/* The image that the disk begins as: a file that is backed by it wants that nobody writes to it ever, a volume, that nobody does now. */
+/* The image that the disk begins as: a file that is backed by it wants that nobody writes to it ever, a copy, that nobody does now. */
 static int find_image(struct cli *cli, const char *pool, const char *word, struct found *ret)
 {
+	const struct image_access access = {"image-", ""};
 	int r = is_for_volume(cli, pool, word);
 
-	if (r == 0)
-		return image_find_base(cli, word, NULL, NULL, ret);
-	if (r > 0)
-		r = image_find(cli, word, NULL, NULL, false, ret);
+	if (r == 0 && vm_location_looks(word) != VM_NBD)
+		return image_find_base(cli, word, NULL, &access, ret);
+	if (r >= 0)
+		r = image_find(cli, word, NULL, &access, false, ret);
+	if (r == 0 && ret->size == 0)
+		r = image_size_now(cli, ret, &ret->size);
 	return r < 0 ? r : image_refuse_running(cli, ret, true, "a copy of it");
 }
 
@@ -106,6 +109,10 @@ static int take_image(struct cli *cli, const char *name, json_t **ret)
 	}
 	if (find_image(cli, pool, fetched ? fetched : word, &base) < 0)
 		return cli->error.code;
+	if (json_object_get(base.image, "encryption"))
+		return qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP,
+				     "--image %s is encrypted, and the disk that begins as it would not be; image convert (--new-key-file) makes "
+				     "a copy that is, for --disk", word);
 	if (!pool && base.is_volume && base.volume.pool.type->clone)
 		pool = base.volume.pool.name;
 	*ret = image_disk_from(cli, name, pool, &base, size);
@@ -413,7 +420,8 @@ const struct verb verb_create = {
 	.options = (const struct cli_option[]){
 		{"memory", "SIZE", "RAM, as in 1G"},
 		{"cpus", "N", "vCPUs"},
-		{"image", "LOCATION", "a disk that begins as this image: a file, or an address of http or https", .kind = ARG_PATH},
+		{"image", "LOCATION", "a disk that begins as this image: a file, a volume, or a URL, from where it is copied", .kind = ARG_PATH},
+		IMAGE_ACCESS_OF("image-", "", "it"),
 		{"size", "SIZE", "that disk's size, as in 20G (the image's)"},
 		{"pool", "POOL", "the pool that this disk is made in (the image's own, where it is a volume; else default)", .kind = ARG_POOL},
 		{"sha256", "DIGITS", "the SHA-256 of what comes from that address"},

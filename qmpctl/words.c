@@ -296,7 +296,7 @@ json_t *image_disk_from(struct cli *cli, const char *vm, const char *pool, struc
 {
 	const char *format = text_of(base->image, "format");
 	struct new_image n = {.cli = cli, .vm = vm, .format = "qcow2", .size = size, .base = base,
-			      .overlay = streq(format, "raw") || streq(format, "qcow2")};
+			      .overlay = vm_location_is_file(base->path) && (streq(format, "raw") || streq(format, "qcow2"))};
 	_cleanup_volume_ struct img_volume made = {0};
 	_cleanup_free_ char *location = NULL;
 	bool is_volume;

@@ -127,6 +127,89 @@ class Remote(WorldTest):
         self.w.start_tiny("raw", disks=[{"path": f"nbd+unix:///raw?socket={self.w.base}/raw.sock", "format": "raw"}])
         self.assertEqual(self.nodes("raw")["vda-fmt"]["drv"], "raw")
 
+    # -- verbs
+
+    def key(self, name, text):
+        path = os.path.join(self.w.base, name)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="ascii") as f:
+            f.write(text)
+        return path
+
+    def same(self, *words):
+        self.assertEqual(self.w.ok("image", "compare", *words).out, "identical\n")
+
+    def test_verbs_on_encrypted_images(self):
+        one, two = self.key("one", "the key number one"), self.key("two", "the key number two")
+        plain, enc, luks, raw = (self.path(n) for n in ("good", "enc.qcow2", "other.luks", "back.raw"))
+        fast = ["--option", "encrypt.iter-time=10"]
+        self.w.ok("image", "convert", plain, enc, "--new-key-file", one, *fast)
+        self.w.ok("image", "convert", enc, luks, "--key-file", one, "--new-key-file", two, "--option", "iter-time=10")
+        self.w.ok("image", "convert", luks, raw, "--key-file", two)
+        self.same(plain, raw)
+        self.same(enc, luks, "--key-file", one, "--key-file2", two)
+        self.assertIn("sound", self.w.ok("image", "check", enc, "--key-file", one).out)
+        self.assertEqual(self.w.ok("image", "map", enc, "--key-file", one, "-o", "json").json()[0]["length"], 65536)
+        self.w.ok("image", "measure", enc, "--key-file", one)
+        self.w.ok("image", "resize", enc, "+1M", "--key-file", one)
+        for rc, words, why in ((world.HOST, ["convert", enc, raw + "2"], "key-secret"),
+                               (world.HOST, ["convert", enc, raw + "2", "--key-file", two], "Invalid password"),
+                               (USAGE, ["info", plain, "--key-file", one], "not encrypted"),
+                               (USAGE, ["info", plain, "--tls", self.w.base], "NBD"),
+                               (USAGE, ["info", plain, "--password-file", one], "iSCSI"),
+                               (USAGE, ["convert", plain, raw + "2", "--format", "luks"], "key-file")):
+            with self.subTest(words=words):
+                self.assertIn(why, self.w.expect(rc, "image", *words).err)
+                self.assertFalse(os.path.exists(raw + "2"))
+        os.chmod(one, 0o644)
+        self.assertIn("chmod 600", self.w.expect(USAGE, "image", "check", enc, "--key-file", one).err)
+        # A VM's spec says what opens it.
+        os.chmod(one, 0o600)
+        self.w.create_tiny("demo", disks=[{"path": enc, "format": "qcow2", "encryption": {"key-file": one}}])
+        self.same(enc, luks, "--key-file2", two)
+
+    def test_verbs_on_servers(self):
+        """From a server and onto one; what it would have opened here is refused; a VM whose disk begins as what is there."""
+        authority = servers.Authority(f"{self.w.base}/ca")
+        client, own = authority.issue("client"), authority.issue("server")
+        good = shutil.copy(self.path("good"), os.path.join(self.w.base, "good.qcow2"))  # whose server has it locked
+        with open(self.path("room"), "wb") as f:
+            f.truncate(8 << 20)
+        ports = {name: servers.free_port() for name in ("good", "backed", "room")}
+        for name, port in ports.items():
+            self.serve(servers.nbd(self.w, self.path(name), export=name, port=port, options=["--tls-creds=t"],
+                                   objects=[f"tls-creds-x509,id=t,endpoint=server,verify-peer=on,dir={own}"]))
+        url = {name: f"nbd://127.0.0.1:{port}/{name}" for name, port in ports.items()}
+        tls, copy = ["--tls", client], os.path.join(self.w.base, "copy.raw")
+        info = self.w.ok("image", "info", url["good"], *tls, "-o", "json").json()
+        self.assertEqual((info["format"], info["virtual-size"], info["filename"]), ("qcow2", 8 << 20, url["good"]))
+        self.assertIn("sound", self.w.ok("image", "check", url["good"], *tls).out)
+        self.w.ok("image", "convert", url["good"], copy, *tls)
+        self.same(copy, good)
+        for verb, more in (("convert", [copy + "2"]), ("map", []), ("measure", []), ("check", [])):
+            with self.subTest(verb=verb):
+                result = self.w.run("image", verb, url["backed"], *more, *tls)
+                self.assertNotEqual(result.rc, 0)
+                self.assertIn(SHADOW, result.err)
+                self.assertFalse(os.path.exists(copy + "2"))
+        self.assertIn("--replace", self.w.run("image", "convert", copy, url["room"], "--new-tls", client).err)
+        self.w.ok("image", "convert", good, url["room"], "--new-tls", client, "--replace")
+        self.same(url["room"], copy, *tls)
+        self.assertIn("TLS", self.w.run("image", "info", url["good"]).err)
+        self.w.ok("create", "vm", "--image", url["good"], "--image-tls", client, "--size", "16M")
+        disk = self.w.ok("show", "vm").json()["disks"][0]
+        self.assertNotIn("backing", disk)
+        self.assertEqual(self.w.ok("image", "info", disk["path"], "-o", "json").json()["virtual-size"], 16 << 20)
+        self.same(disk["path"], good)
+        result = self.w.run("create", "bad", "--image", url["backed"], "--image-tls", client)
+        self.assertIn(SHADOW, result.err)
+
+    def test_a_disk_that_begins_as_a_volume(self):
+        self.w.ok("pool", "create", "data", f"dir,path={self.folder}")
+        self.w.ok("create", "vm", "--image", "data:good")
+        self.same(self.w.ok("show", "vm").json()["disks"][0]["path"], self.path("good"))
+        result = self.w.run("create", "bad", "--image", "data:none")
+        self.assertIn("there is no image", result.err)
+
 
 if __name__ == "__main__":
     world.main()

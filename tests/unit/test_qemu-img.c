@@ -41,10 +41,10 @@ static void test_words(void)
 	CHECK_STR(words(t), "qemu-img|convert|-p|-n|-t|writeback|--target-is-zero|-O|raw|" RAW("/x/\\\"r\\\\") RAW("/x/-n,ew"));
 	target = (struct img_target){.path = "nbd://h/e", .format = "luks", .made_at = "nbd://h/e", .access = there};
 	CHECK_INT(img_convert(raw, NULL, &target, false, false, &t, NULL), 0);
-	CHECK_STR(words(t), "qemu-img|convert|--object|{\"qom-type\":\"tls-creds-x509\",\"id\":\"image-0-tls\",\"endpoint\":\"client\",\"dir\":\"/d\"}|"
+	CHECK_STR(words(t), "qemu-img|convert|--object|{\"qom-type\":\"tls-creds-x509\",\"id\":\"other-0-tls\",\"endpoint\":\"client\",\"dir\":\"/d\"}|"
 			    "-p|-n|-t|writeback|-O|luks|" RAW("/x/\\\"r\\\\")
 			    "json:{\"driver\":\"luks\",\"file\":{\"driver\":\"nbd\",\"server\":{\"host\":\"h\",\"port\":\"10809\","
-			    "\"type\":\"inet\"},\"export\":\"e\",\"reconnect-delay\":60,\"tls-creds\":\"image-0-tls\"}}|");
+			    "\"type\":\"inet\"},\"export\":\"e\",\"reconnect-delay\":60,\"tls-creds\":\"other-0-tls\"}}|");
 	CHECK_INT(img_commit(over, &t, NULL), 0);
 	CHECK_STR(words(t), "qemu-img|commit|-p|" OVER);
 	CHECK_INT(img_bitmap(base, "merge", "-b", "-c", 0, &t, NULL), 0);
@@ -69,6 +69,7 @@ static void test_secret(void)
 static void test_access(void)
 {
 	char key[] = "/tmp/test-qemu-img-XXXXXX";
+	const char *both;
 	int fd = mkstemp(key);
 	json_auto_t *base = json_pack("{s:s, s:s, s:{s:s, s:s}}", "path", "nbd://h/b", "format", "raw", "tls", "dir", "/d,1", "hostname", "g");
 	json_auto_t *over = json_pack("{s:s, s:s, s:{s:s}, s:O}", "path", "/x/o", "format", "qcow2", "encryption", "key-file", key,
@@ -84,6 +85,9 @@ static void test_access(void)
 		  "json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"file\",\"filename\":\"/x/o\"},\"encrypt\":{\"key-secret\":\"image-0-key\"},"
 		  "\"backing\":{\"driver\":\"raw\",\"file\":{\"driver\":\"nbd\",\"server\":{\"host\":\"h\",\"port\":\"10809\",\"type\":\"inet\"},"
 		  "\"export\":\"b\",\"reconnect-delay\":60,\"tls-creds\":\"image-1-tls\",\"tls-hostname\":\"g\"}}}|");
+	CHECK_INT(img_compare(over, over, false, false, &t, NULL), 0);
+	both = words(t);
+	CHECK(strstr(both, "\"id\":\"image-0-key\"") && strstr(both, "\"id\":\"other-0-key\""));
 	CHECK_INT(img_read_head(disk, NULL, &t, NULL), 0);
 	CHECK_STR(words(t),
 		  "qemu-img|dd|--object|{\"qom-type\":\"secret\",\"id\":\"image-0-password\",\"file\":\"/proc/self/fd/3\"}|"
