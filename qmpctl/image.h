@@ -32,7 +32,7 @@ struct image_access {
 	{PREFIX "key-file" SUFFIX, "FILE", WHOSE " is encrypted, with the key that this file holds; again: of what it is backed by", \
 	 .kind = ARG_PATH},                                                                                                  \
 	{PREFIX "password-file" SUFFIX, "FILE", WHOSE " is on iSCSI or Ceph, which ask for what this file holds", .kind = ARG_PATH}, \
-	{PREFIX "tls" SUFFIX, "WORDS", WHOSE " is on NBD with TLS: DIR[,type=psk][,username=NAME][,hostname=NAME]", .kind = ARG_PATH}
+	{PREFIX "tls" SUFFIX, "WORDS", WHOSE " is on NBD with TLS: DIR[,hostname=NAME], and the other fields of a disk's tls", .kind = ARG_PATH}
 #define IMAGE_ACCESS IMAGE_ACCESS_OF("", "", "IMAGE")
 
 /*
