@@ -57,6 +57,8 @@ static int rename_spec(struct cli *cli, int dir, const char *from, const char *t
 	r = fsync(dir) < 0 ? qmp_error_errno(&cli->error, -errno, "writing the folder of the specs") : 0;
 	if (r == 0)
 		r = write_name(&cli->dirs, dir, new_file, spec, to, &cli->error);
+	if (r < 0) /* also where it was written, but its folder could not be synced */
+		(void)write_name(&cli->dirs, dir, new_file, spec, from, NULL);
 	if (r < 0 && renameat2(dir, new_file, dir, old_file, RENAME_NOREPLACE) < 0) {
 		qmp_error_wrap(&cli->error, "%s is named %s now, though its spec does not say so", from, to);
 		*ret_known = false;
