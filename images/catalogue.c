@@ -199,7 +199,8 @@ static int add_disk(struct img_catalogue *c, const char *vm, const json_t *disk,
 	struct use use = {.vm = (char *)vm, .disk = (char *)(id ? id : "(new)"), .runs = runs};
 
 	for (const json_t *image = disk; image; image = json_object_get(image, "backing"), use.depth++) {
-		json_auto_t *access = use.access = access_of(image);
+		json_auto_t *access = access_of(image);
+		use.access = access;
 		use.path = (char *)text_of(image, "path");
 		use.format = (char *)(text_of(image, "format") ? text_of(image, "format") : "raw");
 		use.writes = writes && use.depth == 0;

@@ -75,7 +75,7 @@ static void test_variables(void)
 	const char *const folders[] = {own, NULL};
 	json_auto_t *spec = json_pack("{s:s, s:{s:s}}", "name", "a", "firmware", "type", "uefi"), *f = NULL;
 	struct qmp_error err = {0};
-	_cleanup_free_ char *vars = qmp_asprintf("%s/firmware/a.fd", root), *moved = qmp_asprintf("%s/firmware/b.fd", root);
+	_cleanup_free_ char *vars = qmp_asprintf("%s/firmware/a.fd", root);
 	struct stat st;
 
 	CHECK_INT(vm_firmware_find(&dirs, spec, "pc-q35-7.2", folders, &f, &err), 0);
