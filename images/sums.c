@@ -98,7 +98,7 @@ int img_sums_find(const char *text, size_t len, const char *name, char ret_sha25
 		if (!parse_gnu(line, &file, &digits) && !parse_bsd(line, &file, &digits))
 			continue;
 		file = without_folders(file);
-		if (file.n != strlen(name) || memcmp(file.text, name, file.n) != 0)
+		if (file.n == 0 || file.n != strlen(name) || memcmp(file.text, name, file.n) != 0)
 			continue;
 		if (digits.n == IMG_SHA256_LEN)
 			r = note(digits, sha256);

@@ -13,7 +13,7 @@
 
 /*
  * What a list of digests says of the file NAME: lines as sha256sum and its like print them ("DIGITS  NAME", "DIGITS *NAME"),
- * or as BSD does ("SHA256 (NAME) = DIGITS"); what else stands there is passed over. Folders before names do not count.
+ * or as BSD does ("SHA256 (NAME) = DIGITS"); what else stands there is passed over. Folders before names do not count, and a folder is no file.
  * -ENOENT: it says nothing; -EBADMSG: two different things. Either may be "" on success. Pure.
  */
 int img_sums_find(const char *text, size_t len, const char *name, char ret_sha256[IMG_SHA256_LEN + 1],

@@ -87,7 +87,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	again = find_with(list, len, line, strlen(line), name);
 	if (!strchr(name, '\n')) /* else that were a line of its own */
 		must_be_same(&f, &again);
-	if (f.r == 0 && *f.sha256 && strncmp(f.sha256, other, IMG_SHA256_LEN) != 0) {
+	/* A name may end as a line does in BSD's lists alone, where it does not end the line. */
+	if (f.r == 0 && *f.sha256 && strncmp(f.sha256, other, IMG_SHA256_LEN) != 0 && name[n - 1] != '\r') {
 		line[strlen(line) - strlen(".sig\n")] = '\0';
 		again = find_with(list, len, line, strlen(line), name);
 		MUST(again.r == -EBADMSG, "two digests, and %d", again.r);
