@@ -9,6 +9,11 @@ import world
 from world import NOT_FOUND, OK, STATE, USAGE, WorldTest
 
 
+def without(image, *keys):
+    """A tree of images, without KEYS in any of them."""
+    return {**{k: v for k, v in image.items() if k not in keys}, "overlays": [without(o, *keys) for o in image["overlays"]]}
+
+
 class Clone(WorldTest):
     def path(self, name):
         return os.path.join(self.w.base, name)
@@ -302,8 +307,12 @@ class Clone(WorldTest):
         self.assertEqual(tree["path"], base)
         paths = sorted(o["path"] for o in tree["overlays"])
         self.assertEqual(paths, sorted([self.disk("a")["path"], self.disk("b")["backing"]["path"]]))
-        for where in (self.disk("c")["path"], os.path.dirname(base), "default"):
+        for where in (self.disk("c")["path"], os.path.dirname(base)):
             self.assertEqual(self.w.ok("image", "tree", where, "-o", "json").json(), [tree])
+        [by_pool] = self.w.ok("image", "tree", "default", "-o", "json").json()
+        self.assertEqual(by_pool["volume"], "default:" + os.path.basename(base))
+        self.assertEqual({o["backing-volume"] for o in by_pool["overlays"]}, {by_pool["volume"]})
+        self.assertEqual(without(by_pool, "volume", "backing-volume"), tree)
         alone = self.path("alone.raw")
         self.img("create", "-q", "-f", "raw", alone, "1M")
         self.assertEqual([t["path"] for t in self.w.ok("image", "tree", alone, "-o", "json").json()], [alone])
