@@ -123,10 +123,8 @@ class Ceph(Volumes, WorldTest):
         self.check_vms("ceph", shares=False)
 
     def test_snapshots(self):
-        self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,conf={self.cluster.conf},user=admin")
-        for image in self.images():
-            self.rbd("snap", "purge", image)
-            self.rbd("rm", image)
+        self.rbd("namespace", "create", "rbd/snapshots")
+        self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,namespace=snapshots,conf={self.cluster.conf},user=admin")
         self.check_snapshots("ceph")
 
     def test_a_pool_that_the_cluster_does_not_have(self):
