@@ -40,6 +40,8 @@ if not argv[-1].startswith("tank"):
             print("%s\\t%d\\t0\\t%s" % (name, os.path.getsize(node(name)), origin_of(name)))
     elif argv[0] == "list" and "origin" in argv:
         print(origin_of(argv[-1]))
+    elif argv[0] == "list" and "guid" in argv:
+        print(os.stat(node(argv[-1])).st_ino)
     elif argv[0] == "list":
         print("0\\t2147483648")
     elif argv[0] == "create":
@@ -57,6 +59,8 @@ if not argv[-1].startswith("tank"):
     elif argv[0] == "rename":
         os.link(node(argv[-2]), node(argv[-1]))
         os.unlink(node(argv[-2]))
+        if origin_of(argv[-2]) != "-":
+            os.rename(*(here + "/origin." + n.replace("/", "!") for n in argv[-2:]))
     elif argv[0] == "snapshot":
         shutil.copyfile(node(argv[-1].split("@")[0]), node(argv[-1]))
     elif argv[0] == "clone":
