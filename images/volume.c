@@ -382,15 +382,22 @@ static int refuse_newer(struct img_volume *v, const json_t *list, size_t at, boo
 						   names);
 }
 
+/* Begins something with a snapshot that has to be there. */
+static int begin_with_snapshot(struct img_volume *v, const char *name, int *ret_lock, json_t **ret_list, size_t *ret_at,
+			       struct qmp_error *err)
+{
+	int r = begin_snapshot(v, name, ret_lock, ret_list, ret_at, err);
+
+	return r == 0 && *ret_at == json_array_size(*ret_list) ? no_snapshot(v, name, *ret_list, err) : r;
+}
+
 int img_volume_snapshot_rollback(struct img_volume *v, const char *name, bool newer, struct qmp_error *err)
 {
 	_cleanup_fd_ int lock = -1;
 	json_auto_t *list = NULL;
 	size_t at;
-	int r = begin_snapshot(v, name, &lock, &list, &at, err);
+	int r = begin_with_snapshot(v, name, &lock, &list, &at, err);
 
-	if (r == 0 && at == json_array_size(list))
-		return no_snapshot(v, name, list, err);
 	if (r == 0 && v->pool.type->snapshots->newer_go)
 		r = refuse_newer(v, list, at, newer, err);
 	return r < 0 ? r : v->pool.type->snapshots->rollback(&v->pool, v->name, name, newer, err);
@@ -401,10 +408,8 @@ int img_volume_snapshot_remove(struct img_volume *v, const char *name, struct qm
 	_cleanup_fd_ int lock = -1;
 	json_auto_t *list = NULL;
 	size_t at;
-	int r = begin_snapshot(v, name, &lock, &list, &at, err);
+	int r = begin_with_snapshot(v, name, &lock, &list, &at, err);
 
-	if (r == 0 && at == json_array_size(list))
-		return no_snapshot(v, name, list, err);
 	return r < 0 ? r : v->pool.type->snapshots->remove(&v->pool, v->name, name, err);
 }
 
