@@ -1,10 +1,8 @@
 """The real cloud-init: one command makes a VM from an image and returns when its first boot is over."""
 import base64
-import http.server
 import json
 import os
 import subprocess
-import threading
 import time
 import unittest
 
@@ -67,25 +65,6 @@ class CloudInit(WorldTest):
             "--kernel", debian_file("vmlinuz"), "--initrd", debian_file("initrd.img"), "--cmdline", CMDLINE,
             "--image", debian_file("disk.img"), *words, "--wait", "ready", "--timeout", str(LONG))
 
-    def serve(self, folder):
-        """A web server on 127.0.0.1: (its port, the paths that it was asked for, as they come)."""
-        asked = []
-
-        class Handler(http.server.SimpleHTTPRequestHandler):
-            def __init__(self, *args):
-                super().__init__(*args, directory=folder)
-
-            def log_message(self, *args):
-                asked.append(self.path)
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
-        return server.server_port, asked
-
     def guest(self, *command):
         """Runs it in the guest; what it prints."""
         arguments = json.dumps({"path": command[0], "arg": command[1:], "capture-output": True})
@@ -140,7 +119,7 @@ class CloudInit(WorldTest):
                            ("user-data", "#cloud-config\nruncmd: [\"echo it ran >/ran\"]\n")):
             with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
                 f.write(text)
-        port, asked = self.serve(os.path.dirname(folder))
+        port, asked = self.serve_folder(os.path.dirname(folder))
         said = self.create("--seed-url", f"http://10.0.2.2:{port}/a,b/", "--nic", "user")
         self.assertEqual(said.splitlines()[-1], "demo is ready")
         self.assertEqual(self.guest("cat", "/ran"), "it ran")

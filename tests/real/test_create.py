@@ -1,9 +1,7 @@
 """What create makes of an image, of an operating system's name, and of what cloud-init is to be told."""
-import http.server
 import json
 import os
 import subprocess
-import threading
 import unittest
 
 import world
@@ -89,15 +87,8 @@ class Create(WorldTest):
 
     def test_an_image_from_an_address(self):
         self.image("base.raw")
-        handler = lambda *args: http.server.SimpleHTTPRequestHandler(*args, directory=self.w.base)
-        http.server.SimpleHTTPRequestHandler.log_message = lambda *args: None
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        self.addCleanup(thread.join)
-        self.addCleanup(server.server_close)
-        self.addCleanup(server.shutdown)
-        url = f"http://127.0.0.1:{server.server_port}/base.raw"
+        port, _ = self.serve_folder(self.w.base)
+        url = f"http://127.0.0.1:{port}/base.raw"
         result = self.w.run("create", "a", "--image", url, "--sha256", "0" * 64)
         self.assertNotEqual(result.rc, OK, result)
         self.assertEqual(self.files("images"), [])

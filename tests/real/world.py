@@ -1,4 +1,5 @@
 """A world of its own for each test: a --root folder, the program under test in it, and nothing left of it afterwards."""
+import http.server
 import json
 import os
 import re
@@ -6,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -281,6 +283,25 @@ class WorldTest(unittest.TestCase):
     def setUp(self):
         self.w = World()
         self.addCleanup(self.w.close)
+
+    def serve_folder(self, folder):
+        """A web server on 127.0.0.1: (its port, the paths that it was asked for, as they come)."""
+        asked = []
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args):
+                super().__init__(*args, directory=folder)
+
+            def log_message(self, *args):
+                asked.append(self.path)
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.addCleanup(server.server_close)
+        self.addCleanup(server.shutdown)
+        return server.server_port, asked
 
     def until(self, condition, message, timeout=PATIENCE):
         """Waits until CONDITION() holds; returns what it gave. MESSAGE: a text, or what makes one when time is up."""
