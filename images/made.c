@@ -203,7 +203,7 @@ const char *img_made_path(const struct img_made *m, size_t i)
 /* What a VM has by its name, not by its spec. */
 static const struct {
 	const char *folder, *ending;
-} by_name[] = {{"firmware", ".fd"}, {"firmware", ".secure.fd"}, {"seeds", ".iso"}};
+} by_name[] = {{"firmware", ".fd"}, {"firmware", "+secure.fd"}, {"seeds", ".iso"}};
 
 /* Likewise; -ENOENT: PATH is none of those. */
 static int is_wanted_by_name(const struct vm_dirs *dirs, const char *path)

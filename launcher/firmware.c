@@ -13,7 +13,9 @@
 /* Of a host's own, then of people's, then of packages (firmware.json, "Firmware"). */
 static const char *const system_folders[] = {"/etc/qemu/firmware", "/usr/share/qemu/firmware", "/usr/local/share/qemu/firmware",
 					     NULL};
-static const char *const endings[] = {".fd", ".secure.fd"};
+/* No name of a VM has a "+": "x.secure.fd", as it was once, is that of a VM x.secure, too. */
+static const char *const endings[] = {".fd", "+secure.fd"};
+static const char was_secure[] = ".secure.fd";
 
 static bool has_text(const json_t *list, const char *text)
 {
@@ -156,6 +158,46 @@ int vm_firmware_find(const struct vm_dirs *dirs, const json_t *spec, const char 
 	return 0;
 }
 
+/* Whether VM has UEFI without Secure Boot, or may have: its spec is there, and cannot be read. */
+static bool is_plain(const struct vm_dirs *dirs, const char *vm)
+{
+	_cleanup_free_ char *file = qmp_asprintf("%s/vms/%s.json", dirs->conf, vm);
+	json_auto_t *spec = file ? json_load_file(file, 0, NULL) : NULL;
+	const json_t *firmware = json_object_get(spec, "firmware");
+	const char *type = text_of(firmware, "type");
+
+	if (!spec)
+		return !file || access(file, F_OK) == 0;
+	return type && streq(type, "uefi") && !json_is_true(json_object_get(firmware, "secure-boot"));
+}
+
+/* FILE is VM.secure.fd: VM's, unless a VM VM.secure has it. */
+static void move_old(const struct vm_dirs *dirs, int folder, const char *file)
+{
+	size_t n = strlen(file) - (sizeof was_secure - 1);
+	_cleanup_free_ char *other = qmp_asprintf("%.*s", (int)(strlen(file) - strlen(".fd")), file);
+	_cleanup_free_ char *spec = qmp_asprintf("%s/vms/%.*s.json", dirs->conf, (int)n, file);
+	_cleanup_free_ char *to = qmp_asprintf("%.*s%s", (int)n, file, endings[true]);
+
+	if (other && spec && to && access(spec, F_OK) == 0 && !is_plain(dirs, other))
+		(void)renameat2(folder, file, folder, to, RENAME_NOREPLACE);
+}
+
+void vm_firmware_move_old(const struct vm_dirs *dirs)
+{
+	_cleanup_free_ char *path = qmp_asprintf("%s/" FOLDER, dirs->state);
+	DIR *d = path ? opendir(path) : NULL;
+	const struct dirent *entry;
+
+	while (d && (entry = readdir(d))) {
+		size_t n = strlen(entry->d_name), tail = sizeof was_secure - 1;
+		if (n > tail && *entry->d_name != '.' && streq(entry->d_name + n - tail, was_secure))
+			move_old(dirs, dirfd(d), entry->d_name);
+	}
+	if (d)
+		(void)closedir(d);
+}
+
 static int copy_template(const struct vm_dirs *dirs, const char *from, const char *name, struct qmp_error *err)
 {
 	_cleanup_free_ char *data = NULL;
@@ -187,6 +229,7 @@ int vm_firmware_make(const struct vm_dirs *dirs, const json_t *spec, const json_
 
 	if (!vars || !template)
 		return 0;
+	vm_firmware_move_old(dirs);
 	r = copy_template(dirs, template, strrchr(vars, '/') + 1, err);
 	if (r == 0)
 		r = vm_identity_of(spec, &id, err);

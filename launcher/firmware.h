@@ -2,7 +2,7 @@
  * UEFI: which of the host's firmware fits a machine, as the host's packages describe it, and the variables that a VM has of its
  * own. Source: QEMU, docs/interop/firmware.json.
  *
- * The variables are STATEDIR/firmware/NAME.fd (with Secure Boot NAME.secure.fd), begun as a copy of the firmware's template at
+ * The variables are STATEDIR/firmware/NAME.fd (with Secure Boot NAME+secure.fd), begun as a copy of the firmware's template at
  * the first start, and the VM's from then on. Does not own: how QEMU is given them (fragment.h, argv.h).
  */
 #pragma once
@@ -20,5 +20,10 @@ int vm_firmware_find(const struct vm_dirs *dirs, const json_t *spec, const char 
 int vm_firmware_make(const struct vm_dirs *dirs, const json_t *spec, const json_t *firmware, struct qmp_error *err);
 /* Where NAME's variables are, once it has any; new. SECURE: those with Secure Boot. */
 char *vm_firmware_vars(const struct vm_dirs *dirs, const char *name, bool secure);
+/*
+ * Those with Secure Boot were NAME.secure.fd once, which a VM NAME.secure has now: they get the name that they have now, before
+ * there is such a VM. Where one with UEFI is there already, they stay its own, and NAME begins anew: theirs may lack the keys.
+ */
+void vm_firmware_move_old(const struct vm_dirs *dirs);
 /* Removes what NAME has. */
 void vm_firmware_remove(const struct vm_dirs *dirs, const char *name);

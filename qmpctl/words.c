@@ -32,6 +32,7 @@ static bool is_quiet(void *data, const char *vm)
 
 void images_settle(struct cli *cli)
 {
+	vm_firmware_move_old(&cli->dirs);
 	img_made_settle(cli->loop, &cli->dirs, is_quiet, cli);
 }
 

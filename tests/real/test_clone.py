@@ -185,13 +185,13 @@ class Clone(WorldTest):
         self.w.ok("set", "a", "seed.user=me")
         folder = os.path.join(self.w.root, "lib", "firmware")
         os.mkdir(folder, 0o700)
-        for name, text in (("a.fd", "of a"), ("b.fd", "of nobody"), ("a.secure.fd", "keys")):
+        for name, text in (("a.fd", "of a"), ("b.fd", "of nobody"), ("a+secure.fd", "keys")):
             with open(os.path.join(folder, name), "w", encoding="ascii") as f:
                 f.write(text)
         self.w.ok("start", "a")
         self.w.ok("kill", "a")
         self.w.ok("clone", "a", "b", "--linked")
-        for name, text in (("b.fd", "of a"), ("b.secure.fd", "keys")):
+        for name, text in (("b.fd", "of a"), ("b+secure.fd", "keys")):
             with open(os.path.join(folder, name), encoding="ascii") as f:
                 self.assertEqual(f.read(), text)
         a, b = self.spec("a"), self.spec("b")

@@ -5,7 +5,7 @@ import os
 import struct
 
 import world
-from guest import BOOT, linux_spec, with_serial
+from guest import BOOT, guest_file, linux_spec, with_serial
 from world import USAGE, WorldTest
 
 FW_CFG = "/sys/firmware/qemu_fw_cfg/by_name/opt/com.coreos/config"
@@ -116,6 +116,24 @@ class FirstBoot(WorldTest):
         self.assertEqual(self.variables("copy"), kept)
         self.w.ok("delete", "copy")
         self.assertEqual(os.listdir(os.path.join(self.w.root, "lib/firmware")), [])
+
+    def test_whose_variables_they_are(self):
+        """x with Secure Boot and x.secure without run at the same time; what x had under its old name goes along with it."""
+        folder, code = os.path.join(self.w.root, "lib/firmware"), guest_file("tinybios.bin")
+        firmware = {"type": "uefi", "path": code, "vars-template": self.file("template", bytes(1 << 16))}
+        self.w.create("x", {"accel": "tcg", "firmware": {**firmware, "secure-boot": True}})
+        os.makedirs(folder, 0o700)
+        with open(os.path.join(folder, "x.secure.fd"), "wb") as f:
+            f.write(b"x's".ljust(1 << 16))
+        self.w.create("x.secure", {"firmware": firmware})
+        for name in ("x", "x.secure"):
+            self.w.ok("start", name)
+        self.assertEqual([self.variables(name)[:3] for name in ("x+secure", "x.secure")], [b"x's", bytes(3)])
+        for name in ("x", "x.secure"):
+            self.assertNotIn("differences", self.w.status(name))
+            self.w.ok("kill", name)
+        self.w.ok("delete", "x")
+        self.assertEqual(os.listdir(folder), ["x.secure.fd"])
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class SecureBoot(WorldTest):
         self.assertEqual(value, 1)
         self.assertIn("Secure boot enabled", said)
         self.assertNotIn("differences", self.w.status("demo"))
-        self.assertEqual(os.listdir(os.path.join(self.w.root, "lib/firmware")), ["demo.secure.fd"])
+        self.assertEqual(os.listdir(os.path.join(self.w.root, "lib/firmware")), ["demo+secure.fd"])
 
     @unittest.skipUnless(os.environ.get("QMPCTL_SECURE_BOOT"), "boots another Linux behind UEFI: QMPCTL_SECURE_BOOT=1")
     def test_without_it_the_same_comes_up(self):

@@ -99,6 +99,61 @@ static void test_variables(void)
 	CHECK(access(vars, F_OK) < 0);
 }
 
+static void define(const char *vm, const char *firmware)
+{
+	_cleanup_free_ char *file = qmp_asprintf("%s.json", vm), *folder = qmp_asprintf("%s/vms", root);
+
+	put(folder, file, firmware);
+}
+
+/* What there is, in order, after old names were seen to; then it is gone. */
+static const char *moved(void)
+{
+	static const char *const names[] = {"x.secure.fd", "x+secure.fd", "x.fd"};
+	static char text[64];
+
+	*text = 0;
+	vm_firmware_move_old(&dirs);
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *path = qmp_asprintf("%s/firmware/%s", root, names[i]);
+		if (unlink(path) == 0)
+			snprintf(text + strlen(text), sizeof text - strlen(text), "%s%s", *text ? " " : "", names[i]);
+	}
+	return text;
+}
+
+/* A VM "x" with Secure Boot had the file of a VM "x.secure" without. */
+static void test_old_names(void)
+{
+	static const char secure[] = "{\"firmware\": {\"type\": \"uefi\", \"secure-boot\": true}}";
+	static const char plain[] = "{\"firmware\": {\"type\": \"uefi\"}}";
+	_cleanup_free_ char *folder = qmp_asprintf("%s/firmware", root), *vms = qmp_asprintf("%s/vms", root);
+	_cleanup_free_ char *x = vm_firmware_vars(&dirs, "x", true), *other = vm_firmware_vars(&dirs, "x.secure", false);
+
+	CHECK(!streq(x, other));
+	CHECK(mkdir(vms, 0700) == 0);
+	put(folder, "x.secure.fd", "nobody's");
+	CHECK_STR(moved(), "x.secure.fd");
+	define("x", secure);
+	put(folder, "x.secure.fd", "x's");
+	CHECK_STR(moved(), "x+secure.fd");
+	put(folder, "x.secure.fd", "before");
+	put(folder, "x+secure.fd", "since");
+	CHECK_STR(moved(), "x.secure.fd x+secure.fd");
+	define("x.secure", "{}");
+	put(folder, "x.secure.fd", "x's");
+	CHECK_STR(moved(), "x+secure.fd");
+	define("x.secure", secure);
+	put(folder, "x.secure.fd", "x's");
+	CHECK_STR(moved(), "x+secure.fd");
+	define("x.secure", plain);
+	put(folder, "x.secure.fd", "x.secure's");
+	CHECK_STR(moved(), "x.secure.fd");
+	define("x.secure", "{");
+	put(folder, "x.secure.fd", "x.secure's, perhaps");
+	CHECK_STR(moved(), "x.secure.fd");
+}
+
 int main(void)
 {
 	_cleanup_free_ char *remove = NULL;
@@ -110,6 +165,7 @@ int main(void)
 	CHECK(mkdir(own, 0700) == 0 && mkdir(packages, 0700) == 0);
 	RUN(test_find);
 	RUN(test_variables);
+	RUN(test_old_names);
 	remove = qmp_asprintf("rm -r %s", root);
 	CHECK_INT(system(remove), 0);
 	return 0;

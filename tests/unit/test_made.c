@@ -140,15 +140,15 @@ static void test_by_name(void)
 {
 	char note[32];
 
-	put("firmware/c.d.secure.fd", "variables");
+	put("firmware/c.d+secure.fd", "variables");
 	define("c.d", "none");
-	condemn_and_die("e", "firmware/c.d.secure.fd", note);
+	condemn_and_die("e", "firmware/c.d+secure.fd", note);
 	settle();
-	CHECK(there("firmware/c.d.secure.fd") && !is_noted(note));
-	condemn_and_die("e", "firmware/c.d.secure.fd", note);
+	CHECK(there("firmware/c.d+secure.fd") && !is_noted(note));
+	condemn_and_die("e", "firmware/c.d+secure.fd", note);
 	(void)unlink(path_in(folder, "vms/c.d.json"));
 	settle();
-	CHECK(!there("firmware/c.d.secure.fd") && !is_noted(note));
+	CHECK(!there("firmware/c.d+secure.fd") && !is_noted(note));
 }
 
 static void test_undo(void)
