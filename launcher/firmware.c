@@ -158,28 +158,19 @@ int vm_firmware_find(const struct vm_dirs *dirs, const json_t *spec, const char 
 	return 0;
 }
 
-/* Whether VM has UEFI without Secure Boot, or may have: its spec is there, and cannot be read. */
-static bool is_plain(const struct vm_dirs *dirs, const char *vm)
+static bool is_defined(const struct vm_dirs *dirs, const char *file, size_t n)
 {
-	_cleanup_free_ char *file = qmp_asprintf("%s/vms/%s.json", dirs->conf, vm);
-	json_auto_t *spec = file ? json_load_file(file, 0, NULL) : NULL;
-	const json_t *firmware = json_object_get(spec, "firmware");
-	const char *type = text_of(firmware, "type");
+	_cleanup_free_ char *spec = qmp_asprintf("%s/vms/%.*s.json", dirs->conf, (int)n, file);
 
-	if (!spec)
-		return !file || access(file, F_OK) == 0;
-	return type && streq(type, "uefi") && !json_is_true(json_object_get(firmware, "secure-boot"));
+	return !spec || access(spec, F_OK) == 0;
 }
 
-/* FILE is VM.secure.fd: VM's, unless a VM VM.secure has it. */
-static void move_old(const struct vm_dirs *dirs, int folder, const char *file)
+/* FILE is NAME.secure.fd, N the length of NAME. */
+static void move_old(const struct vm_dirs *dirs, int folder, const char *file, size_t n)
 {
-	size_t n = strlen(file) - (sizeof was_secure - 1);
-	_cleanup_free_ char *other = qmp_asprintf("%.*s", (int)(strlen(file) - strlen(".fd")), file);
-	_cleanup_free_ char *spec = qmp_asprintf("%s/vms/%.*s.json", dirs->conf, (int)n, file);
 	_cleanup_free_ char *to = qmp_asprintf("%.*s%s", (int)n, file, endings[true]);
 
-	if (other && spec && to && access(spec, F_OK) == 0 && !is_plain(dirs, other))
+	if (to && is_defined(dirs, file, n) && !is_defined(dirs, file, strlen(file) - strlen(endings[false])))
 		(void)renameat2(folder, file, folder, to, RENAME_NOREPLACE);
 }
 
@@ -192,7 +183,7 @@ void vm_firmware_move_old(const struct vm_dirs *dirs)
 	while (d && (entry = readdir(d))) {
 		size_t n = strlen(entry->d_name), tail = sizeof was_secure - 1;
 		if (n > tail && *entry->d_name != '.' && streq(entry->d_name + n - tail, was_secure))
-			move_old(dirs, dirfd(d), entry->d_name);
+			move_old(dirs, dirfd(d), entry->d_name, n - tail);
 	}
 	if (d)
 		(void)closedir(d);

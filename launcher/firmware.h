@@ -22,7 +22,7 @@ int vm_firmware_make(const struct vm_dirs *dirs, const json_t *spec, const json_
 char *vm_firmware_vars(const struct vm_dirs *dirs, const char *name, bool secure);
 /*
  * Those with Secure Boot were NAME.secure.fd once, which a VM NAME.secure has now: they get the name that they have now, before
- * there is such a VM. Where one with UEFI is there already, they stay its own, and NAME begins anew: theirs may lack the keys.
+ * there is such a VM. Where it is there already it keeps the file, and NAME begins anew: that one may lack the keys.
  */
 void vm_firmware_move_old(const struct vm_dirs *dirs);
 /* Removes what NAME has. */
