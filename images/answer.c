@@ -2,14 +2,20 @@
 #include "images/place.h"
 #include "proto/base.h"
 
+#include <fcntl.h>
+#include <linux/openat2.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
+#include <unistd.h>
 
-#define ANSWER_S 5
-#define LEFT_MAX 64 /* threads that nothing has come of */
-#define STACK	 (64 * 1024)
+#define ANSWER_S    5
+#define BELIEVED_MS 100 /* an answer */
+#define LEFT_MAX    64	/* threads that nothing has come of */
+#define STACK	    (64 * 1024)
 
 /* One call: its asker's and its thread's; the last of them frees it. */
 struct question {
@@ -24,15 +30,18 @@ struct question {
 
 /* The mount that was silent last, and until when (of the monotonic clock) it is not asked again. */
 static char *silent_mount;
-static time_t silent_until;
+static int64_t silent_until;
+/* What has answered last, and until when that is believed. */
+static char *believed;
+static int64_t believed_until;
 static _Atomic int left;
 
-static time_t now(void)
+static int64_t now_ms(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec;
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
 static struct question *question_new(const char *path, bool whole)
@@ -144,7 +153,7 @@ static int ask_in_thread(const char *path, bool whole, struct stat *ret)
 /* By its words alone: to follow links would be to ask. */
 static bool is_silent(const char *path)
 {
-	return silent_mount && now() < silent_until && img_place_is_below(path, silent_mount);
+	return silent_mount && now_ms() < silent_until && img_place_is_below(path, silent_mount);
 }
 
 static void remember(const char *path)
@@ -156,7 +165,7 @@ static void remember(const char *path)
 	/* Of all that the host has is never said that it is silent. */
 	if (silent_mount && streq(silent_mount, "/"))
 		free(take_ptr(silent_mount));
-	silent_until = now() + ANSWER_S;
+	silent_until = now_ms() + ANSWER_S * 1000;
 }
 
 static int answer(const char *path, bool whole, struct stat *ret)
@@ -171,17 +180,40 @@ static int answer(const char *path, bool whole, struct stat *ret)
 	return r;
 }
 
+/* What the host remembers of PATH, which is never waited for; false: too little. */
+static bool recall(const char *path, struct stat *ret)
+{
+	struct open_how how = {.flags = O_PATH | O_CLOEXEC, .resolve = RESOLVE_CACHED};
+	_cleanup_fd_ int fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+	struct statx st;
+
+	if (fd < 0 || statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE | STATX_MODE | STATX_INO, &st) < 0 ||
+	    (st.stx_mask & (STATX_TYPE | STATX_INO)) != (STATX_TYPE | STATX_INO))
+		return false;
+	*ret = (struct stat){.st_mode = st.stx_mode,
+			     .st_ino = st.stx_ino,
+			     .st_dev = makedev(st.stx_dev_major, st.stx_dev_minor),
+			     .st_rdev = makedev(st.stx_rdev_major, st.stx_rdev_minor)};
+	return true;
+}
+
 int img_answer_stat(const char *path, struct stat *ret)
 {
-	return answer(path, false, ret);
+	return recall(path, ret) ? 0 : answer(path, false, ret);
 }
 
 int img_answer_check(const char *path, struct qmp_error *err)
 {
 	struct stat st;
 
-	if (answer(path, true, &st) != -ETIMEDOUT)
+	if (believed && now_ms() < believed_until && streq(path, believed))
 		return 0;
-	return qmp_error_set(err, QMP_ERR_HOST, -ETIMEDOUT,
-			     "%s: what it is on does not answer; see to its server (NFS) or its daemon (FUSE), and try again", path);
+	if (answer(path, true, &st) == -ETIMEDOUT)
+		return qmp_error_set(err, QMP_ERR_HOST, -ETIMEDOUT,
+				     "%s: what it is on does not answer; see to its server (NFS) or its daemon (FUSE), and try again",
+				     path);
+	free(believed);
+	believed = strdup(path);
+	believed_until = now_ms() + BELIEVED_MS;
+	return 0;
 }

@@ -12,12 +12,14 @@
 #include <sys/stat.h>
 
 /*
- * stat(2): 0, or a negative errno. -ETIMEDOUT: nothing came of it within five seconds; for as long again that is said of all that
- * is below the same mount, at once.
+ * What PATH is: st_mode, st_dev, st_ino and st_rdev as of stat(2), the rest is not set. 0, or a negative errno. What the host
+ * remembers is enough, and then nobody is asked. -ETIMEDOUT: nothing came of it within five seconds; for as long again that is
+ * said of all that is below the same mount, at once.
  */
 int img_answer_stat(const char *path, struct stat *ret);
 /*
- * Asks the file system of PATH itself, not what the host remembers of it. -ETIMEDOUT (host): it does not answer; 0: it does,
- * or PATH is not there, which is for others to say.
+ * Asks the file system of PATH itself, not what the host remembers of it; what it has answered is believed for the moment that
+ * one step of an operation takes. -ETIMEDOUT (host): it does not answer; 0: it does, or PATH is not there, which is for others
+ * to say.
  */
 int img_answer_check(const char *path, struct qmp_error *err);

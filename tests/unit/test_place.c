@@ -104,7 +104,12 @@ static void test_answers(void)
 
 	CHECK_INT(img_answer_stat("/", &st), 0);
 	CHECK_INT(stat("/", &same), 0);
-	CHECK(st.st_dev == same.st_dev && st.st_ino == same.st_ino);
+	CHECK(st.st_dev == same.st_dev && st.st_ino == same.st_ino && st.st_mode == same.st_mode);
+	CHECK_INT(img_answer_stat("/dev/null", &st), 0);
+	CHECK_INT(stat("/dev/null", &same), 0);
+	CHECK(st.st_rdev == same.st_rdev && S_ISCHR(st.st_mode));
+	CHECK_INT(img_answer_stat("/proc/self/exe", &st), 0); /* a link that the host does not remember */
+	CHECK(S_ISREG(st.st_mode));
 	CHECK_INT(img_answer_stat("/nix/da", &st), -ENOENT);
 	CHECK_INT(img_answer_check("/", &err), 0);
 	CHECK_INT(img_answer_check("/nix/da", &err), 0);
