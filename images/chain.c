@@ -304,7 +304,7 @@ static json_t *protocol_node(const char *location)
 		return file_node(location);
 	if (vm_location_parse(location, &l, NULL) < 0)
 		return NULL;
-	node = vm_location_node(&l);
+	node = vm_location_node(&l, 0);
 	vm_location_deinit(&l);
 	return node;
 }

@@ -212,6 +212,7 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 {
 	_cleanup_free_ char *place = NULL;
 	struct vm_location l;
+	unsigned type = 0;
 	char node[32];
 	json_t *args;
 	int r = vm_pools_locate(host->pools, text_of(image, "path"), &place, err);
@@ -221,7 +222,9 @@ static int add_file(struct vm_fragment *f, const json_t *disk, const struct vm_h
 	if (r < 0)
 		return qmp_error_wrap(err, "%s", f->item);
 	snprintf(node, sizeof node, "%s-file", prefix);
-	args = l.kind == VM_VOLUME ? json_pack("{s:s, s:s}", "driver", "file", "filename", place) : vm_location_node(&l);
+	if (l.kind == VM_FILE && host->file_type)
+		type = host->file_type(host->directory, l.name);
+	args = l.kind == VM_VOLUME ? json_pack("{s:s, s:s}", "driver", "file", "filename", place) : vm_location_node(&l, type);
 	if (args) {
 		json_object_set_new(args, "node-name", json_string(node));
 		json_object_set_new(args, "cache", cache_options(text_of(disk, "cache")));

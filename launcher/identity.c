@@ -303,14 +303,14 @@ static int refuse_changeable(const struct vm_identity *id, const struct vm_need 
 /* No symlink but a device's: it could lead elsewhere by what the user may change. */
 static int open_for(const struct vm_need *need, int flags, struct qmp_error *err)
 {
-	bool device = strncmp(need->path, "/dev/", 5) == 0;
+	bool is_in_dev = strncmp(need->path, "/dev/", 5) == 0;
 	_cleanup_free_ char *real = realpath(need->path, NULL);
 	struct stat st;
 	int fd;
 
 	if (!real || stat(real, &st) < 0)
 		return qmp_error_errno(err, -errno, "%s: opening %s for QEMU", need->item, need->path);
-	if (!device && !streq(real, need->path))
+	if (!(is_in_dev && S_ISBLK(st.st_mode)) && !streq(real, need->path))
 		return qmp_error_set(err, QMP_ERR_HOST, -ELOOP,
 				     "%s: opening %s for QEMU: a symlink leads to it; name the file itself, %s", need->item, need->path, real);
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))

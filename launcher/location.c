@@ -7,6 +7,7 @@
 #include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 enum { HOST_MAX = 253, LUN_MAX = 16383, SHA256_LEN = 32, POOL_MIN = 2 };
 
@@ -559,12 +560,19 @@ static json_t *ssh_node(const struct vm_location *l)
 			 "user", l->user, "host-key-check", check);
 }
 
-json_t *vm_location_node(const struct vm_location *l)
+/* Each of QEMU's two drivers refuses what is the other's. */
+static const char *file_driver(const char *path, unsigned type)
+{
+	bool is_device = type ? type == S_IFBLK || type == S_IFCHR : strncmp(path, "/dev/", 5) == 0;
+
+	return is_device ? "host_device" : "file";
+}
+
+json_t *vm_location_node(const struct vm_location *l, unsigned type)
 {
 	switch (l->kind) {
 	case VM_FILE:
-		return json_pack("{s:s, s:s}", "driver", strncmp(l->name, "/dev/", 5) == 0 ? "host_device" : "file",
-				 "filename", l->name);
+		return json_pack("{s:s, s:s}", "driver", file_driver(l->name, type), "filename", l->name);
 	case VM_NBD:
 		return json_pack("{s:s, s:o, s:s, s:i}", "driver", "nbd", "server", inet(l, true), "export", l->name,
 				 "reconnect-delay", l->reconnect_delay);

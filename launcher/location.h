@@ -56,10 +56,11 @@ char *vm_location_escape(const char *text);
 char *vm_location_shown(const char *text);
 bool vm_location_read_only(const struct vm_location *l);
 /*
- * QEMU's protocol node: BlockdevOptions of QAPI without node-name and what is common to all (cache, read-only, ...).
- * New; NULL: no memory, or a volume.
+ * QEMU's protocol node: BlockdevOptions of QAPI without node-name and what is common to all (cache, read-only, ...). TYPE: of
+ * a file, what it is, of stat's S_IFMT; 0: not known, and what is below /dev is taken for a device. New; NULL: no memory, or a
+ * volume.
  */
-json_t *vm_location_node(const struct vm_location *l);
+json_t *vm_location_node(const struct vm_location *l, unsigned type);
 /*
  * A text that two locations have in common only where they are the same storage, and (RET_ANCHOR; borrowed, may be
  * NULL) the file of this host on whose identity that depends, too. Two names of one host are two hosts to it. New; NULL:

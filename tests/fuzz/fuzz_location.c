@@ -39,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		MUST(!l.name, "something of what was refused");
 		return 0;
 	}
-	node = vm_location_node(&l);
+	node = vm_location_node(&l, 0);
 	MUST(l.name, "no name");
 	MUST((l.kind == VM_FILE) == vm_location_is_file(text), "%s", text);
 	if (l.kind == VM_VOLUME)

@@ -1,7 +1,9 @@
 """What an image's header names is not opened unless the spec names it; a raw disk stays raw whatever is in it."""
 import os
+import shutil
 import struct
 import subprocess
+import tempfile
 
 import world
 from qmp import QmpError
@@ -110,6 +112,36 @@ class Images(WorldTest):
         result = self.w.run("disk", "add", "a", f"id=vdy,path={over}")
         self.assertEqual(result.rc, USAGE, str(result))
         self.assertIn("base.qcow2", result.err)
+
+    def test_a_file_in_dev_is_a_file_and_a_link_to_a_device_is_one(self):
+        """QEMU has a driver for each and refuses the other's; a path's beginning does not tell which."""
+        folder = tempfile.mkdtemp(prefix="qmpctl-", dir="/dev/shm")
+        self.addCleanup(shutil.rmtree, folder)
+        cold, hot = (os.path.join(folder, name) for name in ("cold.raw", "hot.raw"))
+        places = {"vda": cold, "vdb": self.link_to_device("cold"), "vdx": hot, "vdy": self.link_to_device("hot")}
+        for path in (cold, hot):
+            self.raw(path)
+        disks = [{"id": disk, "path": path, "format": "raw"} for disk, path in places.items()]
+        self.w.create_tiny("a", disks=disks[:2])
+        self.w.ok("start", "a")
+        for disk in ("vdx", "vdy"):
+            self.w.ok("disk", "add", "a", f"id={disk},path={places[disk]},format=raw")
+        with self.w.control("a") as qmp:
+            drivers = {name: node["drv"] for name, node in nodes(qmp).items() if name.endswith("-file")}
+        self.assertEqual(drivers, {"vda-file": "file", "vdb-file": "host_device", "vdx-file": "file", "vdy-file": "host_device"})
+
+    @staticmethod
+    def raw(path):
+        with open(path, "wb") as f:
+            f.truncate(1 << 20)
+
+    def link_to_device(self, name):
+        image, link = self.path(name + ".image"), self.path(name)
+        self.raw(image)
+        device = subprocess.run(["losetup", "--find", "--show", image], check=True, capture_output=True, text=True).stdout.strip()
+        self.addCleanup(subprocess.run, ["losetup", "--detach", device], check=True)
+        os.symlink(device, link)
+        return link
 
 
 if __name__ == "__main__":

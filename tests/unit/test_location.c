@@ -2,6 +2,8 @@
 #include "proto/base.h"
 #include "tests/unit/check.h"
 
+#include <sys/stat.h>
+
 static void test_kinds(void)
 {
 	static const struct {
@@ -79,9 +81,30 @@ static void test_nodes(void)
 		_cleanup_free_ char *text = NULL;
 		if (vm_location_parse(good[i].text, &l, &err) < 0)
 			check_fail(__FILE__, __LINE__, good[i].text, "a location", err.message);
-		node = vm_location_node(&l);
+		node = vm_location_node(&l, 0);
 		text = node ? json_dumps(node, 0) : NULL;
 		CHECK_STR(text ? text : "(none)", good[i].node);
+		vm_location_deinit(&l);
+	}
+}
+
+/* QEMU has a driver for each, and where what is there is known, its path does not say which. */
+static void test_files_and_devices(void)
+{
+	static const struct {
+		const char *text;
+		unsigned type;
+		const char *driver;
+	} cases[] = {{"/a", 0, "file"},		      {"/dev/sda", 0, "host_device"},	    {"/a", S_IFREG, "file"},
+		     {"/a", S_IFBLK, "host_device"},  {"/dev/shm/a", S_IFREG, "file"},	    {"/dev/sda", S_IFBLK, "host_device"},
+		     {"/dev/sg0", S_IFCHR, "host_device"}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct vm_location l = {0};
+		json_auto_t *node = NULL;
+		CHECK_INT(vm_location_parse(cases[i].text, &l, NULL), 0);
+		node = vm_location_node(&l, cases[i].type);
+		CHECK_STR(text_of(node, "driver"), cases[i].driver);
 		vm_location_deinit(&l);
 	}
 }
@@ -237,6 +260,7 @@ int main(void)
 {
 	RUN(test_kinds);
 	RUN(test_nodes);
+	RUN(test_files_and_devices);
 	RUN(test_refused);
 	RUN(test_too_long);
 	RUN(test_identity);
