@@ -142,10 +142,8 @@ int img_copy_call(uv_loop_t *loop, const struct img_copy_options *o, bool *ret_s
 		img_draft_discard(&c.draft);
 	if (c.in >= 0)
 		(void)close(c.in);
-	if (c.error.kind != QMP_ERR_NONE) {
-		*err = c.error;
-		return err->code;
-	}
+	if (c.error.kind != QMP_ERR_NONE)
+		return qmp_error_set(err, c.error.kind, c.error.code, "%s", c.error.message);
 	if (ret_shared)
 		*ret_shared = shared;
 	return 0;

@@ -227,9 +227,7 @@ int img_heads_fetch_now(uv_loop_t *loop, const json_t *disks, json_t *heads, str
 	img_wait_end(&wait, &c.done);
 	if (r < 0)
 		return r;
-	if (c.error.kind != QMP_ERR_NONE) {
-		*err = c.error;
-		return err->code;
-	}
+	if (c.error.kind != QMP_ERR_NONE)
+		return qmp_error_set(err, c.error.kind, c.error.code, "%s", c.error.message);
 	return 0;
 }

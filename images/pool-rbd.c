@@ -10,7 +10,7 @@
 #include <time.h>
 
 #define PACKAGE	 "ceph-common"
-#define SNAPSHOT "qmpctl-" /* the clone NAME is of VOLUME@qmpctl-NAME */
+#define SNAPSHOT IMG_POOL_SNAPSHOT /* the clone NAME is of VOLUME@qmpctl-NAME */
 
 enum { UNIT = 4096, WORDS_MAX = 24 };
 
@@ -155,17 +155,42 @@ static int list_rbd(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 	return r;
 }
 
-static int list_hidden_rbd(struct img_pool *p, json_t *names, struct qmp_error *err)
+static bool is_of(const struct img_pool *p, const json_t *parent, const char *volume, const char *snapshot)
 {
-	_cleanup_free_ char *pool = pool_spec(p);
-	json_auto_t *images = NULL;
-	json_t *name;
-	size_t i;
-	int r = pool ? ceph(p, "rbd", "listing the images", &images, err, "ls", pool, (char *)NULL) : no_memory(p, err);
+	const char *pool = text_of(parent, "pool"), *image = text_of(parent, "image"), *of = text_of(parent, "snapshot");
 
-	json_array_foreach(images, i, name)
-		if (r == 0 && json_is_string(name) && img_pool_is_hidden(p, json_string_value(name)))
-			r = json_array_append(names, name) < 0 ? -ENOMEM : 0;
+	return pool && image && of && streq(pool, text_of(p->definition, "pool")) && streq(image, volume) && streq(of, snapshot);
+}
+
+/* Whether ROW of IMAGES is a snapshot that was made for a clone, and has none. */
+static bool is_left(const struct img_pool *p, const json_t *images, const json_t *row)
+{
+	const char *volume = text_of(row, "image"), *snapshot = text_of(row, "snapshot");
+	const json_t *image;
+	size_t i;
+
+	if (!volume || !snapshot || strncmp(snapshot, SNAPSHOT, strlen(SNAPSHOT)) != 0)
+		return false;
+	json_array_foreach(images, i, image)
+		if (is_of(p, json_object_get(image, "parent"), volume, snapshot))
+			return false;
+	return true;
+}
+
+static int list_hidden_rbd(struct img_pool *p, json_t *entries, struct qmp_error *err)
+{
+	json_auto_t *images = NULL;
+	const json_t *row;
+	size_t i;
+	int r = list_images(p, &images, err);
+
+	json_array_foreach(images, i, row) {
+		const char *name = text_of(row, "image"), *snapshot = text_of(row, "snapshot");
+		if (r == 0 && is_left(p, images, row))
+			r = json_array_append_new(entries, json_sprintf("%s@%s", name, snapshot)) < 0 ? -ENOMEM : 0;
+		else if (r == 0 && name && !snapshot && img_pool_is_hidden(p, name))
+			r = json_array_append_new(entries, json_string(name)) < 0 ? -ENOMEM : 0;
+	}
 	return r;
 }
 
@@ -228,11 +253,11 @@ static int resize_rbd(struct img_pool *p, const char *volume, uint64_t size, str
 		    (char *)NULL);
 }
 
-/* The snapshot that was made for a clone goes with it; one that others hang on stays: it is protected. */
-static void remove_snapshot(struct img_pool *p, const char *snapshot)
+/* One that was made for a clone. Where others hang on it, it stays: it is protected. */
+static int remove_snapshot(struct img_pool *p, const char *snapshot, struct qmp_error *err)
 {
-	if (ceph(p, "rbd", "releasing a snapshot", NULL, NULL, "snap", "unprotect", snapshot, (char *)NULL) == 0)
-		(void)ceph(p, "rbd", "removing a snapshot", NULL, NULL, "snap", "rm", "--no-progress", snapshot, (char *)NULL);
+	(void)ceph(p, "rbd", "releasing a snapshot", NULL, NULL, "snap", "unprotect", snapshot, (char *)NULL);
+	return ceph(p, "rbd", "removing a snapshot", NULL, err, "snap", "rm", "--no-progress", snapshot, (char *)NULL);
 }
 
 /* rbd refuses an image that has snapshots: clones hang on them. */
@@ -251,7 +276,7 @@ static int remove_rbd(struct img_pool *p, const char *volume, struct qmp_error *
 		origin = image_spec(p, text_of(parent, "image"), text_of(parent, "snapshot"));
 	r = ceph(p, "rbd", "removing an image", NULL, err, "rm", "--no-progress", image, (char *)NULL);
 	if (r == 0 && origin)
-		remove_snapshot(p, origin);
+		(void)remove_snapshot(p, origin, NULL);
 	return r;
 }
 
@@ -269,10 +294,8 @@ static int clone_rbd(struct img_pool *p, const char *volume, const char *to, str
 	r = ceph(p, "rbd", "protecting a snapshot", NULL, err, "snap", "protect", snapshot, (char *)NULL);
 	if (r == 0)
 		r = ceph(p, "rbd", "making a clone", NULL, err, "clone", snapshot, image, (char *)NULL);
-	if (r < 0) {
-		(void)ceph(p, "rbd", "releasing the snapshot", NULL, NULL, "snap", "unprotect", snapshot, (char *)NULL);
-		(void)ceph(p, "rbd", "removing the snapshot", NULL, NULL, "snap", "rm", "--no-progress", snapshot, (char *)NULL);
-	}
+	if (r < 0)
+		(void)remove_snapshot(p, snapshot, NULL);
 	return r;
 }
 
@@ -339,6 +362,10 @@ static int rollback_rbd(struct img_pool *p, const char *volume, const char *name
 
 static int remove_snapshot_rbd(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)
 {
+	_cleanup_free_ char *snapshot = image_spec(p, volume, name);
+
+	if (snapshot && strncmp(name, SNAPSHOT, strlen(SNAPSHOT)) == 0)
+		return remove_snapshot(p, snapshot, err);
 	return snap(p, "removing a snapshot", "rm", volume, name, err);
 }
 

@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #define PACKAGE	   "zfsutils-linux"
-#define SNAPSHOT   "qmpctl-" /* the origin of the clone NAME is VOLUME@qmpctl-NAME */
+#define SNAPSHOT   IMG_POOL_SNAPSHOT /* the origin of the clone NAME is VOLUME@qmpctl-NAME */
 #define BLOCK_SIZE 16384     /* a zvol's size is a multiple of its volblocksize: 8 or 16 KiB unless told */
 
 static const char *dataset_of(const struct img_pool *p)
@@ -51,26 +51,26 @@ static int measure_zfs(struct img_pool *p, json_t *info, struct qmp_error *err)
 	return 0;
 }
 
-static int list_zvols(struct img_pool *p, bool hidden, json_t *volumes, struct qmp_error *err)
+/* NAME, as it is in the pool's dataset; NULL: it is not in it. */
+static const char *name_in(const struct img_pool *p, const char *name)
+{
+	size_t n = strlen(dataset_of(p));
+
+	return strncmp(name, dataset_of(p), n) == 0 && name[n] == '/' ? name + n + 1 : NULL;
+}
+
+static int list_zvols(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 {
 	const char *const argv[] = {"zfs", "list", "-Hp", "-d", "1", "-t", "volume", "-o", "name,volsize,used,origin", dataset_of(p), NULL};
 	_cleanup_free_ char *output = NULL;
-	size_t n = strlen(dataset_of(p));
 	int r = zfs(p, "asking ZFS", argv, &output, err);
 
 	for (char *save = NULL, *line = r == 0 ? strtok_r(output, "\n", &save) : NULL; line && r == 0; line = strtok_r(NULL, "\n", &save)) {
-		const char *name = next_word(&line), *size = next_word(&line), *used = next_word(&line), *origin = next_word(&line);
+		const char *name = name_in(p, next_word(&line)), *size = next_word(&line), *used = next_word(&line), *origin = next_word(&line);
 		_cleanup_free_ char *path = NULL;
 		json_t *v;
-		if (strncmp(name, dataset_of(p), n) != 0 || name[n] != '/')
+		if (!name || img_pool_is_hidden(p, name))
 			continue;
-		name += n + 1;
-		if (img_pool_is_hidden(p, name) != hidden)
-			continue;
-		if (hidden) {
-			r = json_array_append_new(volumes, json_string(name)) < 0 ? -ENOMEM : 0;
-			continue;
-		}
 		path = img_pool_path(p, name);
 		v = json_pack("{s:s, s:s*, s:s, s:I, s:I, s:I}", "name", name, "path", path, "format", "raw", "capacity",
 			      (json_int_t)strtoll(size, NULL, 10), "allocation", (json_int_t)strtoll(used, NULL, 10), "physical",
@@ -87,24 +87,41 @@ static int list_zfs(struct img_pool *p, json_t *volumes, struct qmp_error *err)
 {
 	const char *const argv[] = {"zfs", "list", "-Hp", "-d", "2", "-t", "snapshot", "-o", "name", dataset_of(p), NULL};
 	_cleanup_free_ char *output = NULL;
-	size_t n = strlen(dataset_of(p));
-	int r = list_zvols(p, false, volumes, err);
+	int r = list_zvols(p, volumes, err);
 
 	if (r == 0)
 		r = zfs(p, "asking ZFS", argv, &output, err);
 	for (char *save = NULL, *line = r == 0 ? strtok_r(output, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
+		const char *name = name_in(p, line);
 		char *at = strchr(line, '@');
-		if (!at || strncmp(line, dataset_of(p), n) != 0 || line[n] != '/' || strncmp(at + 1, SNAPSHOT, strlen(SNAPSHOT)) == 0)
+		if (!name || !at || strncmp(at + 1, SNAPSHOT, strlen(SNAPSHOT)) == 0)
 			continue;
 		*at = '\0';
-		img_pool_count_snapshot(volumes, line + n + 1, 0);
+		img_pool_count_snapshot(volumes, name, 0);
 	}
 	return r;
 }
 
-static int list_hidden_zfs(struct img_pool *p, json_t *names, struct qmp_error *err)
+/* Whether NAME is a snapshot that was made for a clone, and has none. */
+static bool is_left(const char *name, const char *clones)
 {
-	return list_zvols(p, true, names, err);
+	const char *at = strchr(name, '@');
+
+	return at && strncmp(at + 1, SNAPSHOT, strlen(SNAPSHOT)) == 0 && (!*clones || streq(clones, "-"));
+}
+
+static int list_hidden_zfs(struct img_pool *p, json_t *entries, struct qmp_error *err)
+{
+	const char *const argv[] = {"zfs", "list", "-Hp", "-d", "2", "-t", "volume,snapshot", "-o", "name,clones", dataset_of(p), NULL};
+	_cleanup_free_ char *output = NULL;
+	int r = zfs(p, "asking ZFS", argv, &output, err);
+
+	for (char *save = NULL, *line = r == 0 ? strtok_r(output, "\n", &save) : NULL; line && r == 0; line = strtok_r(NULL, "\n", &save)) {
+		const char *name = name_in(p, next_word(&line)), *clones = next_word(&line);
+		if (name && (is_left(name, clones) || (img_pool_is_hidden(p, name) && !strchr(name, '@'))))
+			r = json_array_append_new(entries, json_string(name)) < 0 ? -ENOMEM : 0;
+	}
+	return r;
 }
 
 static int create_zfs(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err)

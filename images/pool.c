@@ -152,21 +152,31 @@ int img_pool_lock_making(const struct img_pool *p, const char *name, int *ret_fd
 	return 0;
 }
 
+/* ENTRY: as list_hidden has it. Somebody may be at work on it: then it stays. */
+static int sweep(struct img_pool *p, const char *entry, struct qmp_error *err)
+{
+	const char *at = img_pool_is_hidden(p, entry) ? NULL : strchr(entry, '@');
+	_cleanup_free_ char *volume = at ? strndup(entry, (size_t)(at - entry)) : strdup(entry);
+	_cleanup_free_ char *hidden = at ? qmp_asprintf("%s%s", p->type->hidden, at + strlen("@" IMG_POOL_SNAPSHOT)) : NULL;
+	_cleanup_fd_ int making = -1;
+
+	if (!volume || (at && !hidden))
+		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
+	if (img_pool_lock_making(p, at ? hidden : entry, &making, NULL) < 0)
+		return 0;
+	return at ? p->type->snapshots->remove(p, volume, at + 1, err) : p->type->remove(p, volume, err);
+}
+
 int img_pool_sweep(struct img_pool *p, struct qmp_error *err)
 {
-	json_auto_t *names = json_array();
-	const json_t *name;
+	json_auto_t *entries = json_array();
+	const json_t *entry;
 	size_t i;
-	int r = names && p->type->list_hidden ? p->type->list_hidden(p, names, err) : 0;
+	int r = entries && p->type->list_hidden ? p->type->list_hidden(p, entries, err) : 0;
 
-	json_array_foreach(names, i, name) {
-		_cleanup_fd_ int making = -1;
-		if (img_pool_lock_making(p, json_string_value(name), &making, NULL) < 0)
-			continue;
-		if (r == 0)
-			r = p->type->remove(p, json_string_value(name), err);
-		else
-			(void)p->type->remove(p, json_string_value(name), NULL);
+	json_array_foreach(entries, i, entry) {
+		int swept = sweep(p, json_string_value(entry), r == 0 ? err : NULL);
+		r = r < 0 ? r : swept;
 	}
 	return r;
 }

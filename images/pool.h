@@ -13,6 +13,8 @@ struct img_pool_type;
 
 /* What the name of a volume begins with that is being made (volume.h). */
 #define IMG_POOL_HIDDEN "qmpctl-new."
+/* Where a clone is one of a snapshot: what the name begins with of the one that is made for it, and goes with it. */
+#define IMG_POOL_SNAPSHOT "qmpctl-"
 
 struct img_pool {
 	uv_loop_t *loop;
@@ -56,7 +58,10 @@ struct img_pool_type {
 	 * "snapshots"?: how many it has, ...}.
 	 */
 	int (*list)(struct img_pool *p, json_t *volumes, struct qmp_error *err);
-	/* Appends the names, as strings, of what is there with a name that is hidden. NULL where volumes are files. */
+	/*
+	 * Appends what is there with a name that is hidden, as a string; and VOLUME@SNAPSHOT, where that was made for a clone, and there
+	 * is none of it. NULL where volumes are files.
+	 */
 	int (*list_hidden)(struct img_pool *p, json_t *names, struct qmp_error *err);
 	/* These are called under the pool's lock. create NULL: volumes are files. */
 	int (*create)(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err);

@@ -920,10 +920,8 @@ int img_task_call(uv_loop_t *loop, struct img_task *t, void (*progress)(void *da
 	img_wait_end(&wait, &c.done);
 	if (r < 0)
 		return r;
-	if (c.error.kind != QMP_ERR_NONE) {
-		*err = c.error;
-		return err->code;
-	}
+	if (c.error.kind != QMP_ERR_NONE)
+		return qmp_error_set(err, c.error.kind, c.error.code, "%s", c.error.message);
 	if (ret)
 		*ret = take_ptr(c.value);
 	json_decref(c.value);

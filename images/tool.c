@@ -450,9 +450,8 @@ int img_tool_call(uv_loop_t *loop, const struct img_tool_options *o, char **ret_
 	if (ret_status)
 		*ret_status = c.status;
 	if (c.error.kind != QMP_ERR_NONE) {
-		*err = c.error;
 		free(c.output);
-		return err->code;
+		return qmp_error_set(err, c.error.kind, c.error.code, "%s", c.error.message);
 	}
 	if (ret_output)
 		*ret_output = c.output;

@@ -141,8 +141,7 @@ static int make(const struct making *m, struct qmp_error *err)
 	_cleanup_fd_ int making = -1;
 	int r;
 
-	if (hidden)
-		(void)img_pool_sweep(&m->v->pool, NULL);
+	(void)img_pool_sweep(&m->v->pool, NULL);
 	r = claim(m->v, m->name, m->path, m->location, &making, err);
 	if (r == 0 && hidden)
 		r = note(m->v, m->location, NULL, err);
@@ -249,6 +248,28 @@ static int check_there(struct img_volume *v, struct qmp_error *err)
 	return r < 0 ? r : 0;
 }
 
+static bool has_clone(const json_t *snapshots)
+{
+	const json_t *s;
+	size_t i;
+
+	json_array_foreach(snapshots, i, s)
+		if (text_of(s, "clone"))
+			return true;
+	return false;
+}
+
+/* Those that stay: one of a clone that there is not, as who was killed has left it, goes first. Under the pool's lock. */
+static int settled_snapshots(struct img_volume *v, json_t **ret, struct qmp_error *err)
+{
+	int r = img_volume_snapshots(v, ret, err);
+
+	if (r < 0 || !has_clone(*ret) || img_pool_sweep(&v->pool, NULL) < 0)
+		return r;
+	json_decref(take_ptr(*ret));
+	return img_volume_snapshots(v, ret, err);
+}
+
 /* What hangs on it would go with it, or is in the way. */
 static int refuse_snapshots(struct img_volume *v, struct qmp_error *err)
 {
@@ -256,7 +277,7 @@ static int refuse_snapshots(struct img_volume *v, struct qmp_error *err)
 	char names[300] = "";
 	const json_t *s;
 	size_t i, n = 0;
-	int r = v->pool.type->snapshots ? img_volume_snapshots(v, &snapshots, err) : 0;
+	int r = v->pool.type->snapshots ? settled_snapshots(v, &snapshots, err) : 0;
 
 	json_array_foreach(snapshots, i, s)
 		if (n < sizeof names)
@@ -303,7 +324,7 @@ static int check_snapshot_name(const struct img_volume *v, const char *name, str
 	if (!v->pool.type->snapshots)
 		return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP, "%s: pools of the type %s have no snapshots", v->location,
 				     v->pool.type->name);
-	if (n > 0 && !name[n] && n <= SNAPSHOT_NAME_MAX && !strchr("+_.-", *name) && strncmp(name, "qmpctl-", 7) != 0)
+	if (n > 0 && !name[n] && n <= SNAPSHOT_NAME_MAX && !strchr("+_.-", *name) && strncmp(name, IMG_POOL_SNAPSHOT, strlen(IMG_POOL_SNAPSHOT)) != 0)
 		return 0;
 	return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no name for a snapshot of %s: letters, digits and + _ . - (%d at most), a "
 			     "letter or digit first, and not \"qmpctl-\"", name, v->location, SNAPSHOT_NAME_MAX);
@@ -334,7 +355,7 @@ static int begin_snapshot(struct img_volume *v, const char *name, int *ret_lock,
 	if (r == 0)
 		r = check_there(v, err);
 	if (r == 0)
-		r = img_volume_snapshots(v, ret, err);
+		r = settled_snapshots(v, ret, err);
 	if (r < 0)
 		return r;
 	json_array_foreach(*ret, i, s)

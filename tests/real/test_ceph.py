@@ -1,6 +1,7 @@
 """Disks and pools on Ceph: a real cluster of one monitor and one OSD in memory, made once for all of it."""
 import json
 import os
+import shutil
 
 import servers
 import world
@@ -109,6 +110,16 @@ class Ceph(Volumes, WorldTest):
         self.assertEqual(json.loads(self.rbd("snap", "ls", "base", "--format", "json")), [])
         self.w.ok("image", "delete", "ceph:base")
         self.assertFalse({"base", "copy"} & self.images())
+
+    def test_clones_that_are_cut_short(self):
+        self.rbd("namespace", "create", "rbd/cut")
+        self.w.ok("pool", "create", "ceph", f"rbd,pool=rbd,namespace=cut,conf={self.cluster.conf},user=admin")
+
+        def snapshots():
+            rows = json.loads(self.rbd("ls", "--long", "rbd/cut", "--format", "json"))
+            return [row["snapshot"] for row in rows if "snapshot" in row]
+
+        self.check_clone_ends("ceph", shutil.which("rbd"), ["protect", "clone"], snapshots)
 
     def test_what_goes_into_volumes(self):
         self.rbd("namespace", "create", "rbd/volumes")

@@ -38,6 +38,10 @@ if not argv[-1].startswith("tank"):
         for n in sorted(n for n in os.listdir(node(dataset)) if "@" not in n):
             name = dataset + "/" + n
             print("%s\\t%d\\t0\\t%s" % (name, os.path.getsize(node(name)), origin_of(name)))
+    elif argv[0] == "list" and "volume,snapshot" in argv:
+        all = [dataset + "/" + n for n in os.listdir(node(dataset))]
+        for name in all:
+            print(name + "\\t" + (",".join(n for n in all if origin_of(n) == name) if "@" in name else "-"))
     elif argv[0] == "list" and "origin" in argv:
         print(origin_of(argv[-1]))
     elif argv[0] == "list" and "guid" in argv:
@@ -124,14 +128,14 @@ class Zfs(Volumes, WorldTest):
 
     def test_create(self):
         self.w.ok("image", "create", "tank:c", "1G")
-        self.assertEqual(self.asked(), ["create -V 1073741824 tank/vms/c"])
+        self.assertEqual(self.changes(), ["create -V 1073741824 tank/vms/c"])
         self.w.ok("image", "create", "tank:d", "1000001K")
-        self.assertEqual(self.asked(), ["create -V 1024016384 tank/vms/d"], "a multiple of its blocks")
+        self.assertEqual(self.changes(), ["create -V 1024016384 tank/vms/d"], "a multiple of its blocks")
         self.assertIn("out of space", self.w.expect(HOST, "image", "create", "tank:full", "1G").err)
         self.w.ok("pool", "create", "thin", "zfs,dataset=tank/vms,sparse=on")
         self.asked()
         self.w.ok("image", "create", "thin:c", "1G")
-        self.assertEqual(self.asked(), ["create -s -V 1073741824 tank/vms/c"])
+        self.assertEqual(self.changes(), ["create -s -V 1073741824 tank/vms/c"])
 
     def own(self):
         dataset = f"qmpctl-{os.getpid()}/vms"
@@ -177,10 +181,15 @@ class Zfs(Volumes, WorldTest):
                                           f"destroy {x}"])
         self.check_snapshots("own", newer_go=True, runs=False)  # QEMU wants a device there
 
+    def test_clones_that_are_cut_short(self):
+        dataset = self.own()
+        self.check_clone_ends("own", os.path.join(self.bin, "zfs"), ["clone"],
+                              lambda: [n for n in os.listdir(f"/dev/zvol/{dataset}") if "@" in n])
+
     def test_nothing_is_an_option(self):
         for name in ("-r", "a@b", "a b"):
             self.w.run("image", "create", f"tank:{name}", "1G")
-        for line in self.asked() if os.path.exists(os.path.join(self.bin, "asked")) else []:
+        for line in self.changes() if os.path.exists(os.path.join(self.bin, "asked")) else []:
             self.assertTrue(line.startswith("create -V 1073741824 tank/vms/"), line)
 
 

@@ -1,6 +1,7 @@
 """What holds for volumes of each kind of pool alike: the tests of the kinds call it with a pool of theirs."""
 import os
 import random
+import shutil
 import signal
 import stat
 import subprocess
@@ -93,6 +94,51 @@ class Volumes:
         self.w.ok("image", "convert", source, f"{pool}:y")
         self.assertEqual((litter(), sorted(self.volumes(pool))), ([], ["y"]))
         self.w.ok("image", "delete", f"{pool}:y")
+
+    def hanging_tool(self, program, word):
+        """From now on PROGRAM never gets done what is asked of it with WORD, a shell's pattern. What undoes it."""
+        folder, mark = os.path.join(self.w.base, "hanging"), os.path.join(self.w.base, "hangs")
+        os.mkdir(folder)
+        path, before = os.path.join(folder, os.path.basename(program)), self.w.env["PATH"]
+        with open(path, "w", encoding="ascii") as f:
+            f.write(f'#!/bin/sh\nfor w; do case "$w" in {word}) : >{mark}; exec sleep 600 ;; esac; done\nexec {program} "$@"\n')
+        os.chmod(path, 0o755)
+        self.w.env["PATH"] = f"{folder}:{before}"
+
+        def undo():
+            self.w.env["PATH"] = before
+            shutil.rmtree(folder)
+            os.unlink(mark)
+        return mark, undo
+
+    def check_clone_ends(self, pool, program, words, snapshots):
+        """
+        What a clone that is killed at one of the WORDS, or a removal, has left of the SNAPSHOTS that are made for clones goes with
+        what is made or removed next.
+        """
+        clone = ("image", "clone", f"{pool}:a", f"{pool}:b")
+
+        def kill_at(word, *argv):
+            mark, undo = self.hanging_tool(program, word)
+            proc = self.w.spawn(*argv)
+            self.until(lambda: os.path.exists(mark), f"it does not come to {word}")
+            proc.kill()
+            proc.wait(60)
+            undo()
+            self.stopped_clean()
+
+        self.w.ok("image", "create", f"{pool}:a", "1M")
+        kill_at(words[0], *clone)
+        self.assertEqual(len(snapshots()), 1)
+        self.w.ok("image", "create", f"{pool}:c", "1M")
+        self.assertEqual(snapshots(), [])
+        # Where it is in the way of what is asked.
+        kill_at(words[-1], *clone)
+        self.w.ok(*clone)
+        kill_at("*@qmpctl-*", "image", "delete", f"{pool}:b")
+        self.assertEqual(len(snapshots()), 1)
+        self.w.ok("image", "delete", f"{pool}:a")
+        self.assertEqual((snapshots(), list(self.volumes(pool))), ([], ["c"]))
 
     def check_at_once(self, pool):
         """Eight that are made from an image at once, one name of them twice: one of the two is the first."""
