@@ -22,5 +22,7 @@ void vm_cleanup_run(struct vm *vm);
 /* What both a new QEMU and one that is adopted are followed by. */
 void vm_fill_qemu_options(struct vm *vm, struct vm_qemu_options *o);
 void vm_open_consoles(struct vm *vm);
+/* What was known of the end of the QEMU before is none of the one that is started with vm->argv. */
+void vm_forget_ending(struct vm *vm);
 /* Whether QEMU, as that command line starts it, is still there after a SHUTDOWN. In doubt: yes. */
 bool vm_argv_stays(const json_t *argv);

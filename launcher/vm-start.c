@@ -320,9 +320,6 @@ static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id,
 	if (r < 0)
 		return r;
 	vm_fill_qemu_options(vm, &o);
-	vm->shutdown_event = (json_decref(vm->shutdown_event), NULL);
-	vm->panicked = vm->wanted_end = vm->killed = vm->stop_asked = false;
-	vm->stays = vm_argv_stays(vm->argv);
 	vm_open_consoles(vm);
 	r = vm_qemu_new(vm->loop, &o, &vm->qemu, err);
 	if (r < 0)
@@ -417,6 +414,7 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 		r = vm_argv_render(effective, &host, text_of(caps, "binary"), in.named, in.n, &argv, err);
 	if (r == 0) {
 		vm_replace(&vm->argv, argv_json(argv));
+		vm_forget_ending(vm);
 		vm->started = (int64_t)time(NULL);
 		r = vm_save_running(vm, effective, err);
 	}

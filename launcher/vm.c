@@ -294,6 +294,12 @@ bool vm_argv_stays(const json_t *argv)
 	return false;
 }
 
+void vm_forget_ending(struct vm *vm)
+{
+	take_ending(vm, NULL);
+	vm->stays = vm_argv_stays(vm->argv);
+}
+
 int vm_save_running(struct vm *vm, json_t *running, struct qmp_error *err)
 {
 	json_auto_t *record = NULL;
