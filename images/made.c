@@ -116,6 +116,19 @@ int img_made_condemn(struct img_made *m, const char *path, struct qmp_error *err
 	return r < 0 ? qmp_error_errno(err, r, "noting that %s is to go", path) : 0;
 }
 
+int img_made_condemn_volume(struct img_made *m, struct img_volume *v, struct qmp_error *err)
+{
+	_cleanup_free_ char *id = NULL;
+	int r = img_volume_id(v, &id, err);
+
+	/* Some go by way of a hidden name. */
+	if (r == 0 && v->pool.type->hidden)
+		r = img_made_note_volume(m, v->location, NULL, err);
+	if (r == 0 && id && (r = write_line(m->fd, json_pack("{s:s, s:s}", "volume", v->location, "id", id))) < 0)
+		qmp_error_errno(err, r, "noting that %s is to go", v->location);
+	return r == -ENOENT ? 0 : r;
+}
+
 /* ---- Ending it ---- */
 
 /* 1: a VM has it, or another image stands on it; 0: neither; an error: that cannot be told. */

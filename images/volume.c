@@ -299,18 +299,27 @@ int img_volume_remove(struct img_volume *v, struct qmp_error *err)
 	return r < 0 ? r : v->pool.type->remove(&v->pool, v->name, err);
 }
 
-int img_volume_is(struct img_volume *v, const char *id, struct qmp_error *err)
+int img_volume_id(struct img_volume *v, char **ret, struct qmp_error *err)
 {
-	_cleanup_free_ char *now = NULL;
 	_cleanup_fd_ int lock = -1;
 	int r = img_pool_lock(&v->pool, &lock, err);
 
+	*ret = NULL;
 	if (r == 0)
-		r = is_there(v, v->name, v->path, err);
-	if (r <= 0 || !v->pool.type->identify)
-		return r < 0 ? r : 0;
-	r = v->pool.type->identify(&v->pool, v->name, &now, err);
-	return r < 0 ? r : streq(now, id);
+		r = check_there(v, err);
+	return r == 0 && v->pool.type->identify ? v->pool.type->identify(&v->pool, v->name, ret, err) : r;
+}
+
+int img_volume_is(struct img_volume *v, const char *id, struct qmp_error *err)
+{
+	_cleanup_free_ char *now = NULL;
+	int r = img_volume_id(v, &now, err);
+
+	if (r == -ENOENT) {
+		*err = (struct qmp_error){0};
+		return 0;
+	}
+	return r < 0 ? r : now && streq(now, id);
 }
 
 /* ---- Snapshots ---- */

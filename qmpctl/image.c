@@ -435,11 +435,13 @@ char *image_pool_of(struct cli *cli, const char *word)
 {
 	char name[VM_POOL_NAME_MAX + 1];
 	const char *volume = vm_location_looks(word) == VM_VOLUME ? vm_pool_volume(word, name) : NULL;
-	json_auto_t *pool = NULL;
+	size_t n = strlen(word);
+	_cleanup_free_ char *pool = volume ? strdup(name) : strndup(word, n > 0 && word[n - 1] == ':' ? n - 1 : n);
+	json_auto_t *definition = NULL;
 
-	if (strchr(word, '/') || vm_pool_read(&cli->dirs, volume ? name : word, &pool, NULL) < 0)
+	if (!pool || strchr(word, '/') || vm_pool_read(&cli->dirs, pool, &definition, NULL) < 0)
 		return NULL;
-	return strdup(volume ? name : word);
+	return take_ptr(pool);
 }
 
 /* What V is a clone of, among VOLUMES, as the tools of each type name it: "a", "tank/vms/a@x"; NULL: something else. Borrowed. */

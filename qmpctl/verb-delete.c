@@ -9,22 +9,38 @@
 #include "images/catalogue.h"
 #include "images/seed.h"
 #include "launcher/firmware.h"
+#include "launcher/location.h"
+#include "launcher/pool.h"
 #include "launcher/vm.h"
 #include "proto/base.h"
 
 #include <dirent.h>
 #include <fcntl.h>
 
-/* Whether the image is one that qmpctl made: it lies in STATEDIR/images itself. */
-static bool is_ours(const struct cli *cli, const char *path)
+/* Whether LOCATION is a volume that got its name with the VM: VM-1, VM-2.qcow2 (images_place). */
+static bool is_named_for(const char *vm, const char *location)
 {
-	_cleanup_free_ char *images = qmp_asprintf("%s/images/", cli->dirs.state);
-	size_t n = strlen(images);
+	char pool[VM_POOL_NAME_MAX + 1];
+	const char *volume = vm_location_looks(location) == VM_VOLUME ? vm_pool_volume(location, pool) : NULL;
+	size_t n = strlen(vm), digits;
 
-	return path && strncmp(path, images, n) == 0 && path[n] && !strchr(path + n, '/');
+	if (!volume || strncmp(volume, vm, n) != 0 || volume[n] != '-')
+		return false;
+	digits = strspn(volume + n + 1, "0123456789");
+	return digits > 0 && (volume[n + 1 + digits] == '\0' || volume[n + 1 + digits] == '.');
 }
 
-/* Why PATH is to stay: who else has it, but for what is DELETED already. NULL: nobody. *RET_KNOWN: whether that can be told. */
+/* Whether the image is one that qmpctl made: it lies in STATEDIR/images itself, or is named for the VM. */
+static bool is_ours(const struct cli *cli, const json_t *image)
+{
+	_cleanup_free_ char *images = qmp_asprintf("%s/images/", cli->dirs.state);
+	const char *path = text_of(image, "path");
+	size_t n = strlen(images);
+
+	return (strncmp(path, images, n) == 0 && path[n] && !strchr(path + n, '/')) || is_named_for(cli->args[0], text_of(image, "name"));
+}
+
+/* Why PATH is to stay: who else has it, but for what is DELETED (paths) already. NULL: nobody. *RET_KNOWN: whether that can be told. */
 static const char *used_elsewhere(const struct img_catalogue *c, const char *path, const json_t *deleted, bool *ret_known)
 {
 	json_auto_t *users = img_catalogue_users(c, path), *overlays = img_catalogue_overlays(c, path, false);
@@ -43,24 +59,33 @@ static const char *used_elsewhere(const struct img_catalogue *c, const char *pat
 	return left > 0 ? "another image stands on it" : NULL;
 }
 
-/* The images of the VM, and those that they stand on, as far as those may go: what the spec names of them; new. */
-static json_t *images_of(const struct cli *cli, const json_t *spec)
+/*
+ * The images of the VM, and those that they stand on, as far as those may go: [{"name": as its spec has it, "path", "keeps": it
+ * is not the guest's to write}]; new.
+ */
+static json_t *images_of(const struct cli *cli, const json_t *spec, const json_t *located)
 {
 	_cleanup_free_ char *seed = img_seed_path(&cli->dirs, cli->args[0]);
 	json_t *images = json_array(), *disk;
 	size_t i;
 
 	json_array_foreach(json_object_get(spec, "disks"), i, disk)
-		for (const json_t *image = disk; image; image = json_object_get(image, "backing")) {
-			const char *path = text_of(image, "path");
-			if (path && !(seed && streq(path, seed)) && /* which goes in any case */
-			    (image == disk || (is_ours(cli, path) && cli_option(cli, "disks"))))
-				json_array_append(images, json_object_get(image, "path"));
+	{
+		const json_t *place = json_array_get(json_object_get(located, "disks"), i);
+		bool keeps = json_is_true(json_object_get(disk, "read-only")) || (text_of(disk, "type") && streq(text_of(disk, "type"), "cdrom"));
+		for (const json_t *image = disk; image; image = json_object_get(image, "backing"), place = json_object_get(place, "backing")) {
+			const char *name = text_of(image, "path"), *path = text_of(place, "path");
+			json_t *one = name && path ? json_pack("{s:s, s:s, s:b}", "name", name, "path", path, "keeps", keeps) : NULL;
+			if (one && !(seed && streq(path, seed)) && /* which goes in any case */
+			    (image == disk || (is_ours(cli, one) && cli_option(cli, "disks"))))
+				json_array_append(images, one);
+			json_decref(one);
 		}
+	}
 	return images;
 }
 
-static int condemn(struct cli *cli, char *path_consume)
+static int condemn_file(struct cli *cli, char *path_consume)
 {
 	_cleanup_free_ char *path = path_consume;
 	int r = path ? 0 : -ENOMEM;
@@ -72,47 +97,96 @@ static int condemn(struct cli *cli, char *path_consume)
 	return r < 0 ? r : img_made_condemn(&cli->made, path, &cli->error);
 }
 
+static int condemn(struct cli *cli, const json_t *image)
+{
+	_cleanup_volume_ struct img_volume v = {0};
+	int r = img_volume_open(cli->loop, &cli->dirs, text_of(image, "name"), &v, &cli->error);
+
+	if (r == 0)
+		return condemn_file(cli, strdup(text_of(image, "path")));
+	if (r > 0)
+		r = images_begin(cli, cli->args[0]);
+	return r < 0 ? r : img_made_condemn_volume(&cli->made, &v, &cli->error);
+}
+
 /* What is to go with the spec. Where that cannot be noted, as on a disk that is full, it is deleted all the same. */
 static void condemn_all(struct cli *cli, const json_t *images)
 {
-	const json_t *path;
+	const json_t *image;
 	size_t i;
 	int r = 0;
 
-	json_array_foreach(images, i, path)
-		if (r == 0 && cli_option(cli, "disks") && is_ours(cli, json_string_value(path)))
-			r = condemn(cli, strdup(json_string_value(path)));
+	json_array_foreach(images, i, image)
+		if (r == 0 && cli_option(cli, "disks") && is_ours(cli, image))
+			r = condemn(cli, image);
 	if (r == 0)
-		r = condemn(cli, img_seed_path(&cli->dirs, cli->args[0]));
+		r = condemn_file(cli, img_seed_path(&cli->dirs, cli->args[0]));
 	for (int secure = 0; r == 0 && secure < 2; secure++)
-		r = condemn(cli, vm_firmware_vars(&cli->dirs, cli->args[0], secure));
+		r = condemn_file(cli, vm_firmware_vars(&cli->dirs, cli->args[0], secure));
 	cli->error = (struct qmp_error){0};
 }
 
+/* What stands beside it counts, too: its overlays. */
+static void look_beside(struct img_catalogue *c, const char *path)
+{
+	_cleanup_free_ char *folder = strdup(path);
+	char *slash = folder ? strrchr(folder, '/') : NULL;
+
+	if (slash && slash != folder) {
+		*slash = '\0';
+		(void)img_catalogue_add_folder(c, folder, false, NULL);
+	}
+}
+
+/* Why it is not deleted; NULL: it is. *RET_KNOWN: whether that will stay so. */
+static const char *delete_image(struct cli *cli, struct img_catalogue *c, const json_t *image, const json_t *deleted, bool *ret_known,
+				struct qmp_error *err)
+{
+	_cleanup_volume_ struct img_volume v = {0};
+	const char *path = text_of(image, "path"), *why = NULL;
+	int r = img_volume_open(cli->loop, &cli->dirs, text_of(image, "name"), &v, err);
+
+	if (r == 0)
+		look_beside(c, path);
+	if (r >= 0 && (why = used_elsewhere(c, path, deleted, ret_known)))
+		return why;
+	if (r > 0)
+		r = img_volume_remove(&v, err);
+	else if (r == 0 && unlink(path) < 0)
+		r = qmp_error_errno(err, -errno, "deleting %s", path);
+	/* Gone already is as well; others that hang on a volume stay until somebody deletes them. */
+	*ret_known = r == 0 || r == -ENOENT || err->kind == QMP_ERR_STATE;
+	return r < 0 && r != -ENOENT ? err->message : NULL;
+}
+
 /* Adds each of the images to one of the lists. The exit status; *RET_LEFT: some are for another time. */
-static int delete_images(struct cli *cli, const json_t *images, json_t *deleted, json_t *kept, bool *ret_left)
+static int delete_images(struct cli *cli, const json_t *images, json_t *deleted, json_t *gone, json_t *kept, bool *ret_left)
 {
 	_cleanup_catalogue_ struct img_catalogue *c = NULL;
+	bool asked = cli_option(cli, "disks") != NULL;
 	int status = EXIT_OK;
 	const json_t *image;
 	size_t i;
 
-	*ret_left = cli_option(cli, "disks") && img_catalogue_read(&cli->dirs, &c, &cli->error) < 0;
+	*ret_left = asked && img_catalogue_read(&cli->dirs, &c, &cli->error) < 0;
 	if (*ret_left)
 		return cli_fail(cli);
 	json_array_foreach(images, i, image) {
-		const char *path = json_string_value(image), *why = NULL;
-		bool ours = is_ours(cli, path), known = true;
-		if (ours && !c) {
-			why = "--disks deletes the images that qmpctl made";
-		} else if (ours && !(why = used_elsewhere(c, path, deleted, &known)) && unlink(path) < 0 && errno != ENOENT) {
-			why = strerror(errno);
-			known = false;
+		struct qmp_error err = {0};
+		bool ours = is_ours(cli, image), known = true;
+		const char *why = ours ? "--disks deletes the images that qmpctl made" : NULL;
+		if (ours && c)
+			why = delete_image(cli, c, image, gone, &known, &err);
+		else if (asked && !json_is_true(json_object_get(image, "keeps")))
+			why = "its name was given by hand; \"qmpctl image delete\" deletes it";
+		if (err.code && !known)
 			status = EXIT_HOST;
-		}
-		json_array_append_new(!ours || why ? kept : deleted, json_string(path));
+		json_array_append(!ours || why ? kept : deleted, json_object_get(image, "name"));
+		if (ours && !why)
+			json_array_append(gone, json_object_get(image, "path"));
 		if (why)
-			fprintf(stderr, "%s: %s (%s)\n", known ? "kept" : "qmpctl: kept until a later verb can delete it", path, why);
+			fprintf(stderr, "%s: %s (%s)\n", known ? "kept" : "qmpctl: kept until a later verb can delete it",
+				text_of(image, "name"), why);
 		*ret_left |= !known;
 	}
 	return status;
@@ -122,14 +196,18 @@ static int run_delete(struct cli *cli)
 {
 	_cleanup_free_ char *file = qmp_asprintf("%s.json", cli->args[0]);
 	_cleanup_free_ char *run = qmp_asprintf("%s/%s", cli->dirs.run, cli->args[0]);
-	json_auto_t *images = NULL, *deleted = json_array(), *kept = json_array();
+	json_auto_t *images = NULL, *located = NULL, *deleted = json_array(), *gone = json_array(), *kept = json_array();
 	struct vm *vm;
 	bool left;
 	int status;
 
 	if (verb_open_stopped(cli, &vm) < 0)
 		return cli_fail(cli);
-	images = images_of(cli, vm->spec);
+	if (vm_pools_look(&cli->dirs, vm->spec, NULL, &located, &cli->error) < 0) {
+		vm_close(vm);
+		return cli_fail(cli);
+	}
+	images = images_of(cli, vm->spec, located);
 	condemn_all(cli, images);
 	if (unlinkat(vm->conf_dir, file, 0) < 0 || fsync(vm->conf_dir) < 0) {
 		qmp_error_errno(&cli->error, -errno, "deleting %s/vms/%s", cli->dirs.conf, file);
@@ -137,7 +215,7 @@ static int run_delete(struct cli *cli)
 		vm_close(vm);
 		return cli_fail(cli);
 	}
-	status = delete_images(cli, images, deleted, kept, &left);
+	status = delete_images(cli, images, deleted, gone, kept, &left);
 	img_seed_remove(&cli->dirs, cli->args[0]);
 	vm_firmware_remove(&cli->dirs, cli->args[0]);
 	if (left)
@@ -162,7 +240,7 @@ const struct verb verb_delete = {
 	.args = {{"NAME", .kind = ARG_VM}},
 	.summary = "Forget a stopped VM",
 	.options = (const struct cli_option[]){
-		{"disks", NULL, "delete the images that qmpctl made for it, too, and bases of theirs that nobody else needs"},
+		{"disks", NULL, "delete the images that qmpctl made for it, too, also in a pool, and bases of theirs that nobody else needs"},
 		{0},
 	},
 	.settles = true,

@@ -83,9 +83,16 @@ static json_t *parse_pool_words(struct cli *cli, const char *name, const char *t
 
 static int run_pool_create(struct cli *cli)
 {
-	json_auto_t *definition = parse_pool_words(cli, cli->args[0], cli->args[1]), *info = NULL;
+	_cleanup_free_ char *words = strdup(cli->args[1]);
+	json_auto_t *definition = NULL, *info = NULL;
 	_cleanup_pool_ struct img_pool p = {0};
 
+	for (int i = 2; words && i < cli->n_args; i++) {
+		char *longer = qmp_asprintf("%s,%s", words, cli->args[i]);
+		free(words);
+		words = longer;
+	}
+	definition = words ? parse_pool_words(cli, cli->args[0], words) : NULL;
 	if (!definition || img_pool_define(cli->loop, &cli->dirs, definition, &p, &cli->error) < 0)
 		return cli_fail(cli);
 	info = img_pool_info(&p);
@@ -305,7 +312,9 @@ const struct verb verb_pool_create = {
 	.name = "pool create",
 	.alias = "pool-define-as",
 	.group = GROUP_IMAGE,
-	.args = {{"NAME"}, {"TYPE[,KEY=VALUE...]", .kind = ARG_POOL_WORDS}},
+	.args = {{"NAME"},
+		 {"TYPE[,KEY=VALUE...]", .kind = ARG_POOL_WORDS},
+		 {"KEY=VALUE", .optional = true, .repeated = true}},
 	.summary = "Name a place for images: dir,path=/srv/vms",
 	.notes = "From then on NAME:VOLUME stands wherever an image's path does. Types: dir, mount and btrfs (path=...), lvm (vg=...), "
 		 "lvm-thin (vg=...,thin-pool=...), zfs (dataset=...), block (path=/dev/md,only=...), rbd (pool=...,conf=...,user=...). Nothing is formatted.",

@@ -148,6 +148,9 @@ OPERATIONS = [
     Operation("rename", ["rename", "a", "c"], runs=False),
     Operation("delete", ["delete", "a"], runs=False),
     Operation("delete-disks", ["delete", "a", "--disks"], before=[DISK_OF_ITS_OWN], runs=False),
+    Operation("delete-volumes", ["delete", "a", "--disks"], runs=False,
+              before=[BTRFS, ["pool", "create", "data", "dir,path={dir}/data"], ["disk", "add", "a", "bt:a-1,size=1M"],
+                      ["disk", "add", "a", "data:a-1.qcow2,size=1M"]]),
     # With the base that it shared, and which nobody else needs any more.
     Operation("delete-linked", ["delete", "a", "--disks"], runs=False,
               before=[DISK_OF_ITS_OWN, ["clone", "a", "b", "--linked"], ["delete", "b", "--disks"]]),

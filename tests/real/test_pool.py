@@ -224,8 +224,9 @@ class Pool(WorldTest):
     def test_what_is_made_of_images_in_it(self):
         """A disk for an image, and clones of VMs, are where they are wanted, or where the disk is that is cloned."""
         folder = os.path.join(self.w.base, "vms")
-        self.w.ok("pool", "create", "data", f"dir,path={folder}")
+        self.w.ok("pool", "create", "data", "dir", f"path={folder}")
         self.w.ok("image", "create", "data:base.qcow2", "8M")
+        self.assertEqual(self.w.ok("image", "list", "data:").out, self.w.ok("image", "list", "data").out)
         self.w.ok("create", "a", "--image", "data:base.qcow2", "--size", "16M", "--pool", "data", "--memory", "32M")
 
         def disk(name):
@@ -242,6 +243,15 @@ class Pool(WorldTest):
             self.w.ok("kill", name)
         self.assertIn("no pool named", self.w.expect(NOT_FOUND, "create", "d", "--image", "data:base.qcow2", "--pool", "dta").err)
         self.assertIn("for an --image", self.w.expect(USAGE, "create", "d", "--pool", "data").err)
+
+        # What got its name with a VM goes with it; what was named by hand stays, and that is said.
+        self.w.ok("disk", "add", "b", "data:by-hand.qcow2,size=1M")
+        result = self.w.ok("delete", "b", "--disks")
+        self.assertIn("kept: data:by-hand.qcow2 (its name was given by hand", result.err)
+        self.assertIn("kept: data:c-1.qcow2 (--disks deletes", self.w.ok("delete", "c").err)
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "a-1.qcow2", "-F", "qcow2", f"{folder}/over.qcow2"], check=True)
+        self.assertIn("kept: data:a-1.qcow2 (another image stands on it)", self.w.ok("delete", "a", "--disks").err)
+        self.assertEqual(sorted(os.listdir(folder)), ["a-1.qcow2", "base.qcow2", "by-hand.qcow2", "c-1.qcow2", "over.qcow2"])
 
 
 if __name__ == "__main__":

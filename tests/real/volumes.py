@@ -199,8 +199,10 @@ class Volumes:
         undo()
         self.assertEqual(sorted(self.volumes(pool)), ["a-1", "b-1", "c-1", "d-1"], "what is taken back leaves none")
         for name in "dcba":
-            self.w.ok("delete", name)
-            self.w.ok("image", "delete", f"{pool}:{name}-1")
+            kept = [os.path.join(self.w.base, "over.qcow2")] if shares and name == "b" else []
+            self.assertEqual(self.w.ok("delete", name, "--disks", "-o", "json").json(),
+                             {"name": name, "deleted": [f"{pool}:{name}-1"], "kept": kept})
+            self.assertNotIn(f"{name}-1", self.w.ok("image", "list", pool).out)
 
     def check_snapshots(self, pool, newer_go=False, runs=True):
         """Made, listed, gone back to (which one can do again), deleted; a VM that runs; what hangs on them."""
