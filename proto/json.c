@@ -325,9 +325,14 @@ json_t *qmp_json_text(const char *text)
 	int r = buffer_add(&mended, "", 0);
 
 	while (r == 0 && text < end) {
-		size_t n = qmp_character_length(text, end);
-		r = n > 0 ? buffer_add(&mended, text, n) : buffer_add(&mended, "\xef\xbf\xbd", 3);
-		text += n > 0 ? n : 1;
+		const char *good = text;
+		for (size_t n; text < end && (n = qmp_character_length(text, end)) > 0; text += n)
+			;
+		r = buffer_add(&mended, good, (size_t)(text - good));
+		if (r == 0 && text < end) {
+			r = buffer_add(&mended, "\xef\xbf\xbd", 3);
+			text++;
+		}
 	}
 	value = r == 0 ? json_stringn(mended.data, mended.len) : NULL;
 	free(mended.data);

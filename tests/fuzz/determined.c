@@ -1,5 +1,6 @@
 #include "tests/fuzz/determined.h"
 #include "tests/fuzz/fuzz.h"
+#include "tests/fuzz/sockets.h"
 
 #include <fcntl.h>
 #include <sys/types.h>
@@ -93,7 +94,7 @@ int next_fd(void)
 	(void)the_loop();
 	fd = fcntl(0, F_DUPFD_CLOEXEC, 0);
 	(void)close(fd);
-	return fd;
+	return fd + sockets_open();
 }
 
 void determined_begin(void)
