@@ -651,3 +651,16 @@ json_t *vm_spec_effective(const json_t *spec)
 	}
 	return copy;
 }
+
+json_t *vm_spec_section(const json_t *spec, const char *name)
+{
+	const struct vm_field *f = vm_find_field(vm_spec_fields, name);
+	const json_t *given = json_object_get(spec, name);
+	json_t *copy = given ? json_deep_copy(given) : json_loads(f->default_json, 0, NULL);
+
+	if (copy && vm_fill_defaults(f->fields, copy) < 0) {
+		json_decref(copy);
+		return NULL;
+	}
+	return copy;
+}

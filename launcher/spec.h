@@ -18,6 +18,8 @@ int vm_spec_parse(const char *text, size_t len, const char *source, json_t **ret
 int vm_spec_check(const json_t *spec, struct qmp_error *err);
 /* A copy in which every field stands, with its default where the spec is silent. New; NULL: no memory. */
 json_t *vm_spec_effective(const json_t *spec);
+/* Of that the section NAME alone, such as "restart": one that the table gives a default. New; NULL: no memory. */
+json_t *vm_spec_section(const json_t *spec, const char *name);
 /*
  * Writes into SPEC what is chosen once and then kept: uuid, ids, MACs (52:54:00:...), PCI ports of disks, NICs
  * (and "scsi-port" when a disk is on the scsi bus). Returns 1 when it changed something, 0 when not.

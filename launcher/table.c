@@ -132,6 +132,43 @@ int vm_refuse(const struct vm_check *c, const char *path, const char *fmt, ...)
 	return qmp_error_set(c->err, QMP_ERR_USAGE, -EINVAL, "%s: %s", *path ? path : whole, what);
 }
 
+/* ---- Where a value stands: the path to it is printed only where it is refused ---- */
+
+#define PATH_SIZE 256
+
+struct place {
+	const struct place *up; /* NULL: the document, and KEY is the path to it */
+	const char *key;	/* NULL: the item INDEX of a list */
+	size_t index;
+};
+
+static void print_place(const struct place *at, char path[PATH_SIZE])
+{
+	size_t n;
+
+	path[0] = '\0';
+	if (at->up)
+		print_place(at->up, path);
+	n = strlen(path);
+	if (at->key)
+		snprintf(path + n, PATH_SIZE - n, "%s%s", n > 0 ? "." : "", at->key);
+	else
+		snprintf(path + n, PATH_SIZE - n, "[%zu]", at->index);
+}
+
+static int refuse(const struct vm_check *c, const struct place *at, const char *fmt, ...) _printf_(3, 4);
+static int refuse(const struct vm_check *c, const struct place *at, const char *fmt, ...)
+{
+	char path[PATH_SIZE], what[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(what, sizeof what, fmt, ap);
+	va_end(ap);
+	print_place(at, path);
+	return vm_refuse(c, path, "%s", what);
+}
+
 /* ---- Single values ---- */
 
 
@@ -153,7 +190,7 @@ static const char *join(const char *const *choices, char *out, size_t size)
 	return out;
 }
 
-static int check_choice(const struct vm_check *c, const char *path, const char *text, const char *const *choices)
+static int check_choice(const struct vm_check *c, const struct place *at, const char *text, const char *const *choices)
 {
 	char list[400];
 	const char *near;
@@ -162,101 +199,101 @@ static int check_choice(const struct vm_check *c, const char *path, const char *
 		if (streq(*p, text))
 			return 0;
 	near = qmp_nearest(text, choices);
-	return vm_refuse(c, path, "unknown value \"%s\"; one of %s%s%s%s", text, join(choices, list, sizeof list),
+	return refuse(c, at, "unknown value \"%s\"; one of %s%s%s%s", text, join(choices, list, sizeof list),
 		      near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
 }
 
-static int check_size(const struct vm_check *c, const char *path, const struct vm_field *f, const json_t *value)
+static int check_size(const struct vm_check *c, const struct place *at, const struct vm_field *f, const json_t *value)
 {
 	uint64_t bytes;
 	const char *text = json_string_value(value);
 
 	if (vm_size_parse(value, &bytes) < 0) {
 		if (text && *text && strspn(text, "0123456789") == strlen(text))
-			return vm_refuse(c, path, "\"%s\" has no unit; write \"%sM\" or \"%sG\"", text, text, text);
-		return vm_refuse(c, path, "%s%s%sa size is a number with K, M, G or T (\"512M\") or an integer of bytes",
+			return refuse(c, at, "\"%s\" has no unit; write \"%sM\" or \"%sG\"", text, text, text);
+		return refuse(c, at, "%s%s%sa size is a number with K, M, G or T (\"512M\") or an integer of bytes",
 			      text ? "\"" : "", text ? text : "", text ? "\" is none: " : "");
 	}
 	if (f->max && (bytes < (uint64_t)f->min || bytes > (uint64_t)f->max))
-		return vm_refuse(c, path, "%llu bytes is out of range (%lld to %lld); write a unit, as in \"512M\"",
+		return refuse(c, at, "%llu bytes is out of range (%lld to %lld); write a unit, as in \"512M\"",
 			      (unsigned long long)bytes, (long long)f->min, (long long)f->max);
 	return 0;
 }
 
-static int check_location(const struct vm_check *c, const char *path, const char *text)
+static int check_location(const struct vm_check *c, const struct place *at, const char *text)
 {
 	struct vm_location l;
 	struct qmp_error why = {0};
 
 	if (vm_location_parse(text, &l, &why) < 0)
-		return vm_refuse(c, path, "%s", why.message);
+		return refuse(c, at, "%s", why.message);
 	vm_location_deinit(&l);
 	if (vm_location_is_file(text) && *text != '/')
-		return vm_refuse(c, path, "\"%s\" must be an absolute path, POOL:VOLUME or a URL", text);
+		return refuse(c, at, "\"%s\" must be an absolute path, POOL:VOLUME or a URL", text);
 	return 0;
 }
 
-static int check_string(const struct vm_check *c, const char *path, const struct vm_field *f, const json_t *value)
+static int check_string(const struct vm_check *c, const struct place *at, const struct vm_field *f, const json_t *value)
 {
 	const char *text = json_string_value(value);
 
 	if (!text)
-		return vm_refuse(c, path, "must be a string");
+		return refuse(c, at, "must be a string");
 	if (strlen(text) != json_string_length(value))
-		return vm_refuse(c, path, "must not hold a NUL character");
+		return refuse(c, at, "must not hold a NUL character");
 	switch (f->type) {
 	case VM_T_CHOICE:
-		return check_choice(c, path, text, f->choices);
+		return check_choice(c, at, text, f->choices);
 	case VM_T_PATH:
-		return *text == '/' ? 0 : vm_refuse(c, path, "\"%s\" must be an absolute path", text);
+		return *text == '/' ? 0 : refuse(c, at, "\"%s\" must be an absolute path", text);
 	case VM_T_LOCATION:
-		return check_location(c, path, text);
+		return check_location(c, at, text);
 	case VM_T_NAME:
 		return vm_name_valid(text) ? 0
-					   : vm_refuse(c, path,
+					   : refuse(c, at,
 						    "\"%s\" is no name: letters, digits, . _ - (64 at most), a letter or "
 						    "digit first",
 						    text);
 	case VM_T_ID:
 		return vm_id_valid(text)
 			       ? 0
-			       : vm_refuse(c, path,
+			       : refuse(c, at,
 					"\"%s\" is no id: a small letter, then small letters, digits, _ (16 at most)", text);
 	case VM_T_MAC:
 		if (!hex_pattern(text, "xx:xx:xx:xx:xx:xx"))
-			return vm_refuse(c, path, "\"%s\" is no MAC address such as 52:54:00:12:34:56", text);
+			return refuse(c, at, "\"%s\" is no MAC address such as 52:54:00:12:34:56", text);
 		if (strtol((char[]){text[0], text[1], 0}, NULL, 16) & 1)
-			return vm_refuse(c, path, "\"%s\" is a multicast address", text);
+			return refuse(c, at, "\"%s\" is a multicast address", text);
 		return 0;
 	case VM_T_UUID:
 		return hex_pattern(text, "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx")
 			       ? 0
-			       : vm_refuse(c, path, "\"%s\" is no UUID", text);
+			       : refuse(c, at, "\"%s\" is no UUID", text);
 	case VM_T_MACHINE:
 		if (streq(text, "q35") || streq(text, "pc") || strncmp(text, "pc-q35-", 7) == 0 ||
 		    strncmp(text, "pc-i440fx-", 10) == 0)
-			return strchr(text, ',') ? vm_refuse(c, path, "must not hold a comma") : 0;
-		return vm_refuse(c, path, "unknown machine \"%s\"; q35, pc, or a versioned pc-q35-* or pc-i440fx-*", text);
+			return strchr(text, ',') ? refuse(c, at, "must not hold a comma") : 0;
+		return refuse(c, at, "unknown machine \"%s\"; q35, pc, or a versioned pc-q35-* or pc-i440fx-*", text);
 	default:
 		return 0;
 	}
 }
 
-static int check_int(const struct vm_check *c, const char *path, const struct vm_field *f, const json_t *value)
+static int check_int(const struct vm_check *c, const struct place *at, const struct vm_field *f, const json_t *value)
 {
 	json_int_t n = json_integer_value(value);
 
 	if (!json_is_integer(value))
-		return vm_refuse(c, path, "must be an integer");
+		return refuse(c, at, "must be an integer");
 	if ((f->min || f->max) && (n < f->min || n > f->max))
-		return vm_refuse(c, path, "%lld is out of range (%lld to %lld)", (long long)n, (long long)f->min,
+		return refuse(c, at, "%lld is out of range (%lld to %lld)", (long long)n, (long long)f->min,
 			      (long long)f->max);
 	return 0;
 }
 
 /* ---- Objects and lists ---- */
 
-static int check_field(const struct vm_check *c, const char *path, const struct vm_field *f,
+static int check_field(const struct vm_check *c, const struct place *at, const struct vm_field *f,
 		       const struct vm_field *table, const json_t *value);
 
 const struct vm_field *vm_find_field(const struct vm_field *table, const char *name)
@@ -301,75 +338,85 @@ int vm_refuse_key(const struct vm_check *c, const char *path, const struct vm_fi
 	return vm_refuse(c, path, "unknown field; known are %s", join(names, list, sizeof list));
 }
 
-int vm_check_object(const struct vm_check *c, const char *path, const struct vm_field *table, const json_t *value)
+static int refuse_key(const struct vm_check *c, const struct place *at, const struct vm_field *table, const char *key)
 {
-	char below[256];
+	char path[PATH_SIZE];
+
+	print_place(at, path);
+	return vm_refuse_key(c, path, table, key);
+}
+
+static int check_object(const struct vm_check *c, const struct place *at, const struct vm_field *table, const json_t *value)
+{
 	const char *key;
 	json_t *member;
 
 	if (!json_is_object(value))
-		return vm_refuse(c, path, "must be an object");
+		return refuse(c, at, "must be an object");
 	json_object_foreach((json_t *)value, key, member)
 	{
 		const struct vm_field *f = vm_find_field(table, key);
-		int r;
-		snprintf(below, sizeof below, "%s%s%s", path, *path ? "." : "", key);
-		r = f ? check_field(c, below, f, table, member) : vm_refuse_key(c, below, table, key);
+		const struct place below = {.up = at, .key = key};
+		int r = f ? check_field(c, &below, f, table, member) : refuse_key(c, &below, table, key);
 		if (r < 0)
 			return r;
 	}
 	for (; table->name; table++)
 		if (table->required && !json_object_get(value, table->name))
-			return vm_refuse(c, path, "\"%s\" is missing: %s", table->name, table->summary);
+			return refuse(c, at, "\"%s\" is missing: %s", table->name, table->summary);
 	return 0;
 }
 
-static int check_list(const struct vm_check *c, const char *path, const struct vm_field *f, const json_t *value)
+static int check_list(const struct vm_check *c, const struct place *at, const struct vm_field *f, const json_t *value)
 {
-	char below[256];
 	json_t *item;
 	size_t i;
 
 	if (!json_is_array(value))
-		return vm_refuse(c, path, "must be a list");
+		return refuse(c, at, "must be a list");
 	json_array_foreach(value, i, item)
 	{
+		const struct place below = {.up = at, .index = i};
 		int r;
-		snprintf(below, sizeof below, "%s[%zu]", path, i);
 		if (f->type == VM_T_LIST)
-			r = vm_check_object(c, below, f->fields, item);
+			r = check_object(c, &below, f->fields, item);
 		else if (!json_is_string(item) || strlen(json_string_value(item)) != json_string_length(item))
-			r = vm_refuse(c, below, "must be a string without NUL");
+			r = refuse(c, &below, "must be a string without NUL");
 		else
-			r = f->choices ? check_choice(c, below, json_string_value(item), f->choices) : 0;
+			r = f->choices ? check_choice(c, &below, json_string_value(item), f->choices) : 0;
 		if (r < 0)
 			return r;
 	}
 	return 0;
 }
 
-static int check_field(const struct vm_check *c, const char *path, const struct vm_field *f,
+static int check_field(const struct vm_check *c, const struct place *at, const struct vm_field *f,
 		       const struct vm_field *table, const json_t *value)
 {
 	switch (f->type) {
 	case VM_T_INT:
-		return check_int(c, path, f, value);
+		return check_int(c, at, f, value);
 	case VM_T_BOOL:
-		return json_is_boolean(value) ? 0 : vm_refuse(c, path, "must be true or false");
+		return json_is_boolean(value) ? 0 : refuse(c, at, "must be true or false");
 	case VM_T_SIZE:
-		return check_size(c, path, f, value);
+		return check_size(c, at, f, value);
 	case VM_T_OBJECT:
-		return vm_check_object(c, path, f->recursive ? table : f->fields, value);
+		return check_object(c, at, f->recursive ? table : f->fields, value);
 	case VM_T_RAW:
 		if (!json_is_object(value))
-			return vm_refuse(c, path, "must be an object");
-		return holds_no_number(value) ? vm_refuse(c, path, "holds inf or nan, which are no JSON numbers") : 0;
+			return refuse(c, at, "must be an object");
+		return holds_no_number(value) ? refuse(c, at, "holds inf or nan, which are no JSON numbers") : 0;
 	case VM_T_LIST:
 	case VM_T_STRINGS:
-		return check_list(c, path, f, value);
+		return check_list(c, at, f, value);
 	default:
-		return check_string(c, path, f, value);
+		return check_string(c, at, f, value);
 	}
+}
+
+int vm_check_object(const struct vm_check *c, const char *path, const struct vm_field *table, const json_t *value)
+{
+	return check_object(c, &(struct place){.key = path}, table, value);
 }
 
 /* ---- Defaults ---- */

@@ -42,9 +42,7 @@ uint64_t restart_delay_ms(const json_t *policy, int64_t count)
 /* As the spec on disk has it now: a change counts at once. New. */
 static json_t *policy_of(const struct restart *r)
 {
-	json_auto_t *effective = vm_spec_effective(r->guest->vm->spec);
-
-	return json_incref(json_object_get(effective, "restart"));
+	return vm_spec_section(r->guest->vm->spec, "restart");
 }
 
 static void tell(struct restart *r, const char *outcome, uint64_t delay_ms)

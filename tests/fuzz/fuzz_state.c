@@ -5,6 +5,7 @@
  * 0e: the operations begin (at the latest at the end).
  *
  * Flags: 1 QEMU lives   2 running.json is there   4 the operations change something, 8 the spec too   16 stop comes second
+ *   32 those that look   64 those on disks   128 those on NICs and on the whole spec; none of the three: all
  *
  * The files are in memory: the linker puts what is below in the place of launcher/files. Whatever they hold, the VM is opened
  * or the reason is told; taken over or the reason is told; every operation completes once; no signal is sent.
@@ -19,7 +20,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
-enum { LIVES = 1, HAS_RUNNING = 2, CHANGES = 4, SPEC_TOO = 8, STOPS = 16 };
+enum { LIVES = 1, HAS_RUNNING = 2, CHANGES = 4, SPEC_TOO = 8, STOPS = 16, LOOK = 32, ON_DISKS = 64, ON_OTHERS = 128 };
 enum { RUNNING, LAST_END, LOCK, SPEC, CAPS, JOURNAL, PARTS };
 
 static const char *const files[PARTS] = {"running.json", "last-end.json", "qemu.lock", "a.json", "caps", "journal.json"};
@@ -237,28 +238,44 @@ static void op(struct guest *g, const char *name, json_t *args_consume)
 	op_run(g, op_find(name), args, on_done, &w.completed[w.n++]);
 }
 
-static void run_operations(void)
+/* Whether the operations of KIND are among those that are asked for. */
+static bool is_asked(int kind)
 {
-	struct guest *g = take_ptr(w.guest);
-	static const char text[] = "{\"name\": \"a\", \"memory\": \"1G\", \"disks\": [{\"type\": \"cdrom\"}], \"nics\": [{}]}";
-	json_auto_t *wait = NULL;
-	json_t *spec;
+	return (w.flags & kind) || !(w.flags & (LOOK | ON_DISKS | ON_OTHERS));
+}
 
-	if (!g)
-		return;
-	spec = qmp_json_decode(text, sizeof text - 1, NULL);
-	op(g, "qmpctl-status", NULL);
-	op(g, "qmpctl-show", NULL);
-	op(g, "qmpctl-disk-add", json_pack("{s:{s:s}}", "disk", "type", "cdrom"));
-	if (w.flags & STOPS)
-		op(g, "qmpctl-stop", NULL);
-	op(g, "qmpctl-disk-remove", json_pack("{s:s}", "id", "vda"));
+static void run_on_others(struct guest *g)
+{
+	static const char text[] = "{\"name\": \"a\", \"memory\": \"1G\", \"disks\": [{\"type\": \"cdrom\"}], \"nics\": [{}]}";
+
 	op(g, "qmpctl-nic-add", json_pack("{s:{}}", "nic"));
 	op(g, "qmpctl-nic-remove", json_pack("{s:s}", "id", "net0"));
 	op(g, "qmpctl-set", json_pack("{s:{s:s}}", "values", "disks[vda].throttle.iops-total", "10"));
-	op(g, "qmpctl-apply", json_pack("{s:o}", "spec", spec));
-	wait = json_pack("{s:s, s:s, s:i}", "for", "event", "event", "STOP", "timeout", 1);
-	op_run(g, op_find("qmpctl-wait"), wait, on_done, &w.completed[w.n++]);
+	op(g, "qmpctl-apply", json_pack("{s:o}", "spec", qmp_json_decode(text, sizeof text - 1, NULL)));
+}
+
+static void run_operations(void)
+{
+	struct guest *g = take_ptr(w.guest);
+
+	if (!g)
+		return;
+	if (is_asked(LOOK)) {
+		op(g, "qmpctl-status", NULL);
+		op(g, "qmpctl-show", NULL);
+	}
+	if (is_asked(ON_DISKS))
+		op(g, "qmpctl-disk-add", json_pack("{s:{s:s}}", "disk", "type", "cdrom"));
+	if (w.flags & STOPS)
+		op(g, "qmpctl-stop", NULL);
+	if (is_asked(ON_DISKS))
+		op(g, "qmpctl-disk-remove", json_pack("{s:s}", "id", "vda"));
+	if (is_asked(ON_OTHERS))
+		run_on_others(g);
+	if (is_asked(LOOK)) {
+		json_auto_t *wait = json_pack("{s:s, s:s, s:i}", "for", "event", "event", "STOP", "timeout", 1);
+		op_run(g, op_find("qmpctl-wait"), wait, on_done, &w.completed[w.n++]);
+	}
 }
 
 /* ---- QEMU's end ---- */

@@ -121,36 +121,59 @@ def seeds_agent():
     yield b"\x01\x06\x09\x06\x06\x01"
 
 
+def compact(value):
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def state_journals(spec, text):
+    """Entries as change.c writes them, one a stage, and all of them."""
+    step = {"item": "disks.vda", "execute": "device_del", "arguments": {"id": "vda"},
+            "wait": {"event": "DEVICE_DELETED", "match": {"device": "vda"}, "timeout": 30000}}
+    add = {"item": "disks.vdb", "execute": "blockdev-add", "arguments": {"driver": "null-co", "node-name": "vdb-file"},
+           "undo": {"execute": "blockdev-del", "arguments": {"node-name": "vdb-file"}}}
+    entries = [{"stage": stage, "operation": "qmpctl-disk-remove", "since": 1, "plan": plan, "want": spec, "config": json.loads(text)}
+               for stage, plan in (("begun", [step]), ("waiting", [step]), ("undoing", [add]))]
+    return [compact({"entries": [entry]}) for entry in entries] + [compact({"entries": entries})]
+
+
 def seeds_state():
-    """As vm_save_running and record_end write them: the effective spec, what "auto" became, the command line."""
-    hello, up = session()[0][1] + b"\n\x06", b'{"return":{},"id":"\x11A"}\n\x06'
+    """
+    As vm_save_running and record_end write them: the spec, what "auto" became, the command line; and what QEMU says then. An input
+    is read some four times, so each is short: a small record with everything that may be around it, and each spec in a record alone.
+    """
+    hello = b'{"QMP":{"version":{"qemu":{"micro":2,"minor":2,"major":7}},"capabilities":["oob"]}}\n\x06'
+    up = b'{"return":{},"id":"\x11A"}\n\x06'
     status = b'{"return":{"running":true,"status":"running"},"id":"\x11B"}\n\x06'
     lost = b'{"return":{"running":false,"status":"prelaunch"},"id":"\x11B"}\n\x06\x07\x07'
-    end = json.dumps({"reason": "guest-shutdown", "time": 1700000000, "exit-code": 0}).encode()
-    caps = json.dumps({"identity": "/usr/bin/qemu-system-x86_64 1 2", "binary": "/usr/bin/qemu-system-x86_64",
-                       "kvm-cpu": None, "hyperv": "", "sandbox": True, "version": {"major": 7, "minor": 2, "micro": 22},
-                       "machines": {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}}).encode()
-    host = {"accel": "tcg", "cpu-model": "max", "machine": "pc-q35-7.2", "qemu-version": {"major": 7, "minor": 2, "micro": 22},
-            "binary": "/usr/bin/qemu-system-x86_64"}
+    answers = b"".join(b'{"return":{},"id":"' + ident(n) + b'"}\x06' for n in range(2, 9))
+    end = compact({"reason": "guest-shutdown", "time": 1, "exit-code": 0})
+    version = {"major": 7, "minor": 2, "micro": 2}
+    caps = compact({"identity": "/q 1 2", "binary": "/q", "kvm-cpu": None, "hyperv": "", "sandbox": True, "version": version,
+                    "machines": {"q35": "pc-q35-7.2", "pc": "pc-i440fx-7.2"}})
+    host = {"accel": "tcg", "cpu-model": "max", "machine": "q35", "qemu-version": version, "binary": "/q"}
+
+    def record(spec):
+        return compact({"spec": dict(spec, uuid="6a2d4c1e-7b0f-4a65-9d0a-5f3f2b6c1d10"), "host": host, "argv": ["q"], "started": 1,
+                        "paused": False, "boot": "b"})
+    disk = {"name": "a", "disks": [{"id": "vda", "path": "/x", "format": "raw", "port": 1}]}
+    nic = {"name": "a", "nics": [{"id": "net0", "mac": "52:54:00:46:c0:f2", "port": 2}]}
+    for spec in ({"name": "a"}, disk, nic):
+        text = compact({"name": "a", **{key: spec[key] for key in ("disks", "nics") if key in spec}})
+        for kind in (0, 32, 64, 128):
+            for flags, says in ((7, hello + up + status + b"\x0e\x06" + answers + b"\x07" + answers),
+                                (23, hello + up + status + b"\x0e\x06" + answers), (3, hello + up + status),
+                                (7, hello + up + lost), (15, b"\x06\x07")):
+                yield bytes([flags | kind]) + b"\0".join([record(spec), b"", b"4711", text, b"", b"", says])
+        for journal in state_journals(spec, text):
+            for flags, says in ((7, hello + up + status + answers), (23, hello + up + lost), (39, hello + up + status + answers), (3, b"\x06")):
+                yield bytes([flags]) + b"\0".join([record(spec), b"", b"4711", text, b"", journal, says])
+        for flags in (0, 2, 6, 34, 66, 130):
+            yield bytes([flags]) + b"\0".join([record(spec), end, b"4711\n", text, caps, b"", b"\x06"])
+            yield bytes([flags]) + b"\0".join([b"", b"", b"", text, caps, b"", b""])
     for path in [os.path.join(HERE, "effective.json")] + [p for p in cases() if "/good/" in p]:
-        spec = dict(json.loads(read(path)), uuid="6a2d4c1e-7b0f-4a65-9d0a-5f3f2b6c1d10")
-        record = json.dumps({"spec": spec, "host": host, "argv": ["qemu", "-S"], "started": 1700000000, "paused": False,
-                             "boot": "0d2a1ad4-0000-4000-8000-000000000000"}).encode()
-        text = json.dumps({"name": "a", "disks": spec.get("disks", [])}).encode()
-        answers = b"".join(b'{"return":{},"id":"' + ident(n) + b'"}\x06' for n in range(2, 14))
-        step = {"item": "disks.vda", "execute": "device_del", "arguments": {"id": "vda"},
-                "wait": {"event": "DEVICE_DELETED", "match": {"device": "vda"}, "timeout": 30000}}
-        add = {"item": "disks.vdb", "execute": "blockdev-add", "arguments": {"driver": "null-co", "node-name": "vdb-file"},
-               "undo": {"execute": "blockdev-del", "arguments": {"node-name": "vdb-file"}}}
-        entries = [{"stage": stage, "operation": "qmpctl-disk-remove", "since": 1700000000, "plan": [step, add], "want": spec,
-                    "config": json.loads(text)} for stage in ("begun", "waiting", "undoing")]
-        journals = [json.dumps({"entries": [entry]}).encode() for entry in entries] + [json.dumps({"entries": entries}).encode()]
-        for flags, says in ((7, hello + up + status + b"\x0e\x06" + answers + b"\x07" + answers),
-                            (23, hello + up + status + b"\x0e\x06" + answers), (3, hello + up + status),
-                            (7, hello + up + lost), (15, b"\x06\x07"), (2, b"\x06"), (0, b"")):
-            yield bytes([flags]) + b"\0".join([record, end, b"4711\n", text, caps, b"", says])
-            yield bytes([flags]) + b"\0".join([record, b"", b"4711", b"", b"{}", journals[flags % 4], says])
-            yield bytes([flags]) + b"\0".join([record, b"", b"4711", text, b"", journals[3 - flags % 4], says])
+        spec = json.loads(read(path))
+        yield b"\x07" + b"\0".join([record(spec), b"", b"4711", b"", b"", b"", hello + up + status + answers])
+        yield b"\0" + b"\0".join([b"", end, b"", compact(dict(spec, name="a")), caps, b"", b""])
     yield b"\x03{}\x000\x001\x00"
     yield b'\x03{"spec": []}\0{}\x0017\0\0\0'
 
