@@ -35,6 +35,10 @@ static void test_errors_have_path_and_line(void)
 	bad("{\n\"name\": \"a\",\n\"memroy\": \"1G\"}", "t.json:3: memroy: unknown field; did you mean \"memory\"?");
 	bad("{\"name\": \"a\",\n \"cpu\": {\"count\":\n 0}}", "t.json:3: cpu.count: 0 is out of range (1 to 512)");
 	bad("{\"name\": \"a\", \"name\": \"b\"}", "duplicate");
+	bad("{\"name\": \"a\",\n \"disks\": [{\"path\": \"/x\", \"format\": \"qcow2\",\n  \"backing\": {\"path\": \"/y\", \"format\": \"qcow2\", \"backing\": "
+	    "{\"path\": \"/z\",\n   \"format\": 7}}}]}",
+	    "t.json:4: disks[0].backing.backing.format: must be a string");
+	bad("{\"name\": \"a\", \"boot\": {\"order\": [\"disk\",\n 7]}}", "t.json:2: boot.order[1]: must be a string without NUL");
 	bad("{\"name\"", "t.json: JSON");
 }
 
@@ -199,6 +203,21 @@ static void test_refused_set_changes_nothing(void)
 	CHECK(json_equal(spec, before));
 }
 
+static void test_section_is_the_effective_specs(void)
+{
+	json_auto_t *silent = good("{\"name\": \"a\"}");
+	json_auto_t *given = good("{\"name\": \"a\", \"restart\": {\"policy\": \"always\", \"limit\": 3}}");
+	const json_t *const specs[] = {silent, given};
+
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++) {
+		json_auto_t *before = json_deep_copy(specs[i]), *effective = vm_spec_effective(specs[i]);
+		json_auto_t *section = vm_spec_section(specs[i], "restart");
+		CHECK(json_equal(section, json_object_get(effective, "restart")));
+		CHECK(json_object_size(section) == 5);
+		CHECK(json_equal(before, specs[i]));
+	}
+}
+
 static void test_effective_has_every_default(void)
 {
 	json_t *spec = good("{\"name\": \"a\", \"disks\": [{\"type\": \"cdrom\"}]}"), *e = vm_spec_effective(spec);
@@ -293,6 +312,7 @@ int main(void)
 	RUN(test_set);
 	RUN(test_refused_set_changes_nothing);
 	RUN(test_effective_has_every_default);
+	RUN(test_section_is_the_effective_specs);
 	RUN(test_cases);
 	return 0;
 }
