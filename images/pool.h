@@ -25,12 +25,13 @@ struct img_pool {
 	json_t *notes;    /* what people must know: sentences */
 };
 
-/* Of a volume; each is 0 or an error, and but for list called under the pool's lock. */
+/* Of a volume; each is 0 or an error, and called under the pool's lock. */
 struct img_pool_snapshots {
 	bool newer_go; /* a rollback takes those that are newer with it */
 	/*
-	 * Appends each, oldest first: {"name", "created"?: seconds since 1970, "capacity"?: what a guest sees, "allocation"?: what it
-	 * takes by itself; or "clone": the volume that it was made for, and goes with}.
+	 * Appends each, oldest first, once nothing is half done that somebody was killed at: {"name", "created"?: seconds since 1970,
+	 * "capacity"?: what a guest sees, "allocation"?: what it takes by itself; or "clone": the volume that it was made for, and goes
+	 * with}.
 	 */
 	int (*list)(struct img_pool *p, const char *volume, json_t *snapshots, struct qmp_error *err);
 	int (*create)(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err);
@@ -60,7 +61,7 @@ struct img_pool_type {
 	int (*list)(struct img_pool *p, json_t *volumes, struct qmp_error *err);
 	/*
 	 * Appends what is there with a name that is hidden, as a string; and VOLUME@SNAPSHOT, where that was made for a clone, and there
-	 * is none of it. NULL where volumes are files.
+	 * is none of it; once what else somebody was killed at has been ended. NULL where volumes are files.
 	 */
 	int (*list_hidden)(struct img_pool *p, json_t *names, struct qmp_error *err);
 	/* These are called under the pool's lock. create NULL: volumes are files. */
@@ -69,7 +70,10 @@ struct img_pool_type {
 	int (*resize)(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err);
 	/* Bytes that a guest sees; -ENOENT: it is not there. NULL: a volume is a node of this host, which says so itself. */
 	int (*size)(struct img_pool *p, const char *volume, uint64_t *ret, struct qmp_error *err);
-	/* A volume that has what another has now, and takes no room for it; written to by itself. NULL: it cannot. */
+	/*
+	 * A volume that has what another has now, and takes no room for it; written to by itself. NULL: it cannot. -EOPNOTSUPP: not of
+	 * this volume.
+	 */
 	int (*clone)(struct img_pool *p, const char *volume, const char *to, struct qmp_error *err);
 	/* What tells a volume from others that had its name, or will; stays where it is given another. RET is new. */
 	int (*identify)(struct img_pool *p, const char *volume, char **ret, struct qmp_error *err);

@@ -239,13 +239,47 @@ int img_volume_fill(struct img_volume *v, uint64_t size, img_volume_fill_cb fill
 	return r;
 }
 
+/* Under the pool's lock. A way back to a snapshot that was cut short may have left it with another name, which is swept up. */
 static int check_there(struct img_volume *v, struct qmp_error *err)
 {
 	int r = is_there(v, v->name, v->path, err);
 
+	if (r == 0 && img_pool_sweep(&v->pool, NULL) == 0)
+		r = is_there(v, v->name, v->path, err);
 	if (r == 0)
 		return qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "there is no volume %s (%s)", v->location, v->path);
 	return r < 0 ? r : 0;
+}
+
+/* ---- Snapshots ---- */
+
+#define SNAPSHOT_NAME_MAX 64
+
+static int check_snapshot_name(const struct img_volume *v, const char *name, struct qmp_error *err)
+{
+	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+_.-");
+
+	if (!v->pool.type->snapshots)
+		return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP, "%s: pools of the type %s have no snapshots", v->location,
+				     v->pool.type->name);
+	if (n > 0 && !name[n] && n <= SNAPSHOT_NAME_MAX && !strchr("+_.-", *name) && strncmp(name, IMG_POOL_SNAPSHOT, strlen(IMG_POOL_SNAPSHOT)) != 0)
+		return 0;
+	return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no name for a snapshot of %s: letters, digits and + _ . - (%d at most), a "
+			     "letter or digit first, and not \"qmpctl-\"", name, v->location, SNAPSHOT_NAME_MAX);
+}
+
+/* Under the pool's lock. */
+static int list_snapshots(struct img_volume *v, json_t **ret, struct qmp_error *err)
+{
+	json_auto_t *list = json_array();
+	int r = check_snapshot_name(v, "any", err);
+
+	if (r == 0)
+		r = list ? v->pool.type->snapshots->list(&v->pool, v->name, list, err)
+			 : qmp_error_errno(err, -ENOMEM, "the snapshots of %s", v->location);
+	if (r == 0)
+		*ret = take_ptr(list);
+	return r;
 }
 
 static bool has_clone(const json_t *snapshots)
@@ -262,12 +296,20 @@ static bool has_clone(const json_t *snapshots)
 /* Those that stay: one of a clone that there is not, as who was killed has left it, goes first. Under the pool's lock. */
 static int settled_snapshots(struct img_volume *v, json_t **ret, struct qmp_error *err)
 {
-	int r = img_volume_snapshots(v, ret, err);
+	int r = list_snapshots(v, ret, err);
 
 	if (r < 0 || !has_clone(*ret) || img_pool_sweep(&v->pool, NULL) < 0)
 		return r;
 	json_decref(take_ptr(*ret));
-	return img_volume_snapshots(v, ret, err);
+	return list_snapshots(v, ret, err);
+}
+
+int img_volume_look(struct img_volume *v, struct qmp_error *err)
+{
+	_cleanup_fd_ int lock = -1;
+	int r = img_pool_lock(&v->pool, &lock, err);
+
+	return r < 0 ? r : check_there(v, err);
 }
 
 /* What hangs on it would go with it, or is in the way. */
@@ -322,34 +364,12 @@ int img_volume_is(struct img_volume *v, const char *id, struct qmp_error *err)
 	return r < 0 ? r : now && streq(now, id);
 }
 
-/* ---- Snapshots ---- */
-
-#define SNAPSHOT_NAME_MAX 64
-
-static int check_snapshot_name(const struct img_volume *v, const char *name, struct qmp_error *err)
-{
-	size_t n = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+_.-");
-
-	if (!v->pool.type->snapshots)
-		return qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP, "%s: pools of the type %s have no snapshots", v->location,
-				     v->pool.type->name);
-	if (n > 0 && !name[n] && n <= SNAPSHOT_NAME_MAX && !strchr("+_.-", *name) && strncmp(name, IMG_POOL_SNAPSHOT, strlen(IMG_POOL_SNAPSHOT)) != 0)
-		return 0;
-	return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL, "\"%s\" is no name for a snapshot of %s: letters, digits and + _ . - (%d at most), a "
-			     "letter or digit first, and not \"qmpctl-\"", name, v->location, SNAPSHOT_NAME_MAX);
-}
-
 int img_volume_snapshots(struct img_volume *v, json_t **ret, struct qmp_error *err)
 {
-	json_auto_t *list = json_array();
-	int r = check_snapshot_name(v, "any", err);
+	_cleanup_fd_ int lock = -1;
+	int r = img_pool_lock(&v->pool, &lock, err);
 
-	if (r == 0)
-		r = list ? v->pool.type->snapshots->list(&v->pool, v->name, list, err)
-			 : qmp_error_errno(err, -ENOMEM, "the snapshots of %s", v->location);
-	if (r == 0)
-		*ret = take_ptr(list);
-	return r;
+	return r < 0 ? r : list_snapshots(v, ret, err);
 }
 
 /* The lock, and what there is: RET new. RET_AT: where NAME is in it, its length where it is not. */

@@ -32,6 +32,8 @@ int img_volume_create(struct img_volume *v, const char *format, uint64_t size, s
 int img_volume_remove(struct img_volume *v, struct qmp_error *err);
 /* What tells it from others of its name, before and after; new. NULL: nothing does. -ENOENT: it is not there. */
 int img_volume_id(struct img_volume *v, char **ret, struct qmp_error *err);
+/* That it is there, as all verbs below find it: brought back where somebody was killed half way back to a snapshot. -ENOENT: it is not. */
+int img_volume_look(struct img_volume *v, struct qmp_error *err);
 /* Whether it is there, and the one that was noted with that ID: 1, 0 or an error. */
 int img_volume_is(struct img_volume *v, const char *id, struct qmp_error *err);
 /* SHRINK: it may lose what is behind SIZE. */

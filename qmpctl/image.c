@@ -135,7 +135,7 @@ static int find_file(struct cli *cli, struct found *f)
 {
 	struct stat st;
 
-	if (stat(f->path, &st) < 0 && errno == ENOENT)
+	if (stat(f->path, &st) < 0 && errno == ENOENT && !(f->is_volume && img_volume_look(&f->volume, NULL) == 0))
 		return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "there is no image %s", f->path);
 	if (stat(f->path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is neither a file nor a block device",

@@ -288,8 +288,14 @@ static int make_new(void *data, struct img_volume *v, const char *path)
 	const struct new_image *n = data;
 	struct cli *cli = n->cli;
 
+	if (v && can_clone(n, v)) {
+		int r = clone_to(n, v);
+		if (r != -EOPNOTSUPP) /* not of this volume: then it is copied */
+			return r;
+		cli->error = (struct qmp_error){0};
+	}
 	if (v)
-		return can_clone(n, v) ? clone_to(n, v) : image_to_volume(cli, n->base->image, NULL, v, n->size);
+		return image_to_volume(cli, n->base->image, NULL, v, n->size);
 	return n->base ? copy_to(cli, n, path) : image_create(cli, n->vm, path, n->format, n->size, n->key_file);
 }
 
