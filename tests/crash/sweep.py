@@ -205,7 +205,7 @@ class Btrfs:
 btrfs = Btrfs()
 
 # LVM's commands, as far as they are asked: a logical volume is a loop device, and a file that says what LVM knows of it.
-FAKE_LVM = """#!/usr/bin/env python3
+FAKE_LVM = """#!/usr/bin/python3 -IS
 import json, os, subprocess, sys, uuid
 here, vg = {state!r}, {vg!r}
 program, words = os.path.basename(sys.argv[0]), sys.argv[1:]
