@@ -323,7 +323,7 @@ keys = Keys()
 class Case:
     def __init__(self, operation):
         self.op = operation
-        self.w = world.World()
+        self.w = world.World(asks=operation.starts and not operation.runs)
         self.boundary = Boundary(os.path.join(self.w.base, "boundary"))
         self.image = os.path.join(self.w.base, "x.img")
         with open(self.image, "wb") as f:

@@ -1,4 +1,6 @@
 """A world of its own for each test: a --root folder, the program under test in it, and nothing left of it afterwards."""
+import fcntl
+import glob
 import http.server
 import json
 import os
@@ -10,6 +12,7 @@ import tempfile
 import threading
 import time
 import unittest
+import zlib
 
 from guest import Serial, with_serial
 from qmp import PATIENCE, Qmp
@@ -55,10 +58,48 @@ class Result:
         return f"$ {' '.join(self.argv)}\n[exit status {self.rc}]\n{self.out}{self.err}"
 
 
-class World:
-    """A --root folder. Every process started in it carries its path in its environment."""
+def learn(folder):
+    """What the program finds out of QEMU before the first start, into the new FOLDER."""
+    w = World(asks=True)
+    try:
+        w.create("x", {"memory": "16M"})
+        w.ok("args", "x")
+        found = w.known()
+        with open([path for path in found if not path.endswith(".schema.json")][0], encoding="utf-8") as f:
+            if ACCEL == "kvm" and not json.load(f)["kvm-cpu"]:
+                return  # it was not to be had just now
+        os.mkdir(folder + ".new")
+        for path in found:
+            shutil.copy(path, folder + ".new")
+        os.rename(folder + ".new", folder)
+    finally:
+        w.close()
 
-    def __init__(self, root=None):
+
+def learned():
+    """The files of what this very program finds out of this QEMU: asked once for all worlds, for that is three starts of QEMU."""
+    qemu = os.path.realpath(QEMU or shutil.which("qemu-system-x86_64"))
+    above, build = os.path.join(os.path.dirname(QMPCTL), "learned"), f"{os.stat(QMPCTL).st_mtime_ns:x}"
+    folder = os.path.join(above, f"{build}-{zlib.crc32(qemu.encode()):08x}")
+    os.makedirs(above, exist_ok=True)
+    with open(os.path.join(above, "lock"), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for old in os.listdir(above):
+            if old != "lock" and (not old.startswith(build) or old.endswith(".new")):
+                shutil.rmtree(os.path.join(above, old))
+        if not os.path.isdir(folder):
+            learn(folder)
+    return glob.glob(os.path.join(folder, "*"))
+
+
+class World:
+    """
+    A --root folder. Every process started in it carries its path in its environment. ASKS: the first start finds out what QEMU
+    can, as it is on a new host; else that is known.
+    """
+
+    def __init__(self, root=None, asks=False):
+        self.asks = asks
         self.base = tempfile.mkdtemp(prefix="qmpctl-")
         self.root = os.path.join(self.base, root or "root")
         self.serials = []
@@ -118,7 +159,18 @@ class World:
         path = os.path.join(self.base, f"{name}.json")
         with open(path, "w", encoding="utf-8") as f:
             json.dump(spec, f)
-        return self.ok("create", name, "--spec", path)
+        made = self.ok("create", name, "--spec", path)
+        if not self.asks and self.env.get("QMPCTL_QEMU") == QEMU and "qemu-binary" not in spec and not self.known():
+            cache = os.path.join(self.root, "lib", "cache")
+            os.makedirs(os.path.dirname(cache), mode=0o700, exist_ok=True)
+            os.makedirs(cache, mode=0o700, exist_ok=True)
+            for path in learned():
+                shutil.copy(path, cache)
+        return made
+
+    def known(self):
+        """The files of what has been found out of QEMUs."""
+        return glob.glob(os.path.join(self.root, "lib", "cache", "qemu-*.json"))
 
     def serial(self, name="serial"):
         end = Serial(os.path.join(self.base, f"{name}.sock"))
