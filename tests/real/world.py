@@ -77,10 +77,15 @@ def learn(folder):
 
 
 def learned():
-    """The files of what this very program finds out of this QEMU: asked once for all worlds, for that is three starts of QEMU."""
-    qemu = os.path.realpath(QEMU or shutil.which("qemu-system-x86_64"))
+    """
+    The files of what this very program finds out of this QEMU: asked once for all worlds, for that is three starts of QEMU. Where
+    there is none, or they cannot be kept beside the program: none, and each world asks.
+    """
+    qemu = QEMU or shutil.which("qemu-system-x86_64")
+    if not qemu or not os.access(os.path.dirname(QMPCTL), os.W_OK):
+        return []
     above, build = os.path.join(os.path.dirname(QMPCTL), "learned"), f"{os.stat(QMPCTL).st_mtime_ns:x}"
-    folder = os.path.join(above, f"{build}-{zlib.crc32(qemu.encode()):08x}")
+    folder = os.path.join(above, f"{build}-{zlib.crc32(os.path.realpath(qemu).encode()):08x}")
     os.makedirs(above, exist_ok=True)
     with open(os.path.join(above, "lock"), "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
