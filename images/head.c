@@ -1,8 +1,9 @@
 /*
- * Fetching, the way it goes well: the images that are wanted, one after another: qemu-img reads its first bytes -> kept -> the
- * next -> done.
+ * Fetching, the way it goes well: of each image that is wanted qemu-img reads the first bytes, of AT_ONCE at a time -> kept -> done
+ * when the last has come.
  * It fails: the ssh configuration would run a program; a key cannot be read, qemu-img not started, or it fails (its server is
- * not there, refuses, or says nothing in time): done, with what it said. Abandoned: the one under way is ended, and nobody told.
+ * not there, refuses, or says nothing in time), or it is cancelled: the others are ended, then done, with what the first said.
+ * Abandoned: those under way are ended, and nobody told.
  */
 #include "images/head.h"
 #include "images/chain.h"
@@ -14,13 +15,24 @@
 #include "launcher/sshconf.h"
 #include "proto/base.h"
 
+/* Silent servers are waited for side by side. */
+#define AT_ONCE 16
+
+/* An image that is being read. */
+struct fetch {
+	struct img_heads *heads;
+	const json_t *image;
+	struct img_task *task; /* NULL: this one is free */
+};
+
 struct img_heads {
 	uv_loop_t *loop;
 	json_t *wanted; /* images, without what they are backed by */
-	size_t at;
+	size_t next;    /* of them: the first that was not begun */
+	struct fetch fetches[AT_ONCE];
 	json_t *heads;
 	struct vm_identity *identity;
-	struct img_task *task;
+	struct qmp_error error; /* the first */
 	bool abandoned;
 	void (*done)(void *data, const struct qmp_error *why);
 	void *data;
@@ -93,7 +105,7 @@ static int want_all(struct img_heads *h, const json_t *disks, const char *uuid)
 	return 0;
 }
 
-/* ---- One after another ---- */
+/* ---- Side by side ---- */
 
 static void heads_free(struct img_heads *h)
 {
@@ -103,33 +115,40 @@ static void heads_free(struct img_heads *h)
 	free(h);
 }
 
-static int next(struct img_heads *h, struct qmp_error *err);
-
-static void end(struct img_heads *h, const struct qmp_error *why)
+static struct fetch *free_one(struct img_heads *h)
 {
-	if (!h->abandoned)
-		h->done(h->data, why);
-	heads_free(h);
+	for (size_t i = 0; i < AT_ONCE; i++)
+		if (!h->fetches[i].task)
+			return &h->fetches[i];
+	return NULL;
 }
+
+static bool is_busy(const struct img_heads *h)
+{
+	for (size_t i = 0; i < AT_ONCE; i++)
+		if (h->fetches[i].task)
+			return true;
+	return false;
+}
+
+static void begin_some(struct img_heads *h);
 
 static void on_head(void *data, json_t *bytes, const struct qmp_error *why)
 {
-	struct img_heads *h = data;
-	const char *location = text_of(json_array_get(h->wanted, h->at), "location");
-	struct qmp_error err = {0};
-	int r;
+	struct fetch *f = data;
+	struct img_heads *h = f->heads;
 
-	h->task = NULL;
-	if (why || h->abandoned) {
-		end(h, why);
+	f->task = NULL;
+	if (why && h->error.kind == QMP_ERR_NONE)
+		h->error = *why;
+	else if (!why && json_object_set(h->heads, text_of(f->image, "location"), bytes) < 0)
+		qmp_error_errno(&h->error, -ENOMEM, "reading a header");
+	begin_some(h);
+	if (is_busy(h))
 		return;
-	}
-	r = json_object_set(h->heads, location, bytes) < 0 ? qmp_error_errno(&err, -ENOMEM, "reading a header") : 0;
-	h->at++;
-	if (r == 0)
-		r = next(h, &err);
-	if (r != 0)
-		end(h, r < 0 ? &err : NULL);
+	if (!h->abandoned)
+		h->done(h->data, h->error.kind == QMP_ERR_NONE ? NULL : &h->error);
+	heads_free(h);
 }
 
 /* The driver ssh may have qemu-img run a program, as it may QEMU. */
@@ -141,24 +160,27 @@ static int check(const struct img_heads *h, const json_t *image, struct qmp_erro
 	return vm_peril_check("blockdev-add", node, &host, err);
 }
 
-/* 1: there is no other one. */
-static int next(struct img_heads *h, struct qmp_error *err)
+static void begin(struct fetch *f, struct img_heads *h, const json_t *image)
 {
-	const struct img_task_handlers handlers = {.done = on_head, .data = h};
-	const json_t *image = json_array_get(h->wanted, h->at);
+	const struct img_task_handlers handlers = {.done = on_head, .data = f};
 	struct img_task *task;
-	int r;
 
-	if (!image)
-		return 1;
-	r = check(h, image, err);
-	if (r == 0)
-		r = img_read_head(image, h->identity, &task, err);
-	if (r == 0)
-		r = img_task_run(h->loop, task, &handlers, err);
-	if (r == 0)
-		h->task = task;
-	return r;
+	*f = (struct fetch){.heads = h, .image = image};
+	if (check(h, image, &h->error) == 0 && img_read_head(image, h->identity, &task, &h->error) == 0 &&
+	    img_task_run(h->loop, task, &handlers, &h->error) == 0)
+		f->task = task;
+}
+
+/* Once one has failed no other is begun, and those under way are ended. */
+static void begin_some(struct img_heads *h)
+{
+	struct fetch *f;
+
+	while (h->error.kind == QMP_ERR_NONE && h->next < json_array_size(h->wanted) && (f = free_one(h)))
+		begin(f, h, json_array_get(h->wanted, h->next++));
+	for (size_t i = 0; h->error.kind != QMP_ERR_NONE && i < AT_ONCE; i++)
+		if (h->fetches[i].task)
+			img_task_cancel(h->fetches[i].task);
 }
 
 int img_heads_fetch(uv_loop_t *loop, const struct img_heads_options *o, struct img_heads **ret, struct qmp_error *err)
@@ -173,12 +195,23 @@ int img_heads_fetch(uv_loop_t *loop, const struct img_heads_options *o, struct i
 	if (r == 0 && o->spec && json_array_size(h->wanted) > 0)
 		r = vm_identity_of(o->spec, &h->identity, err);
 	if (r == 0)
-		r = next(h, err);
-	if (r == 0)
+		begin_some(h);
+	if (is_busy(h)) {
 		*ret = h;
-	else
-		heads_free(h);
-	return r;
+		return 0;
+	}
+	if (h->error.kind != QMP_ERR_NONE)
+		r = qmp_error_set(err, h->error.kind, h->error.code, "%s", h->error.message);
+	heads_free(h);
+	return r < 0 ? r : 1;
+}
+
+void img_heads_cancel(struct img_heads *h)
+{
+	if (!h)
+		return;
+	qmp_error_set(&h->error, QMP_ERR_CANCELLED, -ECANCELED, "reading headers: stopped on request");
+	begin_some(h);
 }
 
 void img_heads_abandon(struct img_heads *h)
@@ -186,7 +219,7 @@ void img_heads_abandon(struct img_heads *h)
 	if (!h)
 		return;
 	h->abandoned = true;
-	img_task_cancel(h->task);
+	img_heads_cancel(h);
 }
 
 /* ---- For verbs ---- */
@@ -211,7 +244,7 @@ static void call_cancel(void *data)
 	struct call *c = data;
 
 	if (!c->done)
-		img_task_cancel(c->heads->task);
+		img_heads_cancel(c->heads);
 }
 
 int img_heads_fetch_now(uv_loop_t *loop, const json_t *disks, json_t *heads, struct qmp_error *err)

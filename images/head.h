@@ -24,13 +24,15 @@ struct img_heads_options {
 	const json_t *disks;  /* located (pool.h), each with its chain; those whose header is wanted and is not in HEADS are fetched */
 	const json_t *spec;   /* of the VM that they are for: as whose user, and under whose uuid; NULL: as ourselves */
 	json_t *heads;        /* gets them */
-	/* Once, from the loop. WHY (borrowed) NULL: all of them are there; else none was added after the first that failed. */
+	/* Once, from the loop. WHY (borrowed) NULL: all of them are there; else what was said of the first that failed. */
 	void (*done)(void *data, const struct qmp_error *why);
 	void *data;
 };
 
 /* 1: none is to be fetched, and DONE is not called; 0; negative: it cannot be begun. RET is valid until DONE was called. */
 int img_heads_fetch(uv_loop_t *loop, const struct img_heads_options *o, struct img_heads **ret, struct qmp_error *err);
+/* It fails, unless it was done already: DONE is called when nothing is under way any more. NULL is fine. */
+void img_heads_cancel(struct img_heads *h);
 /* DONE is not called any more. NULL is fine. */
 void img_heads_abandon(struct img_heads *h);
 /* For verbs: to its end, taken back by SIGINT, SIGTERM and SIGHUP. */

@@ -515,12 +515,17 @@ int img_seed_make(uv_loop_t *loop, const struct vm_dirs *dirs, const json_t *spe
 	return 0;
 }
 
+void img_seed_cancel(struct img_seed *s)
+{
+	if (s)
+		img_tool_cancel(s->tool);
+}
+
 void img_seed_abandon(struct img_seed *s)
 {
-	if (!s)
-		return;
-	s->done = NULL;
-	img_tool_cancel(s->tool);
+	if (s)
+		s->done = NULL;
+	img_seed_cancel(s);
 }
 
 struct now {

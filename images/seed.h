@@ -37,7 +37,9 @@ struct img_seed;
 int img_seed_make(uv_loop_t *loop, const struct vm_dirs *dirs, const json_t *spec, bool force,
 		  void (*done)(void *data, const struct qmp_error *why), void *data, struct img_seed **ret,
 		  struct qmp_error *err);
-/* DONE is not called any more; what was begun is taken back. NULL is fine. */
+/* What was begun is taken back, unless it was done already; then DONE is called. NULL is fine. */
+void img_seed_cancel(struct img_seed *s);
+/* The same, and DONE is not called any more. */
 void img_seed_abandon(struct img_seed *s);
 /* The same for a verb: runs LOOP until it is done. 1: nothing was to be done. */
 int img_seed_make_now(uv_loop_t *loop, const struct vm_dirs *dirs, const json_t *spec, bool force, struct qmp_error *err);

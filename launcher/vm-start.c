@@ -435,13 +435,32 @@ static void start_failed(struct vm *vm, const struct qmp_error *why)
 	vm_tell_started(vm, why);
 }
 
+static int refuse_cancelled(const struct vm *vm, struct qmp_error *err)
+{
+	return vm->start_cancelled ? qmp_error_set(err, QMP_ERR_CANCELLED, -ECANCELED, "starting %s: stopped on request, before QEMU was "
+						   "started", vm->name)
+				   : 0;
+}
+
 void vm_start_ready(struct vm *vm, const struct qmp_error *why)
 {
 	json_auto_t *caps = take_ptr(vm->caps);
 	struct qmp_error err = {0};
 
-	if (why || launch(vm, caps, &err) < 0)
+	if (refuse_cancelled(vm, &err) < 0)
+		start_failed(vm, &err);
+	else if (why || launch(vm, caps, &err) < 0)
 		start_failed(vm, why ? why : &err);
+}
+
+bool vm_cancel_start(struct vm *vm)
+{
+	if (vm->state != VM_STARTING || vm->qemu)
+		return false;
+	vm->start_cancelled = vm->wanted_end = true;
+	if (vm->caps && vm->handlers.take_back)
+		vm->handlers.take_back(vm->handlers.data);
+	return true;
 }
 
 static void on_caps(void *data, json_t *caps, const struct qmp_error *why)
@@ -456,7 +475,9 @@ static void on_caps(void *data, json_t *caps, const struct qmp_error *why)
 		return;
 	}
 	effective = vm_spec_effective(vm->spec);
-	r = resolve(vm, effective, caps, &err);
+	r = refuse_cancelled(vm, &err);
+	if (r == 0)
+		r = resolve(vm, effective, caps, &err);
 	if (r == 0)
 		r = pin_machine(vm, &err);
 	vm->caps = json_incref(caps);
@@ -480,7 +501,7 @@ int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp
 	vm->start_cb = cb;
 	vm->start_data = data;
 	vm->start_paused = paused;
-	vm->was_up = false;
+	vm->was_up = vm->start_cancelled = vm->wanted_end = false;
 	vm->start_error = (struct qmp_error){0};
 	vm_set_state(vm, VM_STARTING);
 	return 0;

@@ -38,6 +38,8 @@ struct vm_handlers {
 	 * and vm_start_ready() says so later, once. May be NULL.
 	 */
 	int (*make_ready)(void *data, struct vm *vm, struct qmp_error *err);
+	/* What that has begun is not wanted any more: it says so by vm_start_ready() when it is over. May be NULL. */
+	void (*take_back)(void *data);
 	/* Before QEMU is started with SPEC, effective: an error, and it is not. May be NULL. */
 	int (*may_start)(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err);
 	void (*on_state)(void *data, struct vm *vm);
@@ -75,7 +77,7 @@ struct vm {
 	bool stop_asked;    /* the guest was asked to power off */
 	bool was_up;        /* this QEMU has run (or been paused): it came up */
 	bool stays;         /* SHUTDOWN need not be its end: it was told to stay (-no-shutdown) */
-	bool start_paused;
+	bool start_paused, start_cancelled;
 	json_t *shutdown_event;
 	bool panicked;
 	uv_timer_t retry;
@@ -111,6 +113,8 @@ bool vm_running_qemu(const struct vm_dirs *dirs, const char *name, char **ret_bi
 /* CB once, from the loop; WHY is NULL when it runs (or is paused, where asked). */
 int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp_error *why), void *data,
 	     struct qmp_error *err);
+/* A start that has come to no QEMU yet fails as soon as what is under way for it has ended. False: there is none. */
+bool vm_cancel_start(struct vm *vm);
 /* What make_ready has begun is over; WHY (may be NULL) it cannot start. */
 void vm_start_ready(struct vm *vm, const struct qmp_error *why);
 /* Takes over the QEMU that lives. */

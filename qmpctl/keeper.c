@@ -91,6 +91,7 @@ static void on_state(void *data, struct vm *vm)
 	guest_send_event(g, "QMPCTL_STATE", json_pack("{s:s, s:s}", "name", vm->name, "state", vm_state_name(vm->state)));
 	pending_resume(g);
 	if (vm->state == VM_STOPPED) {
+		img_heads_cancel(g->looking);
 		pending_clear(g);
 		agent_leave(g->agent);
 	} else if (vm->state == VM_RUNNING) {
@@ -186,6 +187,14 @@ static int make_ready(void *data, struct vm *vm, struct qmp_error *err)
 	return r == 1 ? fetch_heads(g, err) : r;
 }
 
+static void take_back(void *data)
+{
+	struct guest *g = data;
+
+	img_seed_cancel(g->seed);
+	img_heads_cancel(g->starting);
+}
+
 /* QEMU opens what the spec names, not what an image names, and nothing that somebody else has. */
 static int may_start(void *data, const struct vm *vm, const json_t *spec, struct qmp_error *err)
 {
@@ -237,7 +246,7 @@ static void close_sockets(struct guest *g)
 int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err)
 {
 	struct guest *g = calloc(1, sizeof *g);
-	struct vm_handlers h = {make_ready, may_start, on_state, on_session_end, on_event, on_console, file_type, g};
+	struct vm_handlers h = {make_ready, take_back, may_start, on_state, on_session_end, on_event, on_console, file_type, g};
 	int r;
 
 	if (!g)

@@ -293,6 +293,8 @@ static void finish(struct op_call *call, json_t *result, const struct qmp_error 
 	call->done(call->data, result, why);
 	uv_close((uv_handle_t *)&call->timer, on_timer_closed);
 	ops_go_on(g);
+	if (g->vm->state == VM_STOPPED)
+		guest_stopped(g); /* its keeper may have waited for this alone */
 	drift_catch_up(g);
 }
 
@@ -330,6 +332,12 @@ void op_failf(struct op_call *call, enum qmp_error_kind kind, int code, const ch
 	op_fail(call, &err);
 }
 
+/* What takes a start back does not wait for it. */
+static bool waits_for_turn(const struct op *op, const struct guest *g)
+{
+	return op->changes && !op->urgent && !(op == &op_stop && g->vm->state == VM_STARTING && !g->vm->qemu);
+}
+
 void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done, void *data)
 {
 	struct qmp_error err = {0};
@@ -353,7 +361,7 @@ void op_run(struct guest *g, const struct op *op, json_t *args, op_done_cb done,
 	call->done = done;
 	call->data = data;
 	uv_timer_init(g->keeper->loop, &call->timer);
-	if (op->changes && !op->urgent) {
+	if (waits_for_turn(op, g)) {
 		struct op_call **tail = &g->queue;
 		while (*tail)
 			tail = &(*tail)->next;

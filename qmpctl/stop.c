@@ -7,6 +7,8 @@
  *
  * A guest that is booting does not hear the button. So an agent that answers first when it was pressed is asked, too, once.
  *
+ * Where there is no QEMU yet, as while its images are looked into, its start is taken back.
+ *
  * At each stage the end of the process is what counts; a reply says only whether to go on to the next at once.
  */
 #include "qmpctl/agent.h"
@@ -20,8 +22,8 @@
 /* For the agent to answer and to take guest-shutdown. */
 #define AGENT_MS 5000
 
-enum stage { AGENT, POWER_BUTTON, QUIT, TERM, KILL };
-static const char *const stages[] = {"guest agent", "power button", "quit", "SIGTERM", "SIGKILL"};
+enum stage { AGENT, POWER_BUTTON, QUIT, TERM, KILL, CANCEL };
+static const char *const stages[] = {"guest agent", "power button", "quit", "SIGTERM", "SIGKILL", "start cancelled"};
 
 struct stopping {
 	enum stage stage;
@@ -199,6 +201,16 @@ static void ask_guest(struct op_call *call)
 
 /* ---- We do it ---- */
 
+static bool cancel_start(struct op_call *call)
+{
+	struct stopping *s = call->state;
+
+	if (!vm_cancel_start(call->guest->vm))
+		return false;
+	s->stage = CANCEL;
+	return true;
+}
+
 /* The next harder way. */
 static void escalate(struct op_call *call)
 {
@@ -206,6 +218,8 @@ static void escalate(struct op_call *call)
 	struct vm *vm = call->guest->vm;
 	struct qmp_session *session = vm_session(vm, NULL);
 
+	if (cancel_start(call))
+		return;
 	s->stage = s->stage < QUIT ? QUIT : s->stage < KILL ? s->stage + 1 : KILL;
 	vm_expect_end(vm, VM_END_QEMU);
 	if (s->stage == QUIT && session)
@@ -249,6 +263,8 @@ static void stop(struct op_call *call, bool again)
 	if (!begin(call, again))
 		return;
 	call->guest->restarting = again;
+	if (!again && cancel_start(call))
+		return;
 	if (session && vm->state != VM_PAUSED) {
 		ask_guest(call);
 	} else if (op_flag(call, "force", false)) {
@@ -292,6 +308,8 @@ static void start_kill(struct op_call *call)
 
 	cancel_reboot(call->guest);
 	if (!begin(call, false))
+		return;
+	if (cancel_start(call))
 		return;
 	s = call->state;
 	s->stage = KILL;

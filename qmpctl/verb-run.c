@@ -20,6 +20,8 @@ struct run {
 	uv_timer_t settled;
 	char *supervisor; /* the socket at which systemd listens, "@" first for an abstract one; or NULL */
 	int report; /* -1, or where the one who started us listens */
+	uv_poll_t listener; /* of that, in use while WATCHED */
+	bool watched;
 	struct guest **to_start; /* in the order of the command line; from NEXT_START on they wait for their turn */
 	int n_to_start, next_start;
 	int starting, adopting; /* of those that have begun */
@@ -49,6 +51,34 @@ static void notify(const struct run *r, const char *text)
 			     (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path)));
 }
 
+static void close_report(struct run *r)
+{
+	if (r->watched)
+		(void)uv_poll_stop(&r->listener);
+	(void)close(take_fd(&r->report));
+}
+
+/* Who started us is gone: what has come to no QEMU yet is nobody's. */
+static void on_listener_gone(uv_poll_t *handle, int status, int events)
+{
+	struct run *r = handle->data;
+
+	UNUSED(status);
+	UNUSED(events);
+	(void)uv_poll_stop(handle);
+	for (struct guest *g = r->keeper.guests; g; g = g->next)
+		(void)vm_cancel_start(g->vm);
+}
+
+static void watch_listener(struct run *r)
+{
+	if (r->report < 0 || uv_poll_init(r->cli->loop, &r->listener, r->report) < 0)
+		return;
+	r->watched = true;
+	r->listener.data = r;
+	(void)uv_poll_start(&r->listener, UV_DISCONNECT, on_listener_gone);
+}
+
 static void report(struct run *r, const struct qmp_error *why)
 {
 	json_auto_t *message = why ? json_pack("{s:o, s:s}", "error", qmp_json_text(why->message), "kind", qmp_error_kind_name(why->kind))
@@ -60,7 +90,7 @@ static void report(struct run *r, const struct qmp_error *why)
 	if (write(r->report, text, strlen(text)) < 0)
 		fprintf(stderr, "qmpctl: whoever started this keeper is gone\n");
 	if (!why)
-		(void)close(take_fd(&r->report));
+		close_report(r);
 }
 
 /*
@@ -72,7 +102,7 @@ static void on_settled(uv_timer_t *t)
 	struct run *r = t->data;
 
 	if (r->report >= 0 && !keeper_is_idle(&r->keeper))
-		(void)close(take_fd(&r->report));
+		close_report(r);
 }
 
 /* ---- Starting ---- */
@@ -248,6 +278,7 @@ static void prepare(struct run *r)
 	uv_signal_init(r->cli->loop, &r->term);
 	uv_signal_init(r->cli->loop, &r->interrupt);
 	uv_timer_init(r->cli->loop, &r->settled);
+	watch_listener(r);
 	r->term.data = r->interrupt.data = r->settled.data = r;
 	uv_signal_start(&r->term, on_signal, SIGTERM);
 	uv_signal_start(&r->interrupt, on_signal, SIGINT);
@@ -275,6 +306,8 @@ static int run_run(struct cli *cli)
 	uv_close((uv_handle_t *)&r.term, NULL);
 	uv_close((uv_handle_t *)&r.interrupt, NULL);
 	uv_close((uv_handle_t *)&r.settled, NULL);
+	if (r.watched)
+		uv_close((uv_handle_t *)&r.listener, NULL);
 	uv_run(cli->loop, UV_RUN_NOWAIT);
 	if (r.error.kind != QMP_ERR_NONE)
 		return exit_status_of(r.error.kind);

@@ -1,12 +1,14 @@
 """Images that servers have: their headers are looked into before QEMU opens them, and the verbs on images reach them."""
 import os
 import shutil
+import signal
+import socket
 import struct
 import subprocess
 
 import servers
 import world
-from world import USAGE, WorldTest
+from world import FAILED, PATIENCE, USAGE, WorldTest
 
 SHADOW = "/etc/shadow"
 
@@ -126,6 +128,63 @@ class Remote(WorldTest):
         self.serve(servers.nbd(self.w, raw, export="raw", name="raw.sock"))
         self.w.start_tiny("raw", disks=[{"path": f"nbd+unix:///raw?socket={self.w.base}/raw.sock", "format": "raw"}])
         self.assertEqual(self.nodes("raw")["vda-fmt"]["drv"], "raw")
+
+    def silent(self):
+        """A server that takes connections, and says nothing; the URL of an image there, and what counts who waits for it."""
+        server = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(server.close)
+
+        def waiting():
+            return sum("qemu-img" in cmd and " dd " in cmd for cmd in self.w.processes().values())
+        return f"nbd://127.0.0.1:{server.getsockname()[1]}/x", waiting
+
+    def said(self, name, proc):
+        """What was said last by PROC, and by the VM's keeper."""
+        words = []
+        for path in (proc.log, os.path.join(self.w.root, "run", name, "keeper.log")):
+            if os.path.exists(path):
+                with open(path, encoding="utf-8") as f:
+                    words += f.read().splitlines()[-1:]
+        return "\n".join(words)
+
+    def test_a_start_that_waits_for_silent_servers_is_cut_short(self):
+        """By kill, stop, ^C and where who asked is gone; all of its servers are waited for side by side. Nothing is left."""
+        url, waiting = self.silent()
+        self.w.create_tiny("demo", disks=[{"path": f"{url}{i}", "format": "qcow2"} for i in range(3)])
+
+        def start(*verb):
+            proc = self.w.spawn(*verb, "demo")
+            self.until(lambda: waiting() == 3, "not all of its servers are asked")
+            self.assertEqual(self.w.state("demo"), "starting")
+            return proc
+
+        for words in (("kill",), ("stop",), ("stop", "--force")):
+            with self.subTest(words=words):
+                proc = start("start")
+                self.assertIn("start cancelled", self.w.ok(*words, "demo").out)
+                self.assertEqual(proc.wait(PATIENCE), FAILED)
+                self.assertIn("starting demo: stopped on request", self.said("demo", proc))
+                self.stopped_clean()
+        for verb, number in (("start", signal.SIGINT), ("start", signal.SIGKILL), ("run", signal.SIGINT), ("run", signal.SIGTERM)):
+            with self.subTest(verb=verb, number=number):
+                proc = start(verb)
+                proc.send_signal(number)
+                self.assertNotEqual(proc.wait(PATIENCE), 0)
+                self.stopped_clean()
+                self.assertNotIn("in time", self.said("demo", proc))
+        self.assertEqual(self.w.state("demo"), "stopped")
+
+    def test_what_waits_for_a_silent_server_ends_with_its_vm(self):
+        """A disk that was to be added goes no further, and the keeper has nothing to wait for."""
+        url, waiting = self.silent()
+        self.w.create_tiny("other")
+        self.w.ok("start", "other")
+        add = self.w.spawn("disk", "add", "other", f"{url},format=qcow2")
+        self.until(waiting, "the server is not asked")
+        self.w.ok("kill", "other")
+        self.assertNotEqual(add.wait(PATIENCE), 0)
+        self.assertIn("stopped on request", self.said("other", add))
+        self.stopped_clean()
 
     # -- verbs
 
