@@ -196,6 +196,33 @@ char *img_backing_location(const char *location, const char *name)
 	return *name == '/' || !slash ? strdup(name) : qmp_asprintf("%.*s/%s", (int)(slash - location), location, name);
 }
 
+static bool is_fifo(const char *path)
+{
+	struct stat st;
+
+	return vm_location_is_file(path) && img_answer_stat(path, &st) == 0 && S_ISFIFO(st.st_mode);
+}
+
+char *img_chain_fifo(const char *path)
+{
+	_cleanup_free_ char *image = strdup(path);
+
+	for (int i = 0; image && i < IMG_CHAIN_MAX; i++) {
+		_cleanup_free_ char *data = NULL, *below = image;
+		struct img_header h;
+		image = NULL;
+		if (!vm_location_is_file(below) || img_answer_check(below, NULL) < 0 || img_header_read(below, &h, NULL) < 0)
+			return NULL;
+		data = h.has_data_file ? img_backing_location(below, h.data_file) : NULL;
+		if (data && is_fifo(data))
+			return take_ptr(data);
+		image = h.has_backing ? img_backing_location(below, h.backing) : NULL;
+		if (image && is_fifo(image))
+			return take_ptr(image);
+	}
+	return NULL;
+}
+
 static int refuse_backing(const char *shown, const char *name, bool is_file, struct qmp_error *err)
 {
 	if (is_file)

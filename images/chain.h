@@ -45,6 +45,11 @@ int img_chain_read(const char *path, const struct img_chain_options *o, json_t *
  */
 char *img_backing_location(const char *location, const char *name);
 /*
+ * The FIFO that QEMU would open with the image PATH, as its header and those that it names say: new. NULL: none, or that cannot be
+ * told.
+ */
+char *img_chain_fifo(const char *path);
+/*
  * The image, at any location but a volume, as QEMU's JSON for a block node with its chain; nothing else is looked for. What
  * it takes to reach and to open them ("tls", "password-file", "encryption") goes to NEEDS as objects, whose ids begin with its item;
  * NULL: none of it is wanted. "key-secret", beside a path: the id of a secret that opens it (img_task_add_secret). New; NULL: no memory.

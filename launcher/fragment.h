@@ -19,6 +19,8 @@ struct vm_host {
 	bool (*ssh_runs)(const char *user); /* whether that one's ssh configuration runs programs (sshconf.h); NULL: it does not */
 	/* The type of the file that PATH leads to from QEMU's DIRECTORY, of stat's S_IFMT; 0: not known. NULL: none is. */
 	unsigned (*file_type)(int directory, const char *path);
+	/* The FIFO that the image at PATH, a regular file, would have QEMU open; new; NULL: none. NULL: none is known. */
+	char *(*fifo_behind)(int directory, const char *path);
 	int directory;
 	const json_t *firmware; /* resolved (firmware.h); NULL: QEMU's own, or the spec's path */
 };

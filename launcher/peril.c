@@ -224,6 +224,18 @@ static int refuse_file(struct qmp_error *err, const char *command, const char *p
 			     command, path);
 }
 
+/* The regular file PATH may be an image that names others. */
+static int check_behind(const char *command, const char *path, const struct vm_host *host, struct qmp_error *err)
+{
+	_cleanup_free_ char *fifo = host->fifo_behind(host->directory, path);
+
+	return fifo ? qmp_error_set(err, QMP_ERR_UNSUPPORTED, -EOPNOTSUPP,
+				    "%s: the image %s names %s, a FIFO, and until somebody opens its other end QEMU does nothing else, VM and "
+				    "all, so it was not asked; name another file in it (image rebase)",
+				    command, path, fifo)
+		    : 0;
+}
+
 /*
  * NODE: whether it is for a node of the driver file. What QEMU has open itself is for who opened it to know; and in its own
  * directory there is no FIFO.
@@ -237,6 +249,8 @@ static int check_path(const char *command, const char *path, bool node, const st
 	if (!strchr(path, '/') || strncmp(path, "/proc/self/", 11) == 0)
 		return 0;
 	type = host->file_type(host->directory, path);
+	if (type == S_IFREG && host->fifo_behind)
+		return check_behind(command, path, host, err);
 	return type == S_IFIFO || (type == S_IFCHR && node) ? refuse_file(err, command, path, type) : 0;
 }
 

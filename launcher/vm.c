@@ -330,6 +330,7 @@ struct vm_host vm_host_of(const struct vm *vm)
 		.user = text_of(vm->running ? vm->running : vm->spec, "user"),
 		.ssh_runs = vm_ssh_config_runs,
 		.file_type = vm->handlers.file_type,
+		.fifo_behind = vm->handlers.fifo_behind,
 		.directory = vm->run_dir,
 	};
 }

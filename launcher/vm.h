@@ -49,6 +49,7 @@ struct vm_handlers {
 	void (*on_console)(void *data, struct vm *vm, const char *console, const char *text, size_t len);
 	/* As vm_host has it. */
 	unsigned (*file_type)(int directory, const char *path);
+	char *(*fifo_behind)(int directory, const char *path);
 	void *data;
 };
 

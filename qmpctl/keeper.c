@@ -209,13 +209,25 @@ static int may_start(void *data, const struct vm *vm, const json_t *spec, struct
 	return r < 0 ? r : img_share_check(vm->dirs, vm->name, located, NULL, err);
 }
 
+static char *path_from(int directory, const char *path)
+{
+	return *path == '/' ? strdup(path) : qmp_asprintf("/proc/self/fd/%d/%s", directory, path);
+}
+
 /* What does not answer is not waited for. */
 static unsigned file_type(int directory, const char *path)
 {
-	_cleanup_free_ char *whole = *path == '/' ? strdup(path) : qmp_asprintf("/proc/self/fd/%d/%s", directory, path);
+	_cleanup_free_ char *whole = path_from(directory, path);
 	struct stat st;
 
 	return whole && img_answer_stat(whole, &st) == 0 ? st.st_mode & S_IFMT : 0;
+}
+
+static char *fifo_behind(int directory, const char *path)
+{
+	_cleanup_free_ char *whole = path_from(directory, path);
+
+	return whole ? img_chain_fifo(whole) : NULL;
 }
 
 /* ---- Guests ---- */
@@ -246,7 +258,7 @@ static void close_sockets(struct guest *g)
 int keeper_add(struct keeper *k, const char *name, bool serve, struct guest **ret, struct qmp_error *err)
 {
 	struct guest *g = calloc(1, sizeof *g);
-	struct vm_handlers h = {make_ready, take_back, may_start, on_state, on_session_end, on_event, on_console, file_type, g};
+	struct vm_handlers h = {make_ready, take_back, may_start, on_state, on_session_end, on_event, on_console, file_type, fifo_behind, g};
 	int r;
 
 	if (!g)

@@ -9,7 +9,7 @@ import unittest
 
 from guest import tiny_spec
 from qmp import Qmp, QmpClosed, QmpError, QmpTimeout, connect_unix
-from world import ACCEL, QEMU, WorldTest, main
+from world import ACCEL, QEMU, QEMU_IMG, WorldTest, main
 
 TRIED = os.environ.get("QMPCTL_PERIL")
 
@@ -31,6 +31,11 @@ def perils(path):
         "a FIFO as an image": [("blockdev-add", {"driver": "file", "node-name": "f", "filename": fifo, "read-only": True})],
         "a FIFO below a format": [("blockdev-add", {"driver": "raw", "node-name": "f", "read-only": True, "file": {
             "driver": "file", "filename": fifo}})],
+        "a FIFO behind an image": [("blockdev-add", {"driver": "qcow2", "node-name": "f", "read-only": True, "file": {
+            "driver": "file", "filename": path + ".over"}})],
+        "a FIFO behind an image's base, by a line": [hmp(f"drive_add 0 if=none,id=f,readonly=on,file={path}.top")],
+        "a FIFO as an image's data": [("blockdev-add", {"driver": "qcow2", "node-name": "f", "read-only": True, "file": {
+            "driver": "file", "filename": path + ".data"}})],
         "a FIFO for a chardev": [("chardev-add", {"id": "c0", "backend": {"type": "file", "data": {"out": fifo}}})],
         "a FIFO as a secret": [("object-add", {"qom-type": "secret", "id": "s", "file": fifo})],
         "a FIFO for memory": [("pmemsave", {"val": 0, "size": 4096, "filename": fifo})],
@@ -59,7 +64,13 @@ class Perils(WorldTest):
         self.path = os.path.join(self.w.base, "peer.sock")
         with open(self.path + ".mount", "w", encoding="ascii"):
             pass
-        os.mkfifo(self.path + ".fifo")
+        fifo = self.path + ".fifo"
+        for name, options in ((".over", ["-u", "-b", "peer.sock.fifo", "-F", "raw"]), (".top", ["-u", "-b", self.path + ".over", "-F", "qcow2"]),
+                              (".data", ["-o", f"data_file={fifo}"])):
+            subprocess.run([QEMU_IMG, "create", "-q", "-f", "qcow2", *options, self.path + name, "1M"], check=True)
+        if os.path.exists(fifo):
+            os.unlink(fifo)
+        os.mkfifo(fifo)
 
     @unittest.skipIf(TRIED, "QMPCTL_PERIL: they are tried on QEMU itself")
     def test_each_is_refused_and_the_vm_goes_on(self):

@@ -50,6 +50,12 @@ static unsigned type_of(int directory, const char *path)
 	return strstr(path, "fifo") ? S_IFIFO : strstr(path, "tty") ? S_IFCHR : strstr(path, "file") ? S_IFREG : 0;
 }
 
+static char *fifo_behind(int directory, const char *path)
+{
+	CHECK_INT(directory, 7);
+	return strstr(path, "over") ? strdup("/fifo") : NULL;
+}
+
 static void test_files_that_wait(void)
 {
 	static const struct {
@@ -58,6 +64,8 @@ static void test_files_that_wait(void)
 	} cases[] = {
 		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"/fifo\"}", true},
 		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"../fifo\"}", true},
+		{"blockdev-add", "{\"driver\": \"qcow2\", \"file\": {\"driver\": \"file\", \"filename\": \"/file.over\"}}", true},
+		{"human-monitor-command", "{\"command-line\": \"drive_add 0 file=/file.over,if=none\"}", true},
 		{"blockdev-add", "{\"driver\": \"qcow2\", \"file\": \"f\", \"backing\": {\"driver\": \"file\", \"filename\": \"/fifo\"}}", true},
 		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"/file\"}", false},
 		{"blockdev-add", "{\"driver\": \"file\", \"filename\": \"/dev/fdset/1\"}", false},
@@ -77,6 +85,7 @@ static void test_files_that_wait(void)
 	struct vm_host host = with;
 
 	host.file_type = type_of;
+	host.fifo_behind = fifo_behind;
 	host.directory = 7;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
 		CHECK_INT(check(cases[i].command, cases[i].arguments, &host) < 0, cases[i].waits);
