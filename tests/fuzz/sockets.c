@@ -244,7 +244,7 @@ ssize_t __wrap_recvmsg(int fd, struct msghdr *msg, int flags)
 	memcpy(msg->msg_iov[0].iov_base, e->data + e->start, n);
 	if (flags & MSG_PEEK) {
 		MUST(room == 0, "fds are only looked at");
-		msg->msg_flags = brings_fds ? MSG_CTRUNC : 0;
+		msg->msg_flags = e->n_marks > 0 ? MSG_CTRUNC : 0;
 		return (ssize_t)n;
 	}
 	if (brings_fds)
