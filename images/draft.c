@@ -4,10 +4,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
-#define SUFFIX ".qmpctl-new"
+#define SUFFIX	  ".qmpctl-new"
+#define LOCK_BYTE 1000 /* which no QEMU locks */
 
 /* FINAL's folder, and the name of its draft in it. */
 static int names_of(const char *final, char **ret_folder, char **ret_name, struct qmp_error *err)
@@ -19,6 +19,17 @@ static int names_of(const char *final, char **ret_folder, char **ret_name, struc
 	*ret_folder = slash == final ? strdup("/") : strndup(final, (size_t)(slash - final));
 	*ret_name = qmp_asprintf(".%s" SUFFIX, slash + 1);
 	return *ret_folder && *ret_name ? 0 : qmp_error_errno(err, -ENOMEM, "making %s", final);
+}
+
+/*
+ * Of one byte: on NFS, flock() has the server lock the whole file, and QEMU's own locks, of other bytes, are refused. TYPE: F_WRLCK of
+ * the maker; F_RDLCK, which is had only where there is none.
+ */
+static int lock_it(int fd, short type)
+{
+	struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = LOCK_BYTE, .l_len = 1};
+
+	return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
 }
 
 /* Whether FD is still what stands in DIR under NAME: between opening and locking, a sweep may have removed it. */
@@ -35,7 +46,7 @@ static void remove_if_left(int dir, const char *name)
 	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	struct stat st;
 
-	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
+	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && lock_it(fd, F_RDLCK) == 0 &&
 	    still_there(dir, name, fd))
 		(void)unlinkat(dir, name, 0);
 }
@@ -58,11 +69,10 @@ void img_draft_sweep(const char *folder)
 static int make(int dir, const char *name)
 {
 	_cleanup_fd_ int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int r = fd < 0 ? -errno : lock_it(fd, F_WRLCK);
 
-	if (fd < 0)
-		return -errno;
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+	if (r < 0)
+		return r == -EACCES && fd >= 0 ? -EAGAIN : r;
 	return still_there(dir, name, fd) ? take_fd(&fd) : -EAGAIN;
 }
 

@@ -1,7 +1,7 @@
 /*
  * An image that is being made: under a hidden name in the folder where it will stand, until it is whole.
  *
- * "a.qcow2" is made as ".a.qcow2.qmpctl-new", which its maker holds locked (flock, which QEMU's own locks do not meet). What a
+ * "a.qcow2" is made as ".a.qcow2.qmpctl-new", which its maker holds locked (a byte of it, which QEMU's own locks do not meet). What a
  * maker that was killed has left is removed by the next one in that folder. Keeping it makes it durable, then gives it its
  * name: there is nothing, or the whole.
  */

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -54,6 +55,23 @@ static void test_somebody_was_quicker(void)
 	CHECK_INT(img_draft_keep(&d, &err), -EEXIST);
 	CHECK(there("b") && !there(".b.qmpctl-new"));
 	(void)unlink(in_folder("b"));
+}
+
+/* What QEMU locks is free, also on NFS, where flock() is a lock of all bytes. */
+static void test_qemus_locks(void)
+{
+	struct flock bytes = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 100, .l_len = 200};
+	struct qmp_error err = {0};
+	struct img_draft d;
+	int fd;
+
+	CHECK_INT(img_draft_begin(in_folder("q"), false, &d, &err), 0);
+	fd = open(d.path, O_RDWR);
+	CHECK(fd >= 0);
+	CHECK_INT(flock(fd, LOCK_EX | LOCK_NB), 0);
+	CHECK_INT(fcntl(fd, F_OFD_SETLK, &bytes), 0);
+	(void)close(fd);
+	img_draft_discard(&d);
 }
 
 static void test_discard(void)
@@ -107,6 +125,7 @@ int main(void)
 	CHECK(mkdtemp(folder));
 	RUN(test_keep);
 	RUN(test_somebody_was_quicker);
+	RUN(test_qemus_locks);
 	RUN(test_discard);
 	RUN(test_sweep);
 	RUN(test_no_folder);
