@@ -3,11 +3,13 @@ import os
 import re
 import secrets
 import signal
+import socket
 import time
 
 import servers
 import world
 from guest import BOOT, linux_spec, with_serial
+from qmp import QmpError
 from world import FAILED, PATIENCE, STATE, USAGE, WorldTest
 
 
@@ -156,6 +158,40 @@ class Nbd(NbdTest):
             server.stall()
             qmp.execute("blockdev-backup", {"device": "vda-fmt", "target": "sink", "sync": "full", "job-id": "k"})
         self.w.ok("kill", "demo")
+
+
+    def test_a_server_that_says_nothing_holds_up_its_vm_alone(self):
+        """By a raw command, and by a disk whose header is not looked into; both VMs are of one keeper."""
+        server = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(server.close)
+        server.settimeout(PATIENCE)
+        port = server.getsockname()[1]
+        for name in ("demo", "other"):
+            self.w.create_tiny(name)
+        self.w.spawn("run", "demo", "other")
+        sockets = [os.path.join(self.w.root, "run", name, "control.sock") for name in ("demo", "other")]
+        self.until(lambda: all(map(os.path.exists, sockets)), "no keeper")  # a status would take the lock before it does
+        for name in ("demo", "other"):
+            self.w.wait_state(name, "running")
+        before = self.has("demo", "nodes")
+        with self.w.control("demo") as qmp:
+            ident = qmp.send("blockdev-add", {"driver": "nbd", "node-name": "n", "export": "x", "server": {
+                "type": "inet", "host": "127.0.0.1", "port": str(port)}})
+            taken = server.accept()[0]
+            self.w.wait_state("demo", "unresponsive")
+            self.assertEqual(self.w.state("other"), "running")
+            self.w.ok("disk", "add", "other", "size=1M")
+            taken.close()
+            self.w.wait_state("demo", "running")
+            with self.assertRaises(QmpError):
+                qmp.reply(ident)
+        self.assertEqual(self.has("demo", "nodes"), before)
+        add = self.w.spawn("disk", "add", "demo", f"nbd://127.0.0.1:{port}/x,format=raw")
+        with server.accept()[0]:
+            self.w.ok("kill", "demo")
+        self.assertNotEqual(add.wait(PATIENCE), 0)
+        self.w.ok("kill", "other")
+        self.stopped_clean()
 
 
 class Returning(NbdTest):
