@@ -237,8 +237,8 @@ int image_refuse_running(struct cli *cli, const struct found *f, bool writes, co
 	names = img_catalogue_names(those, NULL, &many);
 	if (many == 0)
 		return 0;
-	return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "%s is in use by %s: %s now is refused; stop %s first",
-			     f->path, names ? names : "VMs", doing, many == 1 ? "it" : "them");
+	return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "%s is in use by %s: %s now is refused%s; stop %s first",
+			     f->path, names ? names : "VMs", doing, writes ? ", since it would change meanwhile" : "", many == 1 ? "it" : "them");
 }
 
 int image_refuse_hurt(struct cli *cli, const struct found *f, const json_t *users, const json_t *overlays,

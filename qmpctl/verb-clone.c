@@ -363,7 +363,8 @@ static int open_source(struct clone *c)
 		return r;
 	cli->error = (struct qmp_error){0};
 	return qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY,
-			     "the VM %s is running: its disks would change while they are cloned; stop it first", cli->args[0]);
+			     "cloning %s: it is running, and its disks would change while they are cloned; nothing was changed. Stop it first "
+			     "(qmpctl stop %s)", cli->args[0], cli->args[0]);
 }
 
 /* The folder of the specs, locked, in which there is no NAME yet. */

@@ -216,7 +216,10 @@ class Clone(WorldTest):
         self.w.ok("start", "a")
         for option in ("--linked", "--full"):
             result = self.w.expect(STATE, "clone", "a", "b", option)
-            self.assertIn("is running", result.err)
+            self.assertIn("cloning a: it is running, and its disks would change", result.err)
+            self.assertIn("qmpctl stop a", result.err)
+        result = self.w.expect(STATE, "image", "clone", image, image + ".copy")
+        self.assertIn("copying it now is refused, since it would change meanwhile", result.err)
         self.w.ok("kill", "a")
         self.w.expect(NOT_FOUND, "clone", "nobody", "b")
         self.w.expect(STATE, "clone", "a", "other")
