@@ -21,6 +21,8 @@
 
 /* For the agent to answer and to take guest-shutdown. */
 #define AGENT_MS 5000
+/* For the kernel to end QEMU, once it was sent SIGKILL. */
+#define DEATH_MS 30000
 
 enum stage { AGENT, POWER_BUTTON, QUIT, TERM, KILL, CANCEL };
 static const char *const stages[] = {"guest agent", "power button", "quit", "SIGTERM", "SIGKILL", "start cancelled"};
@@ -100,13 +102,32 @@ static void on_qmp_reply(void *data, const struct qmp_reply *reply)
 	UNUSED(reply); /* what counts is that the process ends */
 }
 
+/* SIGKILL was sent, and the kernel has not ended QEMU: it will, when what QEMU waits for in there has answered. */
+static void let_it_end(struct op_call *call)
+{
+	const struct stopping *s = call->state;
+	struct qmp_error err = {0};
+	char why[400];
+
+	snprintf(why, sizeof why, "QEMU of %s was sent SIGKILL, and has not ended within %d s: the kernel waits for storage that does not "
+		 "answer, as on NFS whose server is away. It ends when that answers", call->guest->vm->name, DEATH_MS / 1000);
+	if (!s->again) {
+		op_return(call, json_pack("{s:s, s:s, s:s}", "outcome", "pending", "how", stages[s->stage], "why", why));
+		return;
+	}
+	qmp_error_set(&err, QMP_ERR_TIMEOUT, -ETIMEDOUT, "%s; it is not started again", why);
+	fail(call, &err);
+}
+
 static void on_timeout(uv_timer_t *t)
 {
 	struct op_call *call = container_of(t, struct op_call, timer);
 	const struct stopping *s = call->state;
 	struct qmp_error err = {0};
 
-	if (s->stage == AGENT) {
+	if (s->stage == KILL) {
+		let_it_end(call);
+	} else if (s->stage == AGENT) {
 		go_past_agent(call, "it took guest-shutdown, but the guest did not power off");
 	} else if (s->stage > POWER_BUTTON || op_flag(call, "force", false)) {
 		escalate(call);
@@ -211,6 +232,15 @@ static bool cancel_start(struct op_call *call)
 	return true;
 }
 
+static void kill_it(struct op_call *call)
+{
+	struct stopping *s = call->state;
+
+	s->stage = KILL;
+	vm_kill(call->guest->vm, SIGKILL);
+	uv_timer_start(&call->timer, on_timeout, DEATH_MS, 0);
+}
+
 /* The next harder way. */
 static void escalate(struct op_call *call)
 {
@@ -220,15 +250,17 @@ static void escalate(struct op_call *call)
 
 	if (cancel_start(call))
 		return;
-	s->stage = s->stage < QUIT ? QUIT : s->stage < KILL ? s->stage + 1 : KILL;
 	vm_expect_end(vm, VM_END_QEMU);
+	if (s->stage >= TERM) {
+		kill_it(call);
+		return;
+	}
+	s->stage = s->stage < QUIT ? QUIT : TERM;
 	if (s->stage == QUIT && session)
 		(void)qmp_session_execute(session, &(struct qmp_command){.name = "quit"}, on_qmp_reply, NULL, NULL, NULL);
 	else if (s->stage == TERM)
 		vm_kill(vm, SIGTERM);
-	else if (s->stage == KILL)
-		vm_kill(vm, SIGKILL);
-	uv_timer_start(&call->timer, on_timeout, s->stage < KILL ? 5000 : 1000, 0);
+	uv_timer_start(&call->timer, on_timeout, 5000, 0);
 }
 
 /* ---- The operations ---- */
@@ -304,16 +336,9 @@ static void cancel_reboot(struct guest *g)
 
 static void start_kill(struct op_call *call)
 {
-	struct stopping *s;
-
 	cancel_reboot(call->guest);
-	if (!begin(call, false))
-		return;
-	if (cancel_start(call))
-		return;
-	s = call->state;
-	s->stage = KILL;
-	vm_kill(call->guest->vm, SIGKILL);
+	if (begin(call, false) && !cancel_start(call))
+		kill_it(call);
 }
 
 const char *stop_stage(const struct op_call *call)
