@@ -1,21 +1,124 @@
 #!/bin/bash
-# systemd.sh: what takes a whole Debian that has systemd, device-mapper and md, in one guest that it makes: the unit
-# qmpctl@.service under a real systemd, and pools of LVM and of md arrays (tests/guest/pools.sh).
+# systemd.sh [PART...]: what takes a whole Debian that has systemd, device-mapper, md and servers in its kernel, in a guest that it
+# makes. The parts are the files of tests/inside; without any named, all but zfs, whose modules take minutes to build.
 #
-# The guest is tests/guest/debian.sh's, made once; each run brings the release build in and boots it under TCG: about five
-# minutes, where nobody else wants the processors. It goes through what docs/units/qmpctl@.service.in promises, and prints a line
-# for each. QMPCTL_BUILD names another folder than build/.
+# The guest is tests/guest/debian.sh's. It is booted once, under TCG (a Linux guest does not come up under every nested KVM),
+# and saved with its memory, where a root shell waits on its serial port; each run goes on from there, with the release build
+# on a disk that it gets plugged. A line is printed for each check. The guest is given up when it makes no progress any more, or
+# after two hours. QMPCTL_BUILD names another folder than build/.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
 BUILD=${QMPCTL_BUILD:-$PWD/build}
-WANT=$((13 + $(grep -cE "^(check|refused) " tests/guest/pools.sh)))
-WORK=$BUILD/systemd
-PAYLOAD=$WORK/payload
 STUCK=300
 LONGEST=7200
+WORK=$BUILD/systemd
+PAYLOAD=$WORK/payload
+PARTS=("$@")
+[ $# -gt 0 ] || PARTS=(pools lvm nfs units)
 
 [ "$(id -u)" = 0 ] || { echo "systemd.sh: making the guest's file system takes root" >&2; exit 1; }
+has() { case " ${PARTS[*]} " in *" $1 "*) ;; *) return 1 ;; esac; }
+
+# ---- The guest: its serial port and QEMU's monitor are pipes ----
+
+guest_start() { # IMAGE [OPTION...]: sets GUEST; what it says comes on fd 3, what it is told goes to fd 4, and to the monitor fd 5
+	local image=$1 pipe
+	shift
+	for pipe in serial.in serial.out monitor; do
+		rm -f "$WORK/$pipe"
+		mkfifo "$WORK/$pipe"
+	done
+	qemu-system-x86_64 -accel tcg -smp 2 -cpu max -m 1536 -display none -nodefaults -no-reboot \
+		-kernel "$BUILD/debian/vmlinuz" -initrd "$BUILD/debian/initrd.img" -append "$CMDLINE" \
+		-drive "file=$image,format=qcow2,if=none,id=root,cache=unsafe" -device virtio-blk-pci,drive=root \
+		-serial "pipe:$WORK/serial" -monitor stdio "$@" <>"$WORK/monitor" >"$WORK/monitor.txt" &
+	GUEST=$!
+	trap 'kill "$GUEST" 2>/dev/null || :' EXIT
+	# Open for both, so that none of them waits for a QEMU that may not come up.
+	exec 3<>"$WORK/serial.out" 4<>"$WORK/serial.in" 5<>"$WORK/monitor"
+}
+
+guest_end() {
+	exec 3<&- 4>&- 5>&-
+	wait "$GUEST" || :
+	trap - EXIT
+}
+
+guest_worked() { # how many times five seconds of a processor it has had; fails when it has ended
+	awk -v hz="$(getconf CLK_TCK)" '{sub(/.*\) /, ""); print int(($12 + $13) / hz / 5); exit $1 == "Z"}' "/proc/$GUEST/stat" 2>/dev/null
+}
+
+# Copies what the guest says to the file LOG, until a line has UNTIL in it (0), or it ends, is stuck, or has not ended after LONGEST
+# (1): each line, and five seconds of a processor, give it time for the next.
+guest_says() { # LOG UNTIL
+	local line part= worked= now since=$SECONDS
+	while [ $((SECONDS - since)) -lt "$STUCK" ] && [ "$SECONDS" -lt "$LONGEST" ]; do
+		if ! IFS= read -r -t 2 -u 3 line; then
+			part+=$line
+			now=$(guest_worked) || return 1
+			[ "$now" = "$worked" ] || { worked=$now since=$SECONDS; }
+			continue
+		fi
+		line=${part}${line%$'\r'} part= since=$SECONDS
+		printf '%s\n' "$line" >>"$1"
+		case $line in
+		*"$2"*) return 0 ;;
+		"OK: "* | "FAILED: "* | "== "*) printf '%4d s  %s\n' "$SECONDS" "$line" ;;
+		esac
+	done
+	echo "systemd.sh: the guest makes no progress for $STUCK s, or has not ended within $LONGEST s; it is ended" >&2
+	kill "$GUEST"
+	return 1
+}
+
+CMDLINE='root=/dev/vda rw console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check'
+# Nobody here needs these, and they take their time.
+CMDLINE+=' cloud-init=disabled systemd.mask=ssh.service systemd.mask=systemd-binfmt.service systemd.mask=systemd-pstore.service'
+CMDLINE+=' systemd.mask=systemd-logind.service'
+# It would have the serial port, and comes later here.
+CMDLINE+=' systemd.mask=payload.service'
+# The last ones: where many others want the processors, nothing of it is late.
+CMDLINE+=' systemd.default_timeout_start_sec=1800 udev.event_timeout=1800'
+
+guest_hears() { # UNTIL, while it boots
+	guest_says "$WORK/boot.txt" "$1" || { echo "systemd.sh: it does not boot; see $WORK/boot.txt" >&2; exit 1; }
+}
+
+boot_once() {
+	local want asking
+	want=$({ cat "$BUILD/debian/.made" && declare -f guest_start boot_once && echo "$CMDLINE" && qemu-system-x86_64 --version; } | sha256sum)
+	[ "$want" != "$(cat "$BUILD/booted.made" 2>/dev/null)" ] || return 0
+	echo "systemd.sh: booting the guest once" >&2
+	rm -f "$BUILD/booted.made" "$WORK/boot.txt"
+	qemu-img create -q -f qcow2 -F raw -b "$BUILD/debian/disk.img" "$BUILD/booted.qcow2"
+	guest_start "$BUILD/booted.qcow2"
+	guest_hears "automatic login"
+	# A shell that is just coming throws away what was typed before.
+	while kill -0 "$GUEST" 2>/dev/null; do
+		echo "PS1=; stty -echo; printf 'SHELL-%s\\n' HERE" >&4
+		sleep 10
+	done &
+	asking=$!
+	guest_hears SHELL-HERE
+	kill "$asking"
+	echo "systemctl is-system-running --wait; sync; printf 'SHELL-%s\\n' READY" >&4
+	guest_hears SHELL-READY
+	echo "savevm booted" >&5
+	echo quit >&5
+	guest_end
+	qemu-img snapshot -l "$BUILD/booted.qcow2" | grep -q booted
+	echo "$want" >"$BUILD/booted.made"
+	echo "systemd.sh: booted in $SECONDS s" >&2
+}
+
+plug() { # NAME FILE: a disk with this serial number
+	echo "drive_add 0 file=$2,format=raw,if=none,id=$1,cache=unsafe" >&5
+	echo "device_add virtio-blk-pci,drive=$1,serial=$1,id=disk-$1" >&5
+}
+
+# ---- What it is to run ----
+
 tests/setup.sh --debian
 tests/guest/build.sh "$BUILD/guest"
 tests/guest/debian.sh "$BUILD/debian"
@@ -23,134 +126,71 @@ cmake --preset release -B "$BUILD/release" >/dev/null
 cmake --build "$BUILD/release" -- --quiet
 
 rm -rf "$WORK"
-mkdir -p "$PAYLOAD"
-DESTDIR=$PAYLOAD/root cmake --install "$BUILD/release" --prefix /usr >/dev/null
-cp "$BUILD/guest/tinybios.bin" "$PAYLOAD/"
-cat >"$PAYLOAD/a.json" <<'EOF'
-{"name": "a", "memory": "16M", "accel": "tcg", "agent": false, "balloon": false, "rng": false, "consoles": [],
- "firmware": {"type": "bios", "path": "/payload/tinybios.bin"},
- "args": ["-chardev", "file,id=s,path=/var/tmp/serial.log,append=on", "-device", "isa-serial,chardev=s,iobase=0x3f8,irq=4"]}
-EOF
-# What runs in the guest, once it has booted. OK and FAILED lines are counted below.
-cat >"$PAYLOAD/run" <<'EOF'
-#!/bin/bash
-cp -a /payload/root/. /
-systemctl daemon-reload
-check() { # WHAT EXPECTED CAME
-	[ "$2" = "$3" ] && echo "OK: $1" || echo "FAILED: $1: expected \"$2\", came \"$3\""
-}
-active() { systemctl is-active qmpctl@a; }
-keeper() { systemctl show -p MainPID --value qmpctl@a; }
-qemu() { for p in /proc/[0-9]*; do case $(readlink "$p/exe") in */qemu-system-*) echo "${p#/proc/}" ;; esac; done; }
-said() { for i in $(seq 3000); do [ "$(grep -c "$1" /var/tmp/serial.log)" = "$2" ] && break; sleep 0.2; done; grep -c "$1" /var/tmp/serial.log; }
-
-rm -f /etc/qmpctl/vms/a.json /var/tmp/serial.log
-qmpctl create a --spec /payload/a.json
-systemctl start qmpctl@a
-check "start returns when the VM is up" "0 active" "$? $(active)"
-first=$(qemu)
-check "the guest runs" 1 "$(said TINY-READY 1)"
-systemctl restart qmpctl@a
-check "restart takes the running VM over" "active $first" "$(active) $(qemu)"
-old=$(keeper)
-kill -9 "$old"
-for i in $(seq 3000); do
-	[ "$(active)" = active ] && [ "$(keeper)" != "$old" ] && break
-	sleep 0.2
+mkdir -p "$PAYLOAD/root"
+packages=() disks=() want=0
+for part in "${PARTS[@]}"; do
+	file=$(ls "tests/inside/$part".{sh,py} 2>/dev/null) || :
+	[ -n "$file" ] || { echo "systemd.sh: no part is called $part" >&2; exit 2; }
+	cp "$file" "$PAYLOAD/"
+	[ -z "$(sed -n 's/^# Packages: *//p' "$file")" ] || packages=($(sed -n 's/^# Packages://p' tests/inside/*.sh tests/inside/*.py))
+	disks+=($(sed -n 's/^# Disks://p' "$file"))
+	case $file in
+	*.sh) n=$(grep -cE "^\s*(check|refused) " "$file") || : ;;
+	*.py) n=$(PYTHONPATH=tests/real python3 -B "$file" --count) ;;
+	esac
+	want=$((want + n))
 done
-check "a keeper that was killed comes back to the same VM" "active $first" "$(active) $(qemu)"
-systemctl stop qmpctl@a
-check "stop leaves the guest running" "inactive $first" "$(active) $(qemu)"
-systemctl start qmpctl@a
-check "start takes it over" "active $first" "$(active) $(qemu)"
-check "all that time the guest did not notice" 1 "$(said TINY-READY 1)"
-qmpctl stop a
-for i in $(seq 3000); do [ "$(active)" = inactive ] && break; sleep 0.2; done
-check "qmpctl stop ends the service well" "inactive success " "$(active) $(systemctl show -p Result --value qmpctl@a) $(qemu)"
-check "by the power button" 1 "$(said BYE 1)"
-qmpctl disk add a size=4M
-qmpctl set a limits.cpu=100 limits.memory=512M limits.pids=200 limits.io.bps-write=1000000
-systemctl start qmpctl@a
-check "it starts again" "active 2" "$(active) $(said TINY-READY 2)"
-group=$(find /sys/fs/cgroup -name 'qmpctl-a-*')
-check "in a control group of its own" "$(qemu)" "$(cat "$group/cgroup.procs")"
-check "which holds it to its limits" "100000 100000 536870912 200 $(cat /sys/block/vda/dev) rbps=max wbps=1000000 riops=max wiops=max" \
-	"$(cd "$group" && cat cpu.max memory.max pids.max io.max | tr '\n' ' ' | sed 's/ $//')"
-. /payload/pools.sh
-EOF
-chmod +x "$PAYLOAD/run"
-cp tests/guest/pools.sh "$PAYLOAD/"
-more=()
-for size in lvm:512M md0:64M md1:64M; do
+cp tests/real/{world,guest,qmp,volumes}.py tests/inside/parts.py "$PAYLOAD/"
+if [ ${#packages[@]} -gt 0 ]; then
+	tests/guest/extra.sh "$BUILD/debian" "$BUILD/extra" "${packages[@]}"
+	cp -a "$BUILD/extra/root/." "$PAYLOAD/root/"
+fi
+if has zfs; then
+	tests/guest/zfs.sh "$BUILD/debian" "$BUILD/zfs"
+	cp -a "$BUILD/zfs/root/." "$PAYLOAD/root/"
+fi
+DESTDIR=$PAYLOAD/root cmake --install "$BUILD/release" --prefix /usr >/dev/null
+cp "$BUILD/guest/tinybios.bin" tests/inside/run "$PAYLOAD/"
+echo "${PARTS[@]}" >"$PAYLOAD/parts"
+echo "${QMPCTL_ONLY:-}" >"$PAYLOAD/only"
+cat >"$PAYLOAD/vm.json" <<'EOS'
+{"name": "vm", "memory": "16M", "accel": "tcg", "agent": false, "balloon": false, "rng": false, "consoles": [],
+ "firmware": {"type": "bios", "path": "/payload/tinybios.bin"}, "args": []}
+EOS
+truncate -s 512M "$WORK/payload.img"
+mkfs.ext4 -q -L payload -d "$PAYLOAD" "$WORK/payload.img"
+
+# ---- A run ----
+
+SECONDS=0
+boot_once
+SECONDS=0
+cp --sparse=always "$BUILD/booted.qcow2" "$WORK/disk.qcow2"
+guest_start "$WORK/disk.qcow2" -loadvm booted
+for size in "${disks[@]}"; do
 	name=${size%:*}
 	truncate -s "${size#*:}" "$WORK/$name.img"
-	more+=(-drive "file=$WORK/$name.img,format=raw,if=none,id=$name" -device "virtio-blk-pci,drive=$name,serial=$name")
+	plug "$name" "$WORK/$name.img"
 done
+plug payload "$WORK/payload.img"
+echo "p=/dev/disk/by-id/virtio-payload; until [ -e \$p ]; do sleep 0.2; done; mkdir -p /payload; mount \$p /payload; date -s @$(date +%s); /payload/run; systemctl poweroff" >&4
+guest_says "$WORK/serial.txt" "(never)" || :
+guest_end
 
-# The last ones: where many others want the processors, nothing of it is late.
-CMDLINE='root=/dev/vda rw console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off nokaslr no_timer_check'
-CMDLINE+=' systemd.default_timeout_start_sec=1800 udev.event_timeout=1800'
-
-progress() { # what grows while the guest works: what it has said, and its time of a processor, in pieces of five seconds
-	stat -c %s "$WORK/serial.txt"
-	awk -v hz="$(getconf CLK_TCK)" '{sub(/.*\) /, ""); print int(($12 + $13) / hz / 5)}' "/proc/$GUEST/stat" 2>/dev/null || :
-}
-
-shown=0
-show() { # the checks that have come since the last time
-	local lines
-	lines=$(tr -d '\r' <"$WORK/serial.txt" | grep -aE '^(OK|FAILED): ') || return 0
-	tail -n "+$((shown + 1))" <<<"$lines" | sed "s/^/$(printf '%4d s  ' "$SECONDS")/"
-	shown=$(wc -l <<<"$lines")
-}
-
-# Until it has ended. It is ended when it makes no progress for STUCK seconds, or has not ended after LONGEST.
-watch_guest() {
-	local before= now since=$SECONDS
-	while kill -0 "$GUEST" 2>/dev/null; do
-		now=$(progress)
-		[ "$now" = "$before" ] || { before=$now since=$SECONDS; }
-		if [ $((SECONDS - since)) -ge "$STUCK" ]; then
-			echo "systemd.sh: the guest makes no progress for $STUCK s; it is ended" >&2
-			kill "$GUEST"
-			break
-		fi
-		if [ "$SECONDS" -ge "$LONGEST" ]; then
-			echo "systemd.sh: the guest has not ended within $LONGEST s; it is ended" >&2
-			kill "$GUEST"
-			break
-		fi
-		show
-		sleep 1
-	done
-	wait "$GUEST" || :
-	show
-}
-
-truncate -s 64M "$WORK/payload.img"
-mkfs.ext4 -q -L payload -d "$PAYLOAD" "$WORK/payload.img"
-qemu-img create -q -f qcow2 -F raw -b "$BUILD/debian/disk.img" "$WORK/disk.qcow2"
-: >"$WORK/serial.txt"
-qemu-system-x86_64 -accel tcg -smp 2 -cpu max -m 1024 -display none -nodefaults -no-reboot \
-	-kernel "$BUILD/debian/vmlinuz" -initrd "$BUILD/debian/initrd.img" \
-	-append "$CMDLINE" \
-	-drive "file=$WORK/disk.qcow2,format=qcow2,if=none,id=root" -device virtio-blk-pci,drive=root \
-	-drive "file=$WORK/payload.img,format=raw,if=virtio" "${more[@]}" \
-	-serial "file:$WORK/serial.txt" &
-GUEST=$!
-trap 'kill "$GUEST" 2>/dev/null || :' EXIT
-watch_guest
-trap - EXIT
-
-# The last one is told by the guest's guest alone: its serial port, on the disk of a host that is off.
-qemu-img convert -O raw "$WORK/disk.qcow2" "$WORK/disk.img"
-if [ "$(debugfs -R 'cat /var/tmp/serial.log' "$WORK/disk.img" 2>/dev/null | grep -c BYE)" = 2 ]; then
-	echo "OK: the guest was powered off when the host went down" | tee -a "$WORK/serial.txt"
-else
-	echo "FAILED: the guest was not powered off when the host went down" | tee -a "$WORK/serial.txt"
+if has units; then
+	# This one is told by the guest's guest alone: its serial port, on the disk of a host that is off.
+	want=$((want + 1))
+	qemu-img convert -O raw "$WORK/disk.qcow2" "$WORK/disk.img"
+	if [ "$(debugfs -R 'cat /var/tmp/serial.log' "$WORK/disk.img" 2>/dev/null | grep -c BYE)" = 2 ]; then
+		echo "OK: the guest was powered off when the host went down"
+	else
+		echo "FAILED: the guest was not powered off when the host went down"
+	fi | tee -a "$WORK/serial.txt"
+	rm "$WORK/disk.img"
 fi
 ok=$(grep -ac '^OK: ' "$WORK/serial.txt") || :
-if [ "$ok" != "$WANT" ] || grep -aq '^FAILED: ' "$WORK/serial.txt"; then
-	echo "systemd.sh: $ok of $WANT; all that it said is in $WORK/serial.txt" >&2
+if [ "$ok" != "$want" ] || grep -aq '^FAILED: ' "$WORK/serial.txt"; then
+	echo "systemd.sh: $ok of $want; all that it said is in $WORK/serial.txt" >&2
 	exit 1
 fi
+echo "systemd.sh: $ok of $want, in $SECONDS s"

@@ -1,6 +1,6 @@
 """Pools of ZFS, as far as that goes without ZFS: Debian's kernel has no zfs module and its main archive no zfsutils-linux, so
 that a `zfs` of the test's own stands in PATH, which writes down what it was asked and answers as zfs(8) describes it. What is
-missing here: that a real zpool takes these very words. A zvol is a file below /dev/zvol.
+missing here: that a real zpool takes these very words, which tests/inside/zfs.py shows. A zvol is a file below /dev/zvol.
 """
 import os
 import shutil

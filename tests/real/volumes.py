@@ -7,6 +7,7 @@ import stat
 import subprocess
 import time
 
+from qmp import PATIENCE
 from world import NOT_FOUND, QEMU_IMG, STATE, USAGE
 
 MIB = 1 << 20
@@ -145,14 +146,17 @@ class Volumes:
         source = self.source()
         procs = [subprocess.Popen(self.w.argv("image", "convert", source, f"{pool}:v{i % 8}"), env=self.w.env,
                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for i in range(9)]
-        codes = [p.wait(240) for p in procs]
+        codes = [p.wait(4 * PATIENCE) for p in procs]
         self.assertEqual((codes[1:8], (codes[0], codes[8]).count(0)), ([0] * 7, 1))
         self.assertEqual(sorted(self.volumes(pool)), [f"v{i}" for i in range(8)])
         for name in ("v0", "v7"):
             self.same(source, f"{pool}:{name}")
 
-    def check_vms(self, pool, shares):
-        """VMs from an image into the pool, and clones of them, linked and full. SHARES: a full clone needs its origin no more."""
+    def check_vms(self, pool, shares, chains=True):
+        """
+        VMs from an image into the pool, and clones of them, linked and full. SHARES: a full clone needs its origin no more. CHAINS: a
+        clone can be cloned.
+        """
         source = self.source()
         vm = ("--memory", "32M")
 
@@ -168,8 +172,15 @@ class Volumes:
         self.assertEqual(sorted(self.volumes(pool)), ["a-1"], f"what is refused leaves nothing: {result}")
         self.w.ok("create", "b", "--image", f"{pool}:a-1", *vm)
         self.assertEqual(disk("b")["path"], f"{pool}:b-1")
-        for name, option in (("c", "--linked"), ("d", "--full")):
-            self.w.ok("clone", "b", name, option)
+        if not chains:
+            self.assertIn(f"{pool}:b-1 is a clone of {pool}:a-1", self.w.expect(STATE, "clone", "b", "c", "--linked").err)
+            self.assertEqual(sorted(self.volumes(pool)), ["a-1", "b-1"])
+            self.w.ok("create", "e", "--image", f"{pool}:b-1", *vm)
+            self.assertNotIn("origin", self.volumes(pool)["e-1"])
+            self.same(source, f"{pool}:e-1")
+            self.w.ok("delete", "e", "--disks")
+        for vm_of, name, option in (("b" if chains else "a", "c", "--linked"), ("b", "d", "--full")):
+            self.w.ok("clone", vm_of, name, option)
             self.assertEqual(disk(name), dict(disk("b"), path=f"{pool}:{name}-1"))
             self.same(source, f"{pool}:{name}-1")
         volumes = self.volumes(pool)
@@ -181,9 +192,10 @@ class Volumes:
         self.assertEqual((info["volume"], info["virtual-size"], info["users"][0]["vm"]), (f"{pool}:c-1", 16 * MIB, "c"))
         trees = {t["volume"]: t for t in self.w.ok("image", "tree", pool, "-o", "json").json()}
         if not shares:
-            self.assertIn("b-1", volumes["c-1"]["origin"])
+            self.assertIn("b-1" if chains else "a-1", volumes["c-1"]["origin"])
             self.assertNotIn("origin", volumes["d-1"])
-            self.assertEqual([o["volume"] for o in trees[f"{pool}:a-1"]["overlays"][0]["overlays"]], [f"{pool}:c-1"])
+            on_a = {o["volume"]: [c["volume"] for c in o.get("overlays", [])] for o in trees[f"{pool}:a-1"]["overlays"]}
+            self.assertEqual(on_a, {f"{pool}:b-1": [f"{pool}:c-1"]} if chains else {f"{pool}:b-1": [], f"{pool}:c-1": []})
             tree = self.w.ok("image", "tree", f"{pool}:c-1").out
             self.assertTrue(f"{pool}:a-1" in tree and f"{pool}:d-1" not in tree, tree)
         else:
