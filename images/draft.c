@@ -21,15 +21,13 @@ static int names_of(const char *final, char **ret_folder, char **ret_name, struc
 	return *ret_folder && *ret_name ? 0 : qmp_error_errno(err, -ENOMEM, "making %s", final);
 }
 
-/*
- * Of one byte: on NFS, flock() has the server lock the whole file, and QEMU's own locks, of other bytes, are refused. TYPE: F_WRLCK of
- * the maker; F_RDLCK, which is had only where there is none.
- */
-static int lock_it(int fd, short type)
+int img_draft_lock(int fd, bool maker)
 {
-	struct flock lock = {.l_type = type, .l_whence = SEEK_SET, .l_start = LOCK_BYTE, .l_len = 1};
+	struct flock lock = {.l_type = maker ? F_WRLCK : F_RDLCK, .l_whence = SEEK_SET, .l_start = LOCK_BYTE, .l_len = 1};
 
-	return fcntl(fd, F_OFD_SETLK, &lock) < 0 ? -errno : 0;
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+		return 0;
+	return errno == EACCES ? -EAGAIN : -errno;
 }
 
 /* Whether FD is still what stands in DIR under NAME: between opening and locking, a sweep may have removed it. */
@@ -46,7 +44,7 @@ static void remove_if_left(int dir, const char *name)
 	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	struct stat st;
 
-	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && lock_it(fd, F_RDLCK) == 0 &&
+	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && img_draft_lock(fd, false) == 0 &&
 	    still_there(dir, name, fd))
 		(void)unlinkat(dir, name, 0);
 }
@@ -69,10 +67,10 @@ void img_draft_sweep(const char *folder)
 static int make(int dir, const char *name)
 {
 	_cleanup_fd_ int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-	int r = fd < 0 ? -errno : lock_it(fd, F_WRLCK);
+	int r = fd < 0 ? -errno : img_draft_lock(fd, true);
 
 	if (r < 0)
-		return r == -EACCES && fd >= 0 ? -EAGAIN : r;
+		return r;
 	return still_there(dir, name, fd) ? take_fd(&fd) : -EAGAIN;
 }
 

@@ -25,5 +25,10 @@ void img_draft_release(struct img_draft *d);
 /* Removes it. Of one that has ended: nothing. */
 void img_draft_discard(struct img_draft *d);
 #define _cleanup_draft_ __attribute__((cleanup(img_draft_discard)))
+/*
+ * The lock of a file that is being made: FD, read and write, has it (MAKER), or nobody does who is one. -EAGAIN: somebody is. Of one
+ * byte: on NFS, flock() has the server lock the whole file, and QEMU's own locks, of other bytes, are refused.
+ */
+int img_draft_lock(int fd, bool maker);
 /* Removes from FOLDER what makers that are gone have left. */
 void img_draft_sweep(const char *folder);

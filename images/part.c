@@ -1,9 +1,9 @@
 #include "images/part.h"
 #include "images/cache.h"
+#include "images/draft.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 void img_part_init(struct img_part *p)
@@ -52,11 +52,13 @@ int img_part_open(struct img_part *p, const char *shown, struct qmp_error *err)
 {
 	struct stat named, ours;
 	_cleanup_fd_ int fd = openat(p->folder, p->key, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int r;
 
 	if (fd < 0)
 		return qmp_error_errno(err, -errno, "fetching %s: keeping what comes", shown);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0)
-		return errno == EWOULDBLOCK ? -EAGAIN : qmp_error_errno(err, -errno, "fetching %s: its lock", shown);
+	r = img_draft_lock(fd, true);
+	if (r < 0)
+		return r == -EAGAIN ? r : qmp_error_errno(err, r, "fetching %s: its lock", shown);
 	if (fstatat(p->folder, p->key, &named, AT_SYMLINK_NOFOLLOW) < 0 || fstat(fd, &ours) < 0 || named.st_ino != ours.st_ino ||
 	    named.st_dev != ours.st_dev)
 		return -EAGAIN;
