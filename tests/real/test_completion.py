@@ -88,6 +88,7 @@ class Shell:
 class Completion(WorldTest):
     def setUp(self):
         super().setUp()
+        self.w.asks = True
         self.w.create("alpha", dict(tiny_spec(), memory="64M"))
         self.w.create("beta", dict(tiny_spec(), disks=[{"id": "data", "type": "cdrom"}, {"id": "data2", "type": "cdrom"}]))
 
