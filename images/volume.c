@@ -357,7 +357,7 @@ int img_volume_is(struct img_volume *v, const char *id, struct qmp_error *err)
 	_cleanup_free_ char *now = NULL;
 	int r = img_volume_id(v, &now, err);
 
-	if (r == -ENOENT) {
+	if (r == -ENOENT && err->kind == QMP_ERR_NOT_FOUND) {
 		*err = (struct qmp_error){0};
 		return 0;
 	}

@@ -146,17 +146,21 @@ static const char *delete_image(struct cli *cli, struct img_catalogue *c, const 
 	const char *path = text_of(image, "path"), *why = NULL;
 	int r = img_volume_open(cli->loop, &cli->dirs, text_of(image, "name"), &v, err);
 
+	if (r < 0) {
+		*ret_known = err->kind == QMP_ERR_NOT_FOUND; /* its pool is forgotten */
+		return err->message;
+	}
 	if (r == 0)
 		look_beside(c, path);
-	if (r >= 0 && (why = used_elsewhere(c, path, deleted, ret_known)))
+	if ((why = used_elsewhere(c, path, deleted, ret_known)))
 		return why;
 	if (r > 0)
 		r = img_volume_remove(&v, err);
-	else if (r == 0 && unlink(path) < 0)
+	else if (unlink(path) < 0 && errno != ENOENT)
 		r = qmp_error_errno(err, -errno, "deleting %s", path);
 	/* Gone already is as well; others that hang on a volume stay until somebody deletes them. */
-	*ret_known = r == 0 || r == -ENOENT || err->kind == QMP_ERR_STATE;
-	return r < 0 && r != -ENOENT ? err->message : NULL;
+	*ret_known = r == 0 || err->kind == QMP_ERR_NOT_FOUND || err->kind == QMP_ERR_STATE;
+	return r < 0 && err->kind != QMP_ERR_NOT_FOUND ? err->message : NULL;
 }
 
 /* Adds each of the images to one of the lists. The exit status; *RET_LEFT: some are for another time. */
