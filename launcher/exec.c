@@ -283,7 +283,8 @@ static int send_call(struct vm_exec *x, size_t i, const struct qmp_command *c, q
  *
  * A secret, in memory, is read by that number: so it stands in no message, and nothing tells it to who asks. add-fd -> object-add,
  * remove-fd. An image that QEMU may not open is opened as "/dev/fdset/SET", again when it is reopened: add-fd -> blockdev-add. Its
- * set goes with its node (loose). What is left of a set by a keeper that ends in between, goes with its connection.
+ * set goes with its node (loose). What is left of a set by a keeper that ends in between, goes with its connection; but for an
+ * add-fd that QEMU carries out when that has gone already: such a set of this name goes before its image is handed over again.
  */
 
 static void on_removed_fd(void *data, const struct qmp_reply *reply)
@@ -348,6 +349,15 @@ static int hand_over(struct vm_exec *x, size_t i, int fd, struct qmp_error *why)
 	return r;
 }
 
+/* What QEMU is asked comes before the set that is made next, and is answered before it. */
+static void drop_set_of(const struct vm_exec *x, const char *node)
+{
+	json_auto_t *names = json_pack("[s]", node);
+
+	if (names)
+		vm_fdset_drop(x->session, names);
+}
+
 /* 1: its image is handed over. */
 static int send_image(struct vm_exec *x, size_t i, const json_t *step)
 {
@@ -358,6 +368,7 @@ static int send_image(struct vm_exec *x, size_t i, const json_t *step)
 
 	if (r == 0)
 		return 0;
+	drop_set_of(x, node_of(step));
 	r = hand_over(x, i, fd, &why);
 	return r < 0 ? r : 1;
 }
