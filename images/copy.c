@@ -4,16 +4,15 @@
  */
 #include "images/copy.h"
 #include "images/sparse.h"
+#include "images/tool.h"
 #include "proto/base.h"
 
 #include <fcntl.h>
 #include <linux/fs.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
-#define SLICE	  ((size_t)1 << 20)
-#define N_SIGNALS 3
+#define SLICE ((size_t)1 << 20)
 
 struct copy {
 	const struct img_copy_options *o;
@@ -23,8 +22,7 @@ struct copy {
 	uint64_t size;
 	unsigned char *slice;
 	uv_idle_t idle;
-	bool done;
-	int open;
+	bool done, closed;
 	struct qmp_error error;
 };
 
@@ -32,14 +30,13 @@ static void on_closed(uv_handle_t *handle)
 {
 	struct copy *c = handle->data;
 
-	c->open--;
+	c->closed = true;
 }
 
-static void on_signal(uv_signal_t *handle, int signum)
+static void cancel(void *data)
 {
-	struct copy *c = handle->data;
+	struct copy *c = data;
 
-	UNUSED(signum);
 	if (!c->done)
 		qmp_error_set(&c->error, QMP_ERR_CANCELLED, -ECANCELED, "copying %s: stopped on request", c->o->from);
 	c->done = true;
@@ -78,8 +75,7 @@ static void on_idle(uv_idle_t *idle)
 
 static void copy_slices(uv_loop_t *loop, struct copy *c)
 {
-	static const int signals[N_SIGNALS] = {SIGINT, SIGTERM, SIGHUP};
-	uv_signal_t handles[N_SIGNALS];
+	struct img_wait wait;
 
 	c->slice = malloc(SLICE);
 	if (!c->slice) {
@@ -90,18 +86,10 @@ static void copy_slices(uv_loop_t *loop, struct copy *c)
 	uv_idle_init(loop, &c->idle);
 	c->idle.data = c;
 	uv_idle_start(&c->idle, on_idle);
-	c->open = 1;
-	for (size_t i = 0; i < N_SIGNALS; i++, c->open++) {
-		uv_signal_init(loop, &handles[i]);
-		handles[i].data = c;
-		uv_signal_start(&handles[i], on_signal, signals[i]);
-	}
-	while (!c->done)
-		uv_run(loop, UV_RUN_ONCE);
+	img_wait_begin(&wait, loop, cancel, c);
+	img_wait_end(&wait, &c->done);
 	uv_close((uv_handle_t *)&c->idle, on_closed);
-	for (size_t i = 0; i < N_SIGNALS; i++)
-		uv_close((uv_handle_t *)&handles[i], on_closed);
-	while (c->open > 0)
+	while (!c->closed)
 		uv_run(loop, UV_RUN_ONCE);
 	free(c->slice);
 	if (c->error.kind == QMP_ERR_NONE)

@@ -358,7 +358,7 @@ static void on_signal(uv_signal_t *handle, int signum)
 {
 	struct img_wait *w = handle->data;
 
-	UNUSED(signum);
+	w->signum = signum;
 	w->cancel(w->data);
 }
 
@@ -375,9 +375,11 @@ void img_wait_begin(struct img_wait *w, uv_loop_t *loop, void (*cancel)(void *da
 
 	*w = (struct img_wait){loop, cancel, data, .open = ARRAY_SIZE(signals)};
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+		struct sigaction old;
 		uv_signal_init(loop, &w->signals[i]);
 		w->signals[i].data = w;
-		uv_signal_start(&w->signals[i], on_signal, signals[i]);
+		if (sigaction(signals[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+			uv_signal_start(&w->signals[i], on_signal, signals[i]);
 	}
 }
 

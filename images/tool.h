@@ -46,13 +46,14 @@ int img_tool_run(uv_loop_t *loop, const struct img_tool_options *o, struct img_t
 void img_tool_cancel(struct img_tool *t);
 /*
  * For verbs, never in a keeper: from begin to end, SIGINT, SIGTERM and SIGHUP call CANCEL (in LOOP) in place of ending the
- * program. The end runs LOOP until *DONE.
+ * program; not one that is ignored, as nohup and a shell's background have it. The end runs LOOP until *DONE.
  */
 struct img_wait {
 	uv_loop_t *loop;
 	void (*cancel)(void *data);
 	void *data;
 	uv_signal_t signals[3];
+	int signum; /* the last one that came; 0: none */
 	int open;
 };
 void img_wait_begin(struct img_wait *w, uv_loop_t *loop, void (*cancel)(void *data), void *data);

@@ -4,6 +4,7 @@
  */
 #include "qmpctl/cli.h"
 #include "qmpctl/keeper.h"
+#include "images/tool.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -124,17 +125,46 @@ static bool only_looks(const char *operation)
 	return op ? !op->changes : strncmp(operation, "query-", 6) == 0;
 }
 
+static void on_interrupt(void *data)
+{
+	end_request(data);
+}
+
+/* It is not taken back: what its keeper has begun ends as it would. Ends the program, as SIGNUM would have. */
+static void leave(const struct request *r, const char *name, int signum)
+{
+	if (r->sent)
+		fprintf(stderr, "qmpctl: this no longer waits for \"%s\", which goes on in the keeper of the VM %s; \"qmpctl status %s\" "
+			"shows what comes of it\n", r->cli->verb->name, name, name);
+	(void)signal(signum, SIG_DFL);
+	(void)raise(signum);
+}
+
+static void await_answer(struct request *r, const char *name)
+{
+	struct img_wait wait;
+
+	if (only_looks(r->operation)) {
+		uv_run(r->cli->loop, UV_RUN_DEFAULT);
+		return;
+	}
+	img_wait_begin(&wait, r->cli->loop, on_interrupt, r);
+	img_wait_end(&wait, &r->ended);
+	if (wait.signum != 0 && !r->result && r->error.kind == QMP_ERR_NONE)
+		leave(r, name, wait.signum);
+}
+
 /*
  * Over FD (taken over), until it is answered. -EAGAIN: the keeper was about to end, and asking once more is safe,
  * because nothing was sent or nothing changes by it.
  */
-static int call_over(struct cli *cli, int fd, const char *operation, json_t *args, json_t **ret)
+static int call_over(struct cli *cli, const char *name, int fd, const char *operation, json_t *args, json_t **ret)
 {
 	int open = 1;
 	struct request r = {.cli = cli, .operation = operation, .args = args, .open = &open};
 
 	if (send_request(&r, fd) == 0)
-		uv_run(cli->loop, UV_RUN_DEFAULT);
+		await_answer(&r, name);
 	qmp_session_free(r.session);
 	uv_run(cli->loop, UV_RUN_NOWAIT);
 	if (r.result) {
@@ -218,7 +248,7 @@ static int call_with(struct cli *cli, const char *name, const char *operation, j
 		int fd, r = client_connect(cli, name, &fd);
 		connected = r == 0;
 		if (r == 0)
-			r = call_over(cli, fd, operation, args, ret);
+			r = call_over(cli, name, fd, operation, args, ret);
 		else if ((r = vm_check_name(cli, name)) == 0)
 			r = try_here(cli, name, operation, args, ret);
 		if (r == DONE_HERE)

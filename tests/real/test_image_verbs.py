@@ -140,16 +140,16 @@ class Names(ImageTest):
 class Ends(ImageTest):
     """A copy that is stopped leaves nothing: by ^C at once, by kill -9 after the next one there."""
 
-    def large(self):
+    def large(self, mib=256):
         path = self.path("large.raw")
         with open(path, "wb") as f:
-            for _ in range(64):
+            for _ in range(mib // 4):
                 f.write(random.Random(1).randbytes(MIB) * 4)
         return path
 
-    def begin(self):
+    def begin(self, mib=256):
         """A copy under way, slow enough to be stopped; its draft."""
-        large = self.large()
+        large = self.large(mib)
         proc = self.w.spawn("image", "convert", large, self.path("copy.qcow2"), "--compress", "-o", "json")
         draft = self.path(".copy.qcow2.qmpctl-new")
         self.until(lambda: os.path.exists(draft) and os.path.getsize(draft) > MIB and os.path.getsize(proc.log) > 0,
@@ -167,6 +167,17 @@ class Ends(ImageTest):
         self.assertIn("stopped on request", lines[-1])
         progress = json.loads(lines[0])
         self.assertEqual((progress["progress"], progress["total"]), ("converting", 256 * MIB))
+
+    def test_what_is_ignored_stops_nothing(self):
+        """As under nohup, or of a shell's that runs it in the background."""
+        old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            proc, _ = self.begin(24)
+        finally:
+            signal.signal(signal.SIGHUP, old)
+        proc.send_signal(signal.SIGHUP)
+        self.assertEqual(proc.wait(PATIENCE), 0)
+        self.w.ok("image", "compare", self.path("large.raw"), self.path("copy.qcow2"))
 
     def test_killed(self):
         proc, draft = self.begin()

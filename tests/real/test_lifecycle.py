@@ -284,6 +284,25 @@ class Expendable(WorldTest):
         disks = self.w.ok("disk", "list", "a", "-o", "json").json()
         self.assertEqual([d["id"] for d in disks], ["vda"])
 
+    def test_who_no_longer_waits_is_told_that_a_change_goes_on(self):
+        self.w.start_tiny("a")
+        qemu = self.w.qemu_pid("a")
+        image = os.path.join(self.w.base, "x.raw")
+        with open(image, "wb") as f:
+            f.truncate(1 << 20)
+        os.kill(qemu, signal.SIGSTOP)
+        try:
+            proc = self.w.spawn("disk", "add", "a", f"{image},format=raw")
+            self.until(lambda: self.w.status("a").get("operation") == "qmpctl-disk-add", "the disk is not being added")
+            proc.send_signal(signal.SIGINT)
+            self.assertEqual(proc.wait(PATIENCE), -signal.SIGINT)
+            with open(proc.log, encoding="utf-8") as f:
+                self.assertIn('no longer waits for "disk add", which goes on', f.read())
+        finally:
+            os.kill(qemu, signal.SIGCONT)
+        self.until(lambda: [d["id"] for d in self.w.ok("disk", "list", "a", "-o", "json").json()] == ["vda"],
+                   "the disk does not come")
+
 
 if __name__ == "__main__":
     world.main()
