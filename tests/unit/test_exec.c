@@ -423,13 +423,20 @@ static void test_an_image_is_handed_over(void)
 {
 	image = one_image;
 	hands_image(false, (const struct answer[]){{"add-fd", NULL, ADDED, NULL, false}, {0}}, VM_EXEC_DONE,
-		    "add-fd +fd; blockdev-add vda-file /dev/fdset/3; blockdev-add vda-fmt; device_add vda; ");
+		    "query-fdsets; add-fd +fd; blockdev-add vda-file /dev/fdset/3; blockdev-add vda-fmt; device_add vda; ");
 	hands_image(false,
-		    (const struct answer[]){{"add-fd", NULL, ADDED, NULL, false}, {"query-fdsets", NULL, SETS, NULL, false},
+		    (const struct answer[]){{"add-fd", NULL, ADDED, NULL, false}, {"query-fdsets", NULL, "[]", NULL, false},
+					    {"query-fdsets", NULL, SETS, NULL, false},
 					    {"blockdev-add", "GenericError", NULL, NULL, false},
 					    {"device_add", "GenericError", NULL, NULL, false}, {0}},
-		    VM_EXEC_FAILED, "add-fd +fd; blockdev-add vda-file /dev/fdset/3; blockdev-add vda-fmt; device_add vda; "
+		    VM_EXEC_FAILED, "query-fdsets; add-fd +fd; blockdev-add vda-file /dev/fdset/3; blockdev-add vda-fmt; device_add vda; "
 				    "query-fdsets; remove-fd 3; ");
+	/* One that an earlier keeper has left goes; that of another disk stays. */
+	hands_image(false,
+		    (const struct answer[]){{"add-fd", NULL, "{\"fdset-id\": 4, \"fd\": 42}", NULL, false},
+					    {"query-fdsets", NULL, SETS, NULL, false}, {0}},
+		    VM_EXEC_DONE, "query-fdsets; add-fd +fd; remove-fd 3; blockdev-add vda-file /dev/fdset/4; blockdev-add vda-fmt; "
+				  "device_add vda; ");
 	hands_image(true,
 		    (const struct answer[]){{"query-status", NULL, RUNNING, NULL, false}, {"device_del", NULL, NULL, DELETED("vda"), false},
 					    {"query-fdsets", NULL, SETS, NULL, false}, {0}},
