@@ -368,7 +368,8 @@ static int send_image(struct vm_exec *x, size_t i, const json_t *step)
 
 	if (r == 0)
 		return 0;
-	drop_set_of(x, node_of(step));
+	if (r > 0)
+		drop_set_of(x, node_of(step));
 	r = hand_over(x, i, fd, &why);
 	return r < 0 ? r : 1;
 }

@@ -1,4 +1,5 @@
 """One VM's life: up, down in every way, and what the exit status says about it."""
+import contextlib
 import json
 import os
 import signal
@@ -266,8 +267,9 @@ class Expendable(WorldTest):
         self.assertEqual(self.w.status("a")["last-end"]["reason"], "host-reboot")
         self.assertFalse(os.path.exists(record))
 
-    def test_a_change_goes_on_when_qemu_comes_back(self):
-        """A QEMU that is silent is no lost one: what it was told is waited for."""
+    @contextlib.contextmanager
+    def hanging(self):
+        """A verb that adds a disk to a VM whose QEMU hangs until the end."""
         self.w.start_tiny("a")
         qemu = self.w.qemu_pid("a")
         image = os.path.join(self.w.base, "x.raw")
@@ -275,33 +277,29 @@ class Expendable(WorldTest):
             f.truncate(1 << 20)
         os.kill(qemu, signal.SIGSTOP)
         try:
-            proc = self.w.spawn("disk", "add", "a", f"{image},format=raw")
-            self.w.wait_state("a", "unresponsive")
-            self.assertIsNone(proc.poll())
+            yield self.w.spawn("disk", "add", "a", f"{image},format=raw")
         finally:
             os.kill(qemu, signal.SIGCONT)
+
+    def disks(self):
+        return [d["id"] for d in self.w.ok("disk", "list", "a", "-o", "json").json()]
+
+    def test_a_change_goes_on_when_qemu_comes_back(self):
+        """A QEMU that is silent is no lost one: what it was told is waited for."""
+        with self.hanging() as proc:
+            self.w.wait_state("a", "unresponsive")
+            self.assertIsNone(proc.poll())
         self.assertEqual(proc.wait(PATIENCE), OK, self.w.logs())
-        disks = self.w.ok("disk", "list", "a", "-o", "json").json()
-        self.assertEqual([d["id"] for d in disks], ["vda"])
+        self.assertEqual(self.disks(), ["vda"])
 
     def test_who_no_longer_waits_is_told_that_a_change_goes_on(self):
-        self.w.start_tiny("a")
-        qemu = self.w.qemu_pid("a")
-        image = os.path.join(self.w.base, "x.raw")
-        with open(image, "wb") as f:
-            f.truncate(1 << 20)
-        os.kill(qemu, signal.SIGSTOP)
-        try:
-            proc = self.w.spawn("disk", "add", "a", f"{image},format=raw")
+        with self.hanging() as proc:
             self.until(lambda: self.w.status("a").get("operation") == "qmpctl-disk-add", "the disk is not being added")
             proc.send_signal(signal.SIGINT)
             self.assertEqual(proc.wait(PATIENCE), -signal.SIGINT)
             with open(proc.log, encoding="utf-8") as f:
                 self.assertIn('no longer waits for "disk add", which goes on', f.read())
-        finally:
-            os.kill(qemu, signal.SIGCONT)
-        self.until(lambda: [d["id"] for d in self.w.ok("disk", "list", "a", "-o", "json").json()] == ["vda"],
-                   "the disk does not come")
+        self.until(lambda: self.disks() == ["vda"], "the disk does not come")
 
 
 if __name__ == "__main__":
