@@ -296,7 +296,7 @@ int img_cache_delete(const struct vm_dirs *dirs, const char *name, struct qmp_er
 
 	if (dir < 0 || (!part && !is_entry(name)) || faccessat(dir, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
 		return qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "there is no \"%s\" in the cache; image cache lists what is", name);
-	fd = part ? openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC) : -1;
+	fd = part ? openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC) : -1;
 	if (part && (fd < 0 || img_draft_lock(fd, false) < 0))
 		return qmp_error_set(err, QMP_ERR_BUSY, -EBUSY, "%s is being fetched at this moment", name);
 	return delete_both(dir, name, err);
@@ -322,7 +322,7 @@ static void remove_left(int dir, const char *name)
 	}
 	if (!other || faccessat(dir, other, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
 		return;
-	fd = is_part(name) ? openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC) : -1;
+	fd = is_part(name) ? openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC) : -1;
 	if (!is_part(name) || (fd >= 0 && img_draft_lock(fd, false) == 0))
 		(void)unlinkat(dir, name, 0);
 }

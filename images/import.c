@@ -259,7 +259,7 @@ static int step_copy(struct img_import *i)
 	}
 	if (i->in >= 0)
 		(void)close(take_fd(&i->in));
-	i->in = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	i->in = open(path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
 	if (i->in < 0) {
 		qmp_error_errno(&i->result.error, -errno, "copying %s out of the cache", path);
 		return import_fail(i);

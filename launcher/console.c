@@ -25,7 +25,7 @@ static void open_log(struct vm_console *c, int flags)
 {
 	_cleanup_free_ char *name = qmp_asprintf("console-%s.log", c->id);
 
-	c->log = name ? openat(c->dir, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC | flags, 0600) : -1;
+	c->log = name ? openat(c->dir, name, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC | flags, 0600) : -1;
 }
 
 /* Full: the log becomes the old one, a new one starts. */

@@ -120,15 +120,17 @@ int vm_dir_open(const char *path, const char *name, bool create, struct qmp_erro
 
 int vm_file_read(int dir, const char *name, char **ret, size_t *ret_len, struct qmp_error *err)
 {
-	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC); /* a FIFO is not waited for */
 	_cleanup_free_ char *data = NULL;
 	struct stat st;
 	size_t len = 0;
 
 	if (fd < 0 || fstat(fd, &st) < 0)
 		return qmp_error_errno(err, -errno, "reading %s", name);
-	if (!S_ISREG(st.st_mode) || st.st_size > FILE_MAX)
-		return qmp_error_set(err, QMP_ERR_HOST, -EFBIG, "reading %s: not a file of a sane size", name);
+	if (!S_ISREG(st.st_mode))
+		return qmp_error_set(err, QMP_ERR_HOST, -EINVAL, "reading %s: it is no file", name);
+	if (st.st_size > FILE_MAX)
+		return qmp_error_set(err, QMP_ERR_HOST, -EFBIG, "reading %s: it has more than %d MiB", name, (int)(FILE_MAX >> 20));
 	data = malloc((size_t)st.st_size + 1);
 	if (!data)
 		return qmp_error_errno(err, -ENOMEM, "reading %s", name);
@@ -303,7 +305,7 @@ static int write_json(int dir, const char *name, const json_t *value, bool durab
 void vm_file_trim(int dir, const char *name, off_t max)
 {
 	static const size_t room = (size_t)64 << 10;
-	_cleanup_fd_ int fd = openat(dir, name, O_RDWR | O_NOFOLLOW | O_CLOEXEC), old = -1;
+	_cleanup_fd_ int fd = openat(dir, name, O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC), old = -1;
 	_cleanup_free_ char *aside = NULL, *tail = NULL;
 	struct stat st;
 	ssize_t n;
@@ -314,7 +316,7 @@ void vm_file_trim(int dir, const char *name, off_t max)
 	tail = malloc(room);
 	n = tail ? pread(fd, tail, room, st.st_size > (off_t)room ? st.st_size - (off_t)room : 0) : -1;
 	if (aside && n > 0) {
-		old = openat(dir, aside, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+		old = openat(dir, aside, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC, 0600);
 		if (old >= 0 && write(old, tail, (size_t)n) < n)
 			(void)unlinkat(dir, aside, 0);
 	}
@@ -389,7 +391,7 @@ int vm_lock(int dir, const char *name, int *ret_fd, struct qmp_error *err)
 
 bool vm_is_locked(int dir, const char *name)
 {
-	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
 
 	return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
 }

@@ -1,6 +1,7 @@
-/* What vm.c and vm-start.c share. */
+/* What vm.c, vm-spec.c and vm-start.c share. */
 #pragma once
 
+#include "launcher/spec.h"
 #include "launcher/vm.h"
 #include "proto/base.h"
 
@@ -13,6 +14,9 @@ static inline void vm_replace(json_t **slot, json_t *value_consume)
 	*slot = value_consume;
 }
 
+#define VM_SPEC_FILE_MAX (VM_NAME_MAX + sizeof ".json")
+/* The name of its spec's file. */
+void vm_spec_file(const struct vm *vm, char file[VM_SPEC_FILE_MAX]);
 /* Tells it, too. */
 void vm_set_state(struct vm *vm, enum vm_state s);
 /* Who waits for the start; WHY NULL: it is up. */

@@ -302,7 +302,7 @@ static int pin_machine(struct vm *vm, struct qmp_error *err)
 static int spawn(struct vm *vm, char *const *argv, const struct vm_identity *id, int cgroup_procs, struct inherited *in,
 		 struct qmp_error *err)
 {
-	_cleanup_fd_ int log = openat(vm->run_dir, LOG, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
+	_cleanup_fd_ int log = openat(vm->run_dir, LOG, O_WRONLY | O_CREAT | O_NONBLOCK | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600);
 	struct vm_qemu_options o = {
 		.child = {.argv = argv,
 			  .fds = in->fds,
@@ -495,7 +495,9 @@ int vm_start(struct vm *vm, bool paused, void (*cb)(void *data, const struct qmp
 	if (vm->state != VM_STOPPED || vm_qemu_lives(vm))
 		return qmp_error_set(err, QMP_ERR_STATE, -EALREADY, "the VM %s is %s already", vm->name,
 				     vm->state == VM_STOPPED ? "running" : vm_state_name(vm->state));
-	r = vm_caps_get(vm->loop, vm->dirs, text_of(vm->spec, "qemu-binary"), on_caps, vm, err);
+	r = vm_renew_spec(vm, err);
+	if (r == 0)
+		r = vm_caps_get(vm->loop, vm->dirs, text_of(vm->spec, "qemu-binary"), on_caps, vm, err);
 	if (r < 0)
 		return r;
 	vm->start_cb = cb;

@@ -50,49 +50,36 @@ void vm_set_state(struct vm *vm, enum vm_state s)
 
 /* ---- Opening ---- */
 
-static void spec_file(const struct vm *vm, char file[VM_NAME_MAX + sizeof ".json"])
-{
-	(void)snprintf(file, VM_NAME_MAX + sizeof ".json", "%s.json", vm->name);
-}
-
-static int read_spec(struct vm *vm, struct qmp_error *err)
-{
-	char file[VM_NAME_MAX + sizeof ".json"];
-	_cleanup_free_ char *text = NULL;
-	json_t *spec;
-	size_t len;
-	int r;
-
-	spec_file(vm, file);
-	r = vm_file_read(vm->conf_dir, file, &text, &len, NULL);
-
-	if (r == -ENOENT)
-		return qmp_error_set(err, QMP_ERR_NOT_FOUND, r, "there is no VM named \"%s\" (no %s/vms/%s)", vm->name,
-				     vm->dirs->conf, file);
-	if (r < 0)
-		return qmp_error_errno(err, r, "reading %s/vms/%s", vm->dirs->conf, file);
-	r = vm_spec_parse(text, len, file, &spec, err);
-	if (r < 0)
-		return r;
-	/* The file's name is the VM's: so a rename is one step, and what is inside follows with the next change. */
-	json_object_set_new(spec, "name", json_string(vm->name));
-	vm_replace(&vm->spec, spec);
-	return 0;
-}
-
 /* What a writer that was ended has left: nobody else writes these while we hold the lock. */
 static void remove_unfinished(const struct vm *vm)
 {
 	static const char *const names[] = {RUNNING, LAST_END, VM_JOURNAL};
-	char spec[VM_NAME_MAX + sizeof ".json"];
+	char spec[VM_SPEC_FILE_MAX];
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		vm_file_remove_unfinished(vm->run_dir, names[i]);
-	spec_file(vm, spec);
+	vm_spec_file(vm, spec);
 	vm_file_remove_unfinished(vm->conf_dir, spec);
 }
 
 static void settle_unseen_end(struct vm *vm);
+static json_t *read_record(const struct vm *vm, struct qmp_error *err);
+
+/* One whose QEMU lives is known by what that was started with, where its spec is damaged or gone: so it can be taken over. */
+static int know_spec(struct vm *vm, struct qmp_error *err)
+{
+	struct qmp_error why = {0};
+	json_auto_t *record = NULL;
+	int r = vm_renew_spec(vm, &why);
+
+	if (r < 0 && vm->run_dir >= 0 && vm_qemu_lives(vm))
+		record = read_record(vm, NULL);
+	if (r < 0 && !record)
+		return qmp_error_set(err, why.kind, r, "%s", why.message);
+	if (r < 0)
+		vm_replace(&vm->spec, json_incref(json_object_get(record, "spec")));
+	return 0;
+}
 
 int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const struct vm_handlers *h, struct vm **ret,
 	    struct qmp_error *err)
@@ -114,14 +101,15 @@ int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const
 	vm->handlers = *h;
 	vm->lock_fd = vm->run_dir = -1;
 	vm->conf_dir = vm_dir_open(dirs->conf, "vms", true, err);
-	r = vm->conf_dir < 0 ? vm->conf_dir : read_spec(vm, err);
-	if (r == 0)
+	vm->run_dir = vm_dir_open(dirs->run, name, false, NULL);
+	r = vm->conf_dir < 0 ? vm->conf_dir : know_spec(vm, err);
+	if (r == 0 && vm->run_dir < 0)
 		r = vm->run_dir = vm_dir_open(dirs->run, name, true, err);
 	if (r >= 0)
 		r = vm_lock(vm->run_dir, "lock", &vm->lock_fd, err);
 	/* Once more under the lock: what was read before may have been edited until then. */
 	if (r == 0)
-		r = read_spec(vm, err);
+		r = know_spec(vm, err);
 	if (r < 0) {
 		qmp_error_wrap(err, "the VM %s", name);
 		json_decref(vm->spec);
@@ -209,42 +197,6 @@ void vm_close(struct vm *vm)
 }
 
 /* ---- Keeping ---- */
-
-int vm_draft_spec(const struct vm *vm, const json_t *spec, struct vm_draft *ret, struct qmp_error *err)
-{
-	char file[VM_NAME_MAX + sizeof ".json"];
-
-	spec_file(vm, file);
-	return vm_draft_json(vm->conf_dir, file, spec, ret, err);
-}
-
-int vm_publish_spec(struct vm *vm, json_t *spec, struct vm_draft *draft, struct qmp_error *err)
-{
-	char file[VM_NAME_MAX + sizeof ".json"];
-	int r;
-
-	spec_file(vm, file);
-	r = vm_draft_publish(vm->conf_dir, file, draft, err);
-	if (r == 0 && spec != vm->spec)
-		vm_replace(&vm->spec, json_incref(spec));
-	return r;
-}
-
-void vm_discard_spec(const struct vm *vm, struct vm_draft *draft)
-{
-	char file[VM_NAME_MAX + sizeof ".json"];
-
-	spec_file(vm, file);
-	vm_draft_discard(vm->conf_dir, file, draft);
-}
-
-int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err)
-{
-	struct vm_draft draft;
-	int r = vm_draft_spec(vm, spec, &draft, err);
-
-	return r < 0 ? r : vm_publish_spec(vm, spec, &draft, err);
-}
 
 /* This run of the host's kernel. */
 static const char *boot_id(void)

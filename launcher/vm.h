@@ -53,6 +53,14 @@ struct vm_handlers {
 	void *data;
 };
 
+/* A file as it was at one time. */
+struct vm_file_id {
+	dev_t device;
+	ino_t inode;
+	off_t size;
+	struct timespec changed;
+};
+
 struct vm {
 	uv_loop_t *loop;
 	const struct vm_dirs *dirs;
@@ -60,7 +68,8 @@ struct vm {
 	int run_dir, conf_dir, lock_fd;
 	struct vm_handlers handlers;
 	enum vm_state state;
-	json_t *spec;       /* as it stands on disk */
+	json_t *spec;       /* as it was last read or written */
+	struct vm_file_id spec_id; /* what that was read from; 0: from nothing on disk */
 	json_t *running;    /* effective, what QEMU has; NULL when stopped */
 	/* {"accel", "cpu-model", "machine", "qemu-version", "binary", "binary-id", "sandbox", "sandbox-note"?, "vhost-net"?, "cgroup"?,
 	 * "pools": definitions (pool.h)} of the
@@ -89,7 +98,10 @@ struct vm {
 	struct qmp_error start_error;
 };
 
-/* Takes the lock and reads the spec: -EBUSY when another keeper has the VM, -ENOENT when there is no such VM. */
+/*
+ * Takes the lock and reads the spec: -EBUSY when another keeper has the VM, -ENOENT when there is no such VM. Where a QEMU lives
+ * whose spec is gone or damaged, the spec is what that QEMU was started with.
+ */
 int vm_open(uv_loop_t *loop, const struct vm_dirs *dirs, const char *name, const struct vm_handlers *h, struct vm **ret,
 	    struct qmp_error *err);
 /* Lets go; a QEMU that runs goes on. */
@@ -124,7 +136,11 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err);
 /* Why it is unresponsive, in words: new. */
 char *vm_why_unresponsive(const struct vm *vm);
-/* Replaces the spec on disk (checked already). */
+/* Before the spec is needed: what somebody else has made of it on disk. Where that cannot be read it stays as it was. */
+int vm_renew_spec(struct vm *vm, struct qmp_error *err);
+/* The spec as it is on disk now; new. NULL: it cannot be read. */
+json_t *vm_spec_on_disk(const struct vm *vm, struct qmp_error *err);
+/* Replaces the spec on disk (checked already). -ESTALE: another program has changed it since it was read, and it is left. */
 int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err);
 /* The same in two halves (files.h): most of the time that the disk takes passes while QEMU works. */
 int vm_draft_spec(const struct vm *vm, const json_t *spec, struct vm_draft *ret, struct qmp_error *err);

@@ -408,7 +408,7 @@ static void exec_keeper(struct cli *cli, const char *name, const char *how, int 
 	int null = open("/dev/null", O_RDWR), out;
 
 	setsid();
-	out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0600);
+	out = open(log, O_WRONLY | O_CREAT | O_NONBLOCK | O_APPEND | O_NOFOLLOW, 0600);
 	if (out < 0)
 		out = null;
 	if (dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0)

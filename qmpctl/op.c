@@ -255,9 +255,20 @@ static bool ask_when_refused(struct op_call *call, const struct qmp_error *why)
 	return ask(call);
 }
 
+/* What is to be changed is what stands on disk now, where people edit it, too. */
+static int renew_spec(const struct op_call *call, struct qmp_error *err)
+{
+	struct vm *vm = call->guest->vm;
+
+	if (call->op->asks == OP_ASKS_NOTHING || !op_flag(call, "config", true) || vm_renew_spec(vm, err) == 0)
+		return 0;
+	return qmp_error_wrap(err, "%s was not changed", vm->name);
+}
+
 void ops_go_on(struct guest *g)
 {
 	struct op_call *call = g->queue;
+	struct qmp_error err = {0};
 
 	/*
 	 * A change that was cut short is settled before the next begins; while QEMU cannot be reached that cannot be
@@ -269,7 +280,9 @@ void ops_go_on(struct guest *g)
 	call->next = NULL;
 	g->running = call;
 	g->changes++;
-	if (!ask_first(call))
+	if (renew_spec(call, &err) < 0)
+		op_fail(call, &err);
+	else if (!ask_first(call))
 		call->op->start(call);
 }
 

@@ -26,6 +26,8 @@ static void start_status(struct op_call *call)
 {
 	const struct guest *g = call->guest;
 	const struct vm *vm = g->vm;
+	struct qmp_error why = {0};
+	json_auto_t *spec = vm_spec_on_disk(vm, &why);
 	json_t *s = json_pack("{s:s, s:s, s:O?, s:o, s:i}", "name", vm->name, "state", vm_state_name(vm->state), "uuid",
 			      json_object_get(vm->spec, "uuid"), "pending", pending_status(g), "keeper-pid",
 			      (int)getpid());
@@ -36,10 +38,12 @@ static void start_status(struct op_call *call)
 		json_object_update_missing(s, vm->host_facts);
 		json_object_set_new(s, "agent", agent_status(g->agent));
 	}
+	if (!spec)
+		json_object_set_new(s, "spec-error", qmp_json_text(why.message));
 	if (vm->state == VM_UNRESPONSIVE) {
-		_cleanup_free_ char *why = vm_why_unresponsive(vm);
+		_cleanup_free_ char *silence = vm_why_unresponsive(vm);
 		json_object_set_new(s, "unresponsive",
-				    json_pack("{s:I, s:s?}", "since", (json_int_t)vm->since, "why", why));
+				    json_pack("{s:I, s:s?}", "since", (json_int_t)vm->since, "why", silence));
 	}
 	if (g->running)
 		json_object_set_new(s, "operation", json_string(g->running->op->name));
@@ -58,8 +62,12 @@ static void start_status(struct op_call *call)
 static void start_show(struct op_call *call)
 {
 	const struct vm *vm = call->guest->vm;
-	json_t *r = json_pack("{s:O}", "spec", vm->spec);
+	struct qmp_error why = {0};
+	json_auto_t *spec = vm_spec_on_disk(vm, &why);
+	json_t *r = json_pack("{s:O}", "spec", spec ? spec : vm->spec);
 
+	if (!spec)
+		json_object_set_new(r, "spec-error", qmp_json_text(why.message));
 	if (vm->running) {
 		json_object_set(r, "running", vm->running);
 		json_object_set(r, "host", vm->host_facts);

@@ -99,9 +99,11 @@ static void on_due(uv_timer_t *t)
 
 void restart_consider(struct restart *r)
 {
-	const struct vm *vm = r->guest->vm;
-	json_auto_t *policy = policy_of(r);
+	struct vm *vm = r->guest->vm;
+	json_auto_t *policy;
 
+	(void)vm_renew_spec(vm, NULL); /* where it cannot be read, the policy is as it was known */
+	policy = policy_of(r);
 	/* What never came up is for whoever started it. */
 	if (!vm->was_up || r->guest->restarting || r->starting)
 		return;

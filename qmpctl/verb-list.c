@@ -30,6 +30,8 @@ static char *note_of(const json_t *s)
 		return strdup("restarting was given up");
 	if (pending > 0)
 		return qmp_asprintf("%zu pending", pending);
+	if (text_of(s, "spec-error"))
+		return strdup(text_of(s, "spec-error"));
 	if (streq(text_of(s, "state"), "unattended"))
 		return strdup("no keeper; any verb on it starts one");
 	return strdup(streq(text_of(s, "state"), "unknown") ? "its keeper does not answer" : "");

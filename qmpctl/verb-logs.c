@@ -39,7 +39,7 @@ static void copy_as_json(FILE *file, const char *vm, const char *which)
 
 static int copy_file(const struct cli *cli, int dir, const char *name, const char *which)
 {
-	int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	int fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
 	FILE *file = fd >= 0 ? fdopen(fd, "re") : NULL;
 
 	if (!file) {

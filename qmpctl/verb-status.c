@@ -51,6 +51,8 @@ static void print_status(const json_t *s)
 		       int_of(s, "pid"), int_of(s, "uptime"), text_of(s, "accel"), text_of(s, "cpu-model"),
 		       text_of(s, "machine"), int_of(version, "major"), int_of(version, "minor"), int_of(version, "micro"),
 		       text_of(json_object_get(s, "agent"), "state"));
+	if (text_of(s, "spec-error"))
+		printf("spec      cannot be read, and nothing of it be changed: %s\n", text_of(s, "spec-error"));
 	if (end)
 		printf("last end  %s%s%s\n", text_of(end, "reason"), text_of(end, "note") ? ": " : "",
 		       text_of(end, "note") ? text_of(end, "note") : "");

@@ -54,11 +54,32 @@ int verb_print_outcome(struct cli *cli, const json_t *result, const char *what)
 
 /* ---- Names ---- */
 
+/* Those that run and whose spec is gone: they are VMs as well. */
+static void add_running(struct cli *cli, json_t *names)
+{
+	json_auto_t *known = json_object();
+	DIR *dir = opendir(cli->dirs.run);
+	const struct dirent *entry;
+	json_t *name;
+	size_t i;
+
+	json_array_foreach(names, i, name)
+		json_object_set_new(known, json_string_value(name), json_true());
+	while (dir && (entry = readdir(dir)))
+		if (!json_object_get(known, entry->d_name) && client_qemu_lives(cli, entry->d_name))
+			json_array_append_new(names, json_string(entry->d_name));
+	if (dir)
+		closedir(dir);
+}
+
 json_t *vm_names(struct cli *cli)
 {
 	json_t *names = NULL;
 
-	return vm_conf_names(cli->dirs.conf, "vms", &names, &cli->error) == 0 ? names : NULL;
+	if (vm_conf_names(cli->dirs.conf, "vms", &names, &cli->error) < 0)
+		return NULL;
+	add_running(cli, names);
+	return names;
 }
 
 int vm_check_name(struct cli *cli, const char *name)
@@ -74,6 +95,8 @@ int vm_check_name(struct cli *cli, const char *name)
 		return 0;
 	if (errno != ENOENT)
 		return qmp_error_errno(&cli->error, -errno, "the VM %s: %s", name, path);
+	if (client_qemu_lives(cli, name))
+		return 0;
 	names = vm_names(cli);
 	near = vm_nearest_of(names, name);
 	cli->error = (struct qmp_error){0};
