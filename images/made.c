@@ -121,12 +121,16 @@ int img_made_condemn_volume(struct img_made *m, struct img_volume *v, struct qmp
 	_cleanup_free_ char *id = NULL;
 	int r = img_volume_id(v, &id, err);
 
+	if (r < 0 && err->kind == QMP_ERR_NOT_FOUND) {
+		*err = (struct qmp_error){0};
+		return 0;
+	}
 	/* Some go by way of a hidden name. */
 	if (r == 0 && v->pool.type->hidden)
 		r = img_made_note_volume(m, v->location, NULL, err);
 	if (r == 0 && id && (r = write_line(m->fd, json_pack("{s:s, s:s}", "volume", v->location, "id", id))) < 0)
 		qmp_error_errno(err, r, "noting that %s is to go", v->location);
-	return r == -ENOENT ? 0 : r;
+	return r;
 }
 
 /* ---- Ending it ---- */

@@ -33,6 +33,7 @@ int img_made_note_volume(void *made, const char *location, const char *id, struc
 int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err);
 /* Also PATH, which is there and is to go, where it is a file; nothing here removes it but settling. */
 int img_made_condemn(struct img_made *m, const char *path, struct qmp_error *err);
+/* ERR is wanted. */
 int img_made_condemn_volume(struct img_made *m, struct img_volume *v, struct qmp_error *err);
 /* Each ends it; of one that was not begun: nothing. The images are their VM's. */
 void img_made_keep(struct img_made *m);

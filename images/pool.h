@@ -68,7 +68,7 @@ struct img_pool_type {
 	int (*create)(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err);
 	int (*remove)(struct img_pool *p, const char *volume, struct qmp_error *err);
 	int (*resize)(struct img_pool *p, const char *volume, uint64_t size, struct qmp_error *err);
-	/* Bytes that a guest sees; -ENOENT: it is not there. NULL: a volume is a node of this host, which says so itself. */
+	/* Bytes that a guest sees; QMP_ERR_NOT_FOUND: it is not there. NULL: a volume is a node of this host, which says so itself. */
 	int (*size)(struct img_pool *p, const char *volume, uint64_t *ret, struct qmp_error *err);
 	/*
 	 * A volume that has what another has now, and takes no room for it; written to by itself. NULL: it cannot. -EOPNOTSUPP: not of

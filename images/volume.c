@@ -53,9 +53,24 @@ static int is_there(struct img_volume *v, const char *name, const char *path, st
 
 	if (!v->pool.type->size)
 		return access(path, F_OK) == 0;
-	if (r < 0 && r != -ENOENT)
+	if (r < 0 && why.kind != QMP_ERR_NOT_FOUND)
 		return qmp_error_set(err, why.kind, r, "%s", why.message);
 	return r == 0;
+}
+
+/* A volume without its node may be one that is not active: the pool itself has the last word. */
+static int refuse_inactive(struct img_volume *v, struct qmp_error *err)
+{
+	json_auto_t *volumes = NULL;
+	const json_t *volume;
+	size_t i;
+	int r = v->pool.type->size ? 0 : img_pool_volumes(&v->pool, &volumes, err);
+
+	json_array_foreach(volumes, i, volume)
+		if (streq(text_of(volume, "name"), v->name))
+			return qmp_error_set(err, QMP_ERR_HOST, -ENXIO, "%s is there, but not active on this host (there is no %s); \"qmpctl "
+					     "pool refresh %s\" brings it", v->location, v->path, v->pool.name);
+	return r;
 }
 
 /* Waits, where udev is, until it has seen what was done: device-mapper and ZFS leave the nodes to it. */
@@ -246,9 +261,10 @@ static int check_there(struct img_volume *v, struct qmp_error *err)
 
 	if (r == 0 && img_pool_sweep(&v->pool, NULL) == 0)
 		r = is_there(v, v->name, v->path, err);
-	if (r == 0)
-		return qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "there is no volume %s (%s)", v->location, v->path);
-	return r < 0 ? r : 0;
+	if (r != 0)
+		return r < 0 ? r : 0;
+	r = refuse_inactive(v, err);
+	return r < 0 ? r : qmp_error_set(err, QMP_ERR_NOT_FOUND, -ENOENT, "there is no volume %s (%s)", v->location, v->path);
 }
 
 /* ---- Snapshots ---- */

@@ -30,11 +30,11 @@ void img_volume_close(struct img_volume *v);
 /* SIZE bytes or a little more, as the storage's units are. FORMAT: a volume of this kind is "raw". Never over one that is there. */
 int img_volume_create(struct img_volume *v, const char *format, uint64_t size, struct qmp_error *err);
 int img_volume_remove(struct img_volume *v, struct qmp_error *err);
-/* What tells it from others of its name, before and after; new. NULL: nothing does. -ENOENT: it is not there. */
+/* What tells it from others of its name, before and after; new. NULL: nothing does. QMP_ERR_NOT_FOUND: it is not there. */
 int img_volume_id(struct img_volume *v, char **ret, struct qmp_error *err);
-/* That it is there, as all verbs below find it: brought back where somebody was killed half way back to a snapshot. -ENOENT: it is not. */
+/* That it is there, as all verbs below find it: brought back where somebody was killed half way back to a snapshot. QMP_ERR_NOT_FOUND: it is not. */
 int img_volume_look(struct img_volume *v, struct qmp_error *err);
-/* Whether it is there, and the one that was noted with that ID: 1, 0 or an error. */
+/* Whether it is there, and the one that was noted with that ID: 1, 0 or an error. ERR is wanted. */
 int img_volume_is(struct img_volume *v, const char *id, struct qmp_error *err);
 /* SHRINK: it may lose what is behind SIZE. */
 int img_volume_resize(struct img_volume *v, uint64_t size, bool shrink, struct qmp_error *err);

@@ -134,9 +134,13 @@ static int refuse_unused(struct access *a, const char *path, const json_t *image
 static int find_file(struct cli *cli, struct found *f)
 {
 	struct stat st;
+	int r = 0;
 
-	if (stat(f->path, &st) < 0 && errno == ENOENT && !(f->is_volume && img_volume_look(&f->volume, NULL) == 0))
-		return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "there is no image %s", f->path);
+	if (stat(f->path, &st) < 0 && errno == ENOENT)
+		r = f->is_volume ? img_volume_look(&f->volume, &cli->error)
+				 : qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "there is no image %s", f->path);
+	if (r < 0)
+		return r;
 	if (stat(f->path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is neither a file nor a block device",
 				     f->path);

@@ -109,18 +109,23 @@ static int condemn(struct cli *cli, const json_t *image)
 	return r < 0 ? r : img_made_condemn_volume(&cli->made, &v, &cli->error);
 }
 
-/* What is to go with the spec. Where that cannot be noted, as on a disk that is full, it is deleted all the same. */
+/*
+ * What is to go with the spec; images that are noted get "noted". Where that cannot be, as on a disk that is full or where a pool
+ * does not answer, it is deleted all the same.
+ */
 static void condemn_all(struct cli *cli, const json_t *images)
 {
-	const json_t *image;
+	json_t *image;
 	size_t i;
-	int r = 0;
+	int r;
 
-	json_array_foreach(images, i, image)
-		if (r == 0 && cli_option(cli, "disks") && is_ours(cli, image))
-			r = condemn(cli, image);
-	if (r == 0)
-		r = condemn_file(cli, img_seed_path(&cli->dirs, cli->args[0]));
+	json_array_foreach(images, i, image) {
+		if (!cli_option(cli, "disks") || !is_ours(cli, image))
+			continue;
+		json_object_set_new(image, "noted", json_boolean(condemn(cli, image) == 0));
+		cli->error = (struct qmp_error){0};
+	}
+	r = condemn_file(cli, img_seed_path(&cli->dirs, cli->args[0]));
 	for (int secure = 0; r == 0 && secure < 2; secure++)
 		r = condemn_file(cli, vm_firmware_vars(&cli->dirs, cli->args[0], secure));
 	cli->error = (struct qmp_error){0};
@@ -189,7 +194,8 @@ static int delete_images(struct cli *cli, const json_t *images, json_t *deleted,
 		if (ours && !why)
 			json_array_append(gone, json_object_get(image, "path"));
 		if (why)
-			fprintf(stderr, "%s: %s (%s)\n", known ? "kept" : "qmpctl: kept until a later verb can delete it",
+			fprintf(stderr, "%s: %s (%s)\n", known ? "kept" : json_is_true(json_object_get(image, "noted")) ?
+				"qmpctl: kept until a later verb can delete it" : "qmpctl: kept, for \"qmpctl image delete\" to delete it",
 				text_of(image, "name"), why);
 		*ret_left |= !known;
 	}

@@ -221,6 +221,18 @@ class Pool(WorldTest):
         self.w.ok("kill", "one")
         self.assertIn(f"{self.w.base}/a.raw", self.w.ok("args", "one").out)
 
+    def test_commands_that_are_missing_do_not_say_that_a_volume_is_gone(self):
+        folder = os.path.join(self.w.root, "etc", "pools")
+        os.makedirs(folder, mode=0o700)
+        with open(os.path.join(folder, "ceph.json"), "w", encoding="utf-8") as f:
+            json.dump({"name": "ceph", "type": "rbd", "pool": "vms"}, f)
+        self.w.create("v", {"disks": [{"path": "ceph:v-1", "format": "raw"}]})
+        self.w.env["PATH"] = folder
+        self.assertIn("ceph-common", self.w.expect(HOST, "image", "delete", "--force", "ceph:v-1").err)
+        result = self.w.expect(HOST, "delete", "v", "--disks", "-o", "json")
+        self.assertEqual(result.json()["kept"], ["ceph:v-1"])
+        self.assertIn("ceph-common", result.err)
+
     def test_what_is_made_of_images_in_it(self):
         """A disk for an image, and clones of VMs, are where they are wanted, or where the disk is that is cloned."""
         folder = os.path.join(self.w.base, "vms")

@@ -5,13 +5,14 @@ import shutil
 import stat
 
 import world
-from world import NOT_FOUND, STATE, WorldTest
+from world import HOST, NOT_FOUND, OK, STATE, WorldTest
 
 MIB = 1 << 20
 FAKE = """#!/bin/sh
 echo "$(basename "$0") $*" >>{folder}/asked
 [ "$(basename "$0")" != lvs ] || cat {folder}/lvs.json
 [ "$(basename "$0")" != vgs ] || echo '{{"report": [{{"vg": [{{"vg_size": "1073741824", "vg_free": "1073741824"}}]}}]}}'
+exit {status}
 """
 
 
@@ -23,13 +24,22 @@ class Lvm(WorldTest):
         self.addCleanup(shutil.rmtree, f"/dev/{self.vg}")
         self.bin = os.path.join(self.w.base, "bin")
         os.mkdir(self.bin)
-        for name in ("lvs", "vgs", "lvresize"):
-            path = os.path.join(self.bin, name)
-            with open(path, "w", encoding="ascii") as f:
-                f.write(FAKE.format(folder=self.bin))
-            os.chmod(path, os.stat(path).st_mode | stat.S_IXUSR)
+        self.install("lvs", "vgs", "lvresize", "lvremove")
         self.w.env["PATH"] = f"{self.bin}:{self.w.env['PATH']}"
         self.rows = []
+
+    def install(self, *names, status=0):
+        for name in names:
+            path = os.path.join(self.bin, name)
+            with open(path, "w", encoding="ascii") as f:
+                f.write(FAKE.format(folder=self.bin, status=status))
+            os.chmod(path, os.stat(path).st_mode | stat.S_IXUSR)
+
+    def uninstall(self, *names):
+        """Nobody finds it any more, where the host has it, too."""
+        self.w.env["PATH"] = self.bin
+        for name in names:
+            os.unlink(os.path.join(self.bin, name))
 
     def volume(self, name, **row):
         """One of 8 MiB, as LVM has it."""
@@ -37,6 +47,9 @@ class Lvm(WorldTest):
             f.truncate(8 * MIB)
         self.rows.append({"lv_name": name, "lv_size": str(8 * MIB), "lv_attr": "-wi-a-----", "origin": "", "origin_size": "", "lv_tags": "",
                           "data_percent": "", "metadata_percent": "", "pool_lv": "", "lv_time": "0", **row})
+        self.tell()
+
+    def tell(self):
         with open(os.path.join(self.bin, "lvs.json"), "w", encoding="ascii") as f:
             json.dump({"report": [{"lv": self.rows}]}, f)
 
@@ -58,6 +71,56 @@ class Lvm(WorldTest):
         self.assertEqual(self.changes(), [])
         self.w.ok("image", "resize", "lv:c", "16M")
         self.assertEqual(self.changes(), [f"lvresize --quiet --yes --force --size {16 * MIB}b -- {self.vg}/c"])
+
+    def notes(self):
+        return os.listdir(os.path.join(self.w.root, "lib", "made"))
+
+    def test_what_cannot_be_asked_is_not_gone(self):
+        """Neither where LVM's commands are missing, nor where a volume is not active: "delete --disks" says what it has not deleted."""
+        self.w.ok("pool", "create", "lv", f"lvm,vg={self.vg}")
+        node = f"/dev/{self.vg}/v-1"
+
+        def delete(rc, *says):
+            self.w.create("v", {"disks": [{"path": "lv:v-1", "format": "raw"}]})
+            result = self.w.expect(rc, "delete", "v", "--disks", "-o", "json")
+            self.assertEqual(result.json(), {"name": "v", "deleted": [] if says else ["lv:v-1"], "kept": ["lv:v-1"] if says else []})
+            for text in says:
+                self.assertIn(text, result.err)
+
+        self.volume("v-1", lv_uuid="one")
+        path = self.w.env["PATH"]
+        self.uninstall("lvs")
+        delete(HOST, "kept, for", "lv:v-1", "lvs", "lvm2")
+        self.assertIn("lvs", self.w.expect(HOST, "image", "delete", "lv:v-1").err)
+        os.unlink(node)
+        delete(HOST, "kept, for", "lv:v-1", "lvs", "lvm2")
+
+        self.w.env["PATH"] = path
+        self.install("lvs")
+        delete(HOST, "kept, for", "lv:v-1 is there", "pool refresh lv")
+        self.assertIn("pool refresh lv", self.w.expect(HOST, "image", "delete", "lv:v-1").err)
+        self.assertEqual((self.changes(), self.notes()), ([], []))
+
+        # It is noted, and cannot be deleted, nor asked for: the note stays until it can.
+        self.volume("v-1", lv_uuid="one")
+        self.install("lvremove", status=5)
+        delete(HOST, "kept until a later verb can delete it", "lvremove")
+        asked = self.changes()
+        self.uninstall("lvs", "lvremove")
+        for name in "wx":
+            self.w.create(name, {})
+        self.w.ok("delete", "w")
+        self.assertEqual(len(self.notes()), 1)
+        self.w.env["PATH"] = path
+        self.install("lvs", "lvremove")
+        self.w.ok("delete", "x")
+        self.assertEqual(self.changes(), 2 * asked)
+        self.assertEqual(self.notes(), [])
+
+        os.unlink(node)
+        self.rows = []
+        self.tell()
+        delete(OK)
 
 
 if __name__ == "__main__":
