@@ -175,24 +175,75 @@ void img_header_parse(const unsigned char *d, size_t len, struct img_header *ret
 	}
 }
 
+/* ---- What stands elsewhere in a file ---- */
+
+/* IMG_HEAD bytes from AT on, or as many as there are: that many. */
+static ssize_t read_at(int fd, uint64_t at, unsigned char *data)
+{
+	size_t len = 0;
+
+	while (len < IMG_HEAD && at <= INT64_MAX - IMG_HEAD) {
+		ssize_t n = pread(fd, data + len, IMG_HEAD - len, (off_t)(at + len));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n < 0 ? -errno : (ssize_t)len;
+		len += (size_t)n;
+	}
+	return (ssize_t)len;
+}
+
+/* Where, in a table of N entries of 32 bytes from FIRST on, that of the GUID begins; 0: it has none. */
+static size_t entry_of(const struct head *h, size_t first, uint64_t n, const char guid[16])
+{
+	for (size_t at = first; n > 0 && at + 32 <= h->len; at += 32, n--)
+		if (memcmp(h->d + at, guid, 16) == 0)
+			return at;
+	return 0;
+}
+
+#define VHDX_REGIONS   ((uint64_t)192 << 10)
+#define VHDX_METADATA  "\x06\xa2\x7c\x8b\x90\x47\x9a\x4b\xb8\xfe\x57\x5f\x05\x0f\x88\x6e"
+#define VHDX_DISK_SIZE "\x24\x42\xa5\x2f\x1b\xcd\x76\x48\xb2\x11\x5d\xbe\xd8\x3b\xf4\xb8"
+
+/* The table of regions says where the table of metadata is, and that, in what is behind it, where the size is; 0: they do not. */
+static uint64_t vhdx_size(int fd, unsigned char *data)
+{
+	ssize_t n = read_at(fd, VHDX_REGIONS, data);
+	struct head h = {data, n > 4 && memcmp(data, "regi", 4) == 0 ? (size_t)n : 0};
+	size_t at = entry_of(&h, 16, little(&h, 8, 4), VHDX_METADATA);
+	uint64_t metadata = at ? little(&h, at + 16, 8) : 0;
+
+	n = metadata ? read_at(fd, metadata, data) : 0;
+	h.len = n > 8 && memcmp(data, "metadata", 8) == 0 ? (size_t)n : 0;
+	at = entry_of(&h, 32, little(&h, 10, 2), VHDX_DISK_SIZE);
+	metadata += at ? little(&h, at + 16, 4) : 0;
+	n = at && metadata <= INT64_MAX ? pread(fd, data, 8, (off_t)metadata) : 0;
+	h.len = n == 8 ? 8 : 0;
+	return little(&h, 0, 8);
+}
+
+/* What is behind the keys. */
+static uint64_t luks_size(int fd, const struct head *h)
+{
+	off_t end = lseek(fd, 0, SEEK_END);
+	uint64_t before = big(h, 104, 4) * SECTOR;
+
+	return big(h, 6, 2) == 1 && end > 0 && (uint64_t)end > before ? (uint64_t)end - before : 0;
+}
+
 int img_header_read(const char *path, struct img_header *ret, struct qmp_error *err)
 {
 	_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	_cleanup_free_ unsigned char *data = fd >= 0 ? malloc(IMG_HEAD) : NULL;
-	size_t len = 0;
+	ssize_t n = data ? read_at(fd, 0, data) : fd < 0 ? -errno : -ENOMEM;
 
-	if (!data)
-		return qmp_error_errno(err, fd < 0 ? -errno : -ENOMEM, "reading the image %s", path);
-	while (len < IMG_HEAD) {
-		ssize_t n = pread(fd, data + len, IMG_HEAD - len, (off_t)len);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return qmp_error_errno(err, -errno, "reading the image %s", path);
-		if (n == 0)
-			break;
-		len += (size_t)n;
-	}
-	img_header_parse(data, len, ret);
+	if (n < 0)
+		return qmp_error_errno(err, (int)n, "reading the image %s", path);
+	img_header_parse(data, (size_t)n, ret);
+	if (streq(ret->format, "luks"))
+		ret->virtual_size = luks_size(fd, &(struct head){data, (size_t)n});
+	if (streq(ret->format, "vhdx"))
+		ret->virtual_size = vhdx_size(fd, data);
 	return 0;
 }

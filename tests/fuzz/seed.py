@@ -12,6 +12,7 @@ import re
 import shutil
 import struct
 import sys
+import uuid
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 UNIT = os.path.join(HERE, "../unit")
@@ -195,6 +196,13 @@ def seeds_header():
     yield (b"KDMV" + struct.pack("<II5Q", 3, 0, 0, 128, 1, 2, 0)).ljust(512, b"\0") + text.ljust(1024, b"\0")
     yield b"QED\0" + struct.pack("<III4QQII", 65536, 4, 1, 1, 0, 0, 65536, 1 << 30, 80, 10).ljust(76, b"\0") + b"/base.qed\0"
     yield qcow2(3, b"", 4)[:104] + struct.pack(">II", 0x44415441, 9) + b"/data.raw".ljust(16, b"\0")
+    # A vhdx: the tables are at 192 KiB, and the file has its bytes from 16 on there once more (fuzz_header.c).
+    regions = (struct.pack("<4sIII", b"regi", 0, 1, 0) + uuid.UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e").bytes_le +
+               struct.pack("<QII", (192 << 10) + 64, 1 << 20, 1))
+    metadata = (struct.pack("<8sHH20x", b"metadata", 0, 1) + uuid.UUID("2fa54224-cd1b-4876-b211-5dbed83bf4b8").bytes_le +
+                struct.pack("<IIII", 80, 8, 6, 0))
+    yield b"vhdxfile".ljust(16, b"\0") + regions.ljust(64, b"\0") + metadata.ljust(80, b"\0") + struct.pack("<Q", 1 << 30)
+    yield b"LUKS\xba\xbe\0\1".ljust(104, b"\0") + struct.pack(">I", 1).ljust(600, b"\0")
     for magic in (b"QED\0", b"KDMV", b"COWD", b"\0" * 64 + b"\x7f\x10\xda\xbe", b"vhdxfile", b"conectix", b"WithoutFreeSpace",
                   b"WithouFreSpacExt", b"LUKS\xba\xbe\0\2", b"# Disk DescriptorFile\n", b"", b"\0" * 512):
         yield magic.ljust(600, b"\0")

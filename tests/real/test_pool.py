@@ -53,6 +53,16 @@ class Pool(WorldTest):
         self.assertTrue(os.path.exists(os.path.join(self.folder, "a.qcow2")), "a pool that is forgotten keeps its volumes")
         self.w.expect(NOT_FOUND, "pool", "delete", "data")
 
+    def test_capacity_is_what_a_guest_sees(self):
+        """Also where it does not stand at the beginning of the file."""
+        self.make()
+        formats = ("raw", "qcow2", "vmdk", "vhdx", "vdi", "qed")
+        for form in formats:
+            self.image(f"a.{form}", "80M", form)
+        info = self.info()
+        self.assertEqual({v["name"]: v["capacity"] for v in info["content"]}, {f"a.{form}": 80 << 20 for form in formats})
+        self.assertEqual(info["promised"], len(formats) * 80 << 20)
+
     def test_completion(self):
         self.make()
         self.image("a.qcow2")

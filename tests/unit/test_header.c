@@ -1,6 +1,6 @@
 #include "images/header.h"
 #include "proto/base.h"
-#include "tests/unit/check.h"
+#include "tests/unit/folder.h"
 
 static void test_formats(void)
 {
@@ -67,6 +67,27 @@ static void test_every_prefix(void)
 		CHECK_STR(h.format, n >= 4 ? "qcow2" : "raw");
 		free(copy);
 	}
+}
+
+/* The size of a LUKS image is that of its file, without what is before the data; of a vhdx with no more than a head it is not known. */
+static void test_size_elsewhere(void)
+{
+	char folder[] = "/tmp/qmpctl-header-XXXXXX", d[8192] = "LUKS\xba\xbe\0\1";
+	struct qmp_error err = {0};
+	struct img_header h;
+
+	CHECK(mkdtemp(folder) != NULL);
+	d[107] = 8; /* sectors before the data: big-endian at 104 */
+	CHECK_INT(img_header_read(file_in(folder, "luks", d, sizeof d), &h, &err), 0);
+	CHECK_STR(h.format, "luks");
+	CHECK_INT(h.virtual_size, 4096);
+	d[107] = 16;
+	CHECK_INT(img_header_read(file_in(folder, "luks", d, sizeof d), &h, &err), 0);
+	CHECK_INT(h.virtual_size, 0);
+	CHECK_INT(img_header_read(file_in(folder, "vhdx", "vhdxfile", 8), &h, &err), 0);
+	CHECK_STR(h.format, "vhdx");
+	CHECK_INT(h.virtual_size, 0);
+	CHECK(unlink(path_in(folder, "luks")) == 0 && unlink(path_in(folder, "vhdx")) == 0 && rmdir(folder) == 0);
 }
 
 static void put(unsigned char *d, size_t at, const char *text)
@@ -158,6 +179,7 @@ int main(void)
 	RUN(test_formats);
 	RUN(test_backing);
 	RUN(test_encryption);
+	RUN(test_size_elsewhere);
 	RUN(test_every_prefix);
 	return 0;
 }
