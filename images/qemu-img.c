@@ -672,7 +672,7 @@ int img_bitmap(const json_t *image, const char *action, const char *name, const 
 	return task_give(t, ret, err);
 }
 
-int img_snapshot(const json_t *image, const char *action, const char *name, struct img_task **ret,
+int img_snapshot(const json_t *image, const char *action, const char *name, const char *id, struct img_task **ret,
 		 struct qmp_error *err)
 {
 	struct img_task *t = task_new("snapshot", "the snapshot \"%s\" of %s", name, text_of(image, "path"));
@@ -680,7 +680,10 @@ int img_snapshot(const json_t *image, const char *action, const char *name, stru
 	if (!t)
 		return task_give(t, ret, err);
 	add(t, "-q");
-	add_pair(t, streq(action, "create") ? "-c" : streq(action, "apply") ? "-a" : "-d", name);
+	if (streq(action, "apply"))
+		add_pair(t, "-a", id);
+	else
+		add_pair(t, streq(action, "create") ? "-c" : "-d", name);
 	add_image(t, image);
 	t->result = nothing;
 	return task_give(t, ret, err);

@@ -73,8 +73,8 @@ int img_measure(const json_t *image, uint64_t size, const char *format, const ch
  * added. */
 int img_bitmap(const json_t *image, const char *action, const char *name, const char *from, uint64_t granularity,
 	       struct img_task **ret, struct qmp_error *err);
-/* Internal snapshots. ACTION: create, apply or delete. */
-int img_snapshot(const json_t *image, const char *action, const char *name, struct img_task **ret,
+/* Internal snapshots. ACTION: create, apply or delete. ID: of apply; a name alone may be another one's id, which goes before it. */
+int img_snapshot(const json_t *image, const char *action, const char *name, const char *id, struct img_task **ret,
 		 struct qmp_error *err);
 
 /* ---- Running it ---- */

@@ -414,7 +414,7 @@ const struct verb verb_image_bitmap = {
 	.group = GROUP_IMAGE,
 	.args = {{"IMAGE", .kind = ARG_PATH}, {"ACTION", .kind = ARG_CHOICE, .choices = "add|remove|clear|enable|disable|merge"}, {"BITMAP"}},
 	.summary = "Add, remove or change a dirty bitmap of a stopped VM's image",
-	.notes = "\"image info\" lists them.",
+	.notes = "ACTION is add, remove, clear, enable, disable, or merge. \"image info\" lists them.",
 	.options = (const struct cli_option[]){
 		{"granularity", "SIZE", "of one that is added: bytes that one bit stands for"},
 		{"merge-from", "OTHER", "of merge: the bitmap of the same image that is merged into BITMAP"},
@@ -436,7 +436,8 @@ static int internal_snapshots(struct cli *cli, struct found *f, json_t **ret)
 	if (r == 0)
 		r = image_run(cli, task, "reading", 0, &info);
 	json_array_foreach(json_object_get(info, "snapshots"), i, s)
-		json_array_append_new(list, json_pack("{s:O, s:O}", "name", json_object_get(s, "name"), "created", json_object_get(s, "date-sec")));
+		json_array_append_new(list, json_pack("{s:O, s:O, s:O}", "name", json_object_get(s, "name"), "id", json_object_get(s, "id"),
+						      "created", json_object_get(s, "date-sec")));
 	if (r == 0)
 		*ret = take_ptr(list);
 	return r;
@@ -491,8 +492,31 @@ static int change_of_volume(struct cli *cli, struct found *f, const char *action
 	return img_volume_snapshot_rollback(&f->volume, name, cli_option(cli, "force") != NULL, &cli->error);
 }
 
+/* That the one of that name is there, or (create) none is. *RET: it, in LIST. */
+static int find_snapshot(struct cli *cli, const struct found *f, const char *action, const char *name, const json_t *list, const json_t **ret)
+{
+	bool create = streq(action, "create");
+	const json_t *s;
+	size_t i;
+
+	*ret = NULL;
+	if (create && !*name)
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "image snapshot create: a SNAPSHOT has a name");
+	json_array_foreach(list, i, s)
+		if (!*ret && streq(text_of(s, "name"), name))
+			*ret = s;
+	if (create && *ret)
+		return qmp_error_set(&cli->error, QMP_ERR_EXISTS, -EEXIST, "%s has a snapshot %s already; nothing was changed", f->path, name);
+	if (!create && !*ret)
+		return qmp_error_set(&cli->error, QMP_ERR_NOT_FOUND, -ENOENT, "%s has no snapshot %s; \"image snapshot %s list\" shows which there "
+				     "are", f->path, name, f->path);
+	return 0;
+}
+
 static int change_internal(struct cli *cli, struct found *f, const char *action, const char *name)
 {
+	json_auto_t *list = NULL;
+	const json_t *s;
 	struct img_task *task;
 	int r = image_refuse_running(cli, f, false, "changing its internal snapshots");
 
@@ -500,7 +524,11 @@ static int change_internal(struct cli *cli, struct found *f, const char *action,
 		return qmp_error_set(&cli->error, QMP_ERR_UNSUPPORTED, -ENOTSUP, "%s is raw: a file has snapshots where it is qcow2 (image convert), "
 				     "a raw one only as a volume of LVM, ZFS, Ceph or a Btrfs subvolume", f->path);
 	if (r == 0)
-		r = img_snapshot(f->image, streq(action, "rollback") ? "apply" : action, name, &task, &cli->error);
+		r = internal_snapshots(cli, f, &list);
+	if (r == 0)
+		r = find_snapshot(cli, f, action, name, list, &s);
+	if (r == 0)
+		r = img_snapshot(f->image, streq(action, "rollback") ? "apply" : action, name, s ? text_of(s, "id") : NULL, &task, &cli->error);
 	return r < 0 ? r : image_run(cli, task, "changing it", 0, NULL);
 }
 

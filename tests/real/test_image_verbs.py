@@ -2,7 +2,9 @@
 import glob
 import json
 import os
+import pty
 import random
+import re
 import signal
 import subprocess
 
@@ -93,6 +95,74 @@ class Formats(ImageTest):
         self.assertEqual({p["depth"] for p in parts if p["data"]}, {0, 1})
         self.refused(USAGE, "image", "measure", says="--size")
         self.assertEqual(self.w.expect(FAILED, "image", "compare", base, over).out, "Content mismatch at offset 1048576!\n")
+        larger = self.path("larger.raw")
+        self.w.ok("image", "convert", over, larger)
+        self.w.ok("image", "resize", larger, "+1M")
+        self.w.ok("image", "compare", over, larger)
+        self.w.expect(FAILED, "image", "compare", over, larger, "--strict")
+
+
+class Inside(ImageTest):
+    """What qcow2 images have in themselves: snapshots and bitmaps."""
+
+    def fill(self, path, byte):
+        self.write(path, bytes([byte]) * MIB)
+
+    def holds(self, path, byte, fmt="qcow2"):
+        self.assertEqual(self.read(path, fmt)[:MIB], bytes([byte]) * MIB)
+
+    def snapshots(self, path):
+        return [s["name"] for s in self.w.ok("image", "snapshot", path, "list", "-o", "json").json()]
+
+    def test_snapshots(self):
+        path, out = self.path("a.qcow2"), self.path("out.raw")
+        self.w.ok("image", "create", path, "2M")
+        # qemu-img takes a name for an id first, and the ids are 1, 2, 3.
+        for byte, name in enumerate(("2", "3", "x"), 1):
+            self.fill(path, byte)
+            self.w.ok("image", "snapshot", path, "create", name)
+        self.assertEqual(self.snapshots(path), ["2", "3", "x"])
+        self.assertRegex(self.w.ok("image", "snapshot", path, "list").out, r"x +\d{4}-")
+        for rc, action, name in ((STATE, "create", "3"), (NOT_FOUND, "rollback", "1"), (NOT_FOUND, "delete", "1"), (USAGE, "create", "")):
+            self.w.expect(rc, "image", "snapshot", path, action, name)
+        self.holds(path, 3)
+        for byte, name in ((1, "2"), (3, "x"), (2, "3")):
+            self.w.ok("image", "snapshot", path, "rollback", name)
+            self.holds(path, byte)
+            self.w.ok("image", "convert", path, out, "--snapshot", "2", "--replace")
+            self.holds(out, 1, "raw")
+        self.w.ok("image", "snapshot", path, "delete", "3")
+        self.assertEqual(self.snapshots(path), ["2", "x"])
+        self.w.ok("image", "snapshot", path, "rollback", "2")
+        over = self.path("over.qcow2")
+        self.w.ok("image", "create", over, "--backing", path)
+        self.refused(STATE, "image", "snapshot", path, "rollback", "x", says=over)
+        self.holds(path, 1)
+        self.w.ok("image", "check", path)
+
+    def bitmaps(self, path):
+        info = json.loads(self.qemu_img("info", "--output=json", path))
+        return {b["name"]: (b["granularity"], b["flags"]) for b in info["format-specific"]["data"].get("bitmaps", [])}
+
+    def test_bitmaps(self):
+        path, copy = self.path("a.qcow2"), self.path("copy.qcow2")
+        self.w.ok("image", "create", path, "2M")
+        for name in "ab":
+            self.w.ok("image", "bitmap", path, "add", name, "--granularity", "128K")
+        self.assertEqual(self.bitmaps(path), {"a": (131072, ["auto"]), "b": (131072, ["auto"])})
+        self.w.ok("image", "bitmap", path, "disable", "a")
+        self.assertEqual(self.bitmaps(path)["a"], (131072, []))
+        self.w.ok("image", "bitmap", path, "enable", "a")
+        self.assertEqual(self.bitmaps(path)["a"], (131072, ["auto"]))
+        self.w.ok("image", "bitmap", path, "merge", "b", "--merge-from", "a")
+        self.w.ok("image", "bitmap", path, "clear", "b")
+        self.w.ok("image", "convert", path, copy, "--bitmaps")
+        self.assertEqual(set(self.bitmaps(copy)), {"a", "b"})
+        self.w.ok("image", "bitmap", path, "remove", "a")
+        self.assertEqual(set(self.bitmaps(path)), {"b"})
+        self.refused(HOST, "image", "bitmap", path, "remove", "a", says='"a"')
+        self.refused(USAGE, "image", "bitmap", path, "merge", "b", says="--merge-from")
+        self.refused(USAGE, "image", "bitmap", path, "frob", "b", says="enable")
 
 
 class Names(ImageTest):
@@ -178,6 +248,29 @@ class Ends(ImageTest):
         proc.send_signal(signal.SIGHUP)
         self.assertEqual(proc.wait(PATIENCE), 0)
         self.w.ok("image", "compare", self.path("large.raw"), self.path("copy.qcow2"))
+
+    def test_on_a_terminal(self):
+        """A bar with the rate and the time left; ^C, which comes to qemu-img as well, leaves nothing of the copy nor of the bar."""
+        argv = self.w.argv("image", "convert", self.large(), self.path("copy.qcow2"), "--compress")
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.execvpe(argv[0], argv, self.w.env)
+        said, bar = b"", re.compile(rb"\rconverting \[#*-*\] +\d+ %  [\d.]+ MiB of 256\.0 MiB, [\d.]+ [KMG]iB/s, \d+ s left\x1b\[K")
+        try:
+            while not bar.search(said):
+                said += os.read(terminal, 4096)
+            os.write(terminal, b"\3")
+            while piece := os.read(terminal, 4096):
+                said += piece
+        except OSError:
+            pass  # it has ended, and nobody has the terminal any more
+        finally:
+            os.close(terminal)
+        self.assertNotIn(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), (0, -signal.SIGINT), said)
+        self.assertRegex(said, bar)
+        self.assertRegex(said.replace(b"^C", b""), rb"\r\x1b\[Kqmpctl: [^\r]*stopped on request\r\n\Z")
+        self.assertFalse(self.drafts() or os.path.exists(self.path("copy.qcow2")))
+        self.stopped_clean()
 
     def test_killed(self):
         proc, draft = self.begin()
