@@ -5,6 +5,7 @@
 #define EVERY_TERMINAL 100000000u  /* ns */
 #define EVERY_JSON     500000000u
 #define BAR_MAX        30
+#define BAR_MIN        5
 
 void progress_bytes(uint64_t bytes, char *ret)
 {
@@ -64,16 +65,15 @@ static void describe(const struct progress *p, uint64_t now, uint64_t done, uint
 static void show_bar(const struct progress *p, uint64_t now, uint64_t done, uint64_t total)
 {
 	char text[160], bar[BAR_MAX + 1] = "", line[320];
-	int full;
 
 	describe(p, now, done, total, text, sizeof text);
 	if (total > 0) {
 		double share = done < total ? (double)done / (double)total : 1;
-		full = (int)(share * BAR_MAX);
-		for (int i = 0; i < BAR_MAX; i++)
-			bar[i] = i < full ? '#' : '-';
-		bar[BAR_MAX] = '\0';
-		snprintf(line, sizeof line, "%s [%s] %3.0f %%  %s", p->doing, bar, share * 100, text);
+		int room = p->columns - 1 - (int)(strlen(p->doing) + strlen(" [] 100 %  ") + strlen(text));
+		room = room < BAR_MIN ? 0 : room < BAR_MAX ? room : BAR_MAX; /* what is told in words goes before it */
+		for (int i = 0; i < room; i++)
+			bar[i] = i < (int)(share * room) ? '#' : '-';
+		snprintf(line, sizeof line, room ? "%s [%s] %3.0f %%  %s" : "%s%s %3.0f %%  %s", p->doing, bar, share * 100, text);
 	} else {
 		snprintf(line, sizeof line, "%s %s", p->doing, text);
 	}
