@@ -103,6 +103,43 @@ int vm_draft_spec(const struct vm *vm, const json_t *spec, struct vm_draft *ret,
 	return vm_draft_json(vm->conf_dir, file, spec, ret, err);
 }
 
+void vm_discard_spec(const struct vm *vm, struct vm_draft *draft)
+{
+	char file[VM_SPEC_FILE_MAX];
+
+	vm_spec_file(vm, file);
+	vm_draft_discard(vm->conf_dir, file, draft);
+}
+
+static bool is_on_disk(const struct vm *vm, const struct stat *st)
+{
+	struct vm_file_id id = id_on_disk(vm);
+
+	return id.device == st->st_dev && id.inode == st->st_ino;
+}
+
+/* What failed may have replaced the file all the same, and not have synced its folder: then what it was is written again. */
+static void take_back(struct vm *vm, const struct stat *written)
+{
+	char file[VM_SPEC_FILE_MAX];
+	struct vm_draft old;
+	struct stat st;
+
+	if (!is_on_disk(vm, written))
+		return;
+	vm_spec_file(vm, file);
+	vm->spec_id = (struct vm_file_id){0}; /* it is read when it is needed next */
+	if (vm_draft_spec(vm, vm->spec, &old, NULL) < 0)
+		return;
+	if (fstat(old.fd, &st) < 0) {
+		vm_discard_spec(vm, &old);
+		return;
+	}
+	(void)vm_draft_publish(vm->conf_dir, file, &old, NULL);
+	if (is_on_disk(vm, &st))
+		vm->spec_id = id_of(&st);
+}
+
 int vm_publish_spec(struct vm *vm, json_t *spec, struct vm_draft *draft, struct qmp_error *err)
 {
 	char file[VM_SPEC_FILE_MAX];
@@ -120,20 +157,14 @@ int vm_publish_spec(struct vm *vm, json_t *spec, struct vm_draft *draft, struct 
 		return r;
 	}
 	r = vm_draft_publish(vm->conf_dir, file, draft, err);
-	if (r < 0)
+	if (r < 0) {
+		take_back(vm, &st);
 		return r;
+	}
 	vm->spec_id = id_of(&st);
 	if (spec != vm->spec)
 		vm_replace(&vm->spec, json_incref(spec));
 	return 0;
-}
-
-void vm_discard_spec(const struct vm *vm, struct vm_draft *draft)
-{
-	char file[VM_SPEC_FILE_MAX];
-
-	vm_spec_file(vm, file);
-	vm_draft_discard(vm->conf_dir, file, draft);
 }
 
 int vm_save_spec(struct vm *vm, json_t *spec, struct qmp_error *err)
