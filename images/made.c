@@ -48,12 +48,12 @@ int img_made_begin(uv_loop_t *loop, const struct vm_dirs *dirs, const char *vm, 
 		random = (uint64_t)getpid();
 	snprintf(m.name, sizeof m.name, "%016llx", (unsigned long long)random);
 	m.fd = openat(m.dir, m.name, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
-	r = m.fd < 0 || flock(m.fd, LOCK_EX | LOCK_NB) < 0 ? -errno : write_line(m.fd, json_pack("{s:s}", "vm", vm));
+	r = m.fd < 0 || flock(m.fd, LOCK_EX | LOCK_NB) < 0 ? -errno : write_line(m.fd, json_pack("{s:s*}", "vm", vm));
 	if (r == 0 && fsync(m.dir) < 0)
 		r = -errno;
 	if (r < 0) {
 		img_made_keep(&m);
-		return qmp_error_errno(err, r, "noting in %s/" FOLDER " what is made for %s", dirs->state, vm);
+		return qmp_error_errno(err, r, "noting in %s/" FOLDER " what is made for %s", dirs->state, vm ? vm : "a pool");
 	}
 	*ret = m;
 	return 0;

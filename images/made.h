@@ -25,7 +25,7 @@ struct img_made {
 	size_t n;
 };
 
-/* LOOP and DIRS stay the caller's until it has ended. */
+/* LOOP and DIRS stay the caller's until it has ended. VM: NULL where it is for none, as a volume's way back to a snapshot. */
 int img_made_begin(uv_loop_t *loop, const struct vm_dirs *dirs, const char *vm, struct img_made *ret, struct qmp_error *err);
 /* A struct img_volume's note, with the struct img_made: notes the volume, durably. */
 int img_made_note_volume(void *made, const char *location, const char *id, struct qmp_error *err);

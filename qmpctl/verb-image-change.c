@@ -482,6 +482,24 @@ static int list_snapshots(struct cli *cli)
 	return 0;
 }
 
+/* Noted: who is killed at it may leave no volume of that name, and the next verb that makes, starts or adds something goes on. */
+static int roll_back(struct cli *cli, struct found *f, const char *name)
+{
+	int r = images_begin(cli, NULL);
+
+	if (r == 0)
+		r = img_made_note_volume(&cli->made, f->volume.location, NULL, &cli->error);
+	if (r == 0)
+		r = img_volume_snapshot_rollback(&f->volume, name, cli_option(cli, "force") != NULL, &cli->error);
+	if (r == 0) {
+		images_keep(cli);
+		return 0;
+	}
+	img_made_leave(&cli->made);
+	images_settle(cli);
+	return r;
+}
+
 /* The pool makes one while a VM runs, too: as a power cut would leave it. */
 static int change_of_volume(struct cli *cli, struct found *f, const char *action, const char *name)
 {
@@ -489,7 +507,7 @@ static int change_of_volume(struct cli *cli, struct found *f, const char *action
 		return img_volume_snapshot_create(&f->volume, name, &cli->error);
 	if (streq(action, "delete"))
 		return img_volume_snapshot_remove(&f->volume, name, &cli->error);
-	return img_volume_snapshot_rollback(&f->volume, name, cli_option(cli, "force") != NULL, &cli->error);
+	return roll_back(cli, f, name);
 }
 
 /* That the one of that name is there, or (create) none is. *RET: it, in LIST. */

@@ -22,7 +22,7 @@ int parse_size(struct cli *cli, const char *what, const char *text, uint64_t *re
  * An empty image for VM, never over something that is there. KEY_FILE: encrypted with what that file holds; NULL: not.
  */
 int image_create(struct cli *cli, const char *vm, const char *path, const char *format, uint64_t size, const char *key_file);
-/* cli->made is begun, for images of VM that are made otherwise, or that are to go. */
+/* cli->made is begun, for images of VM (NULL: of none) that are made otherwise, or that are to go. */
 int images_begin(struct cli *cli, const char *vm);
 /* What is made by way of V is noted when that is begun. */
 void images_note_volume(struct cli *cli, struct img_volume *v);

@@ -206,20 +206,23 @@ class Kind(Volumes):
         self.killed_everywhere(command, check)
 
     def test_killed_rolling_back(self):
-        """a way back that is killed at any of its steps was gone or not, and the snapshot is there"""
+        """a way back that is killed at any of its steps was gone or not, a VM starts with it, and the snapshot is there"""
         where, old, new = f"{self.pool}:a", os.urandom(MIB), os.urandom(MIB)
         self.w.ok("image", "create", where, "8M")
         self.write("a", old)
         self.w.ok("image", "snapshot", where, "create", "s")
+        self.w.create("v", tiny_spec(disks=[{"path": where, "format": "raw"}]))
 
         def check(killed):
+            self.w.ok("start", "v", "--paused")
+            self.w.ok("kill", "v")
             self.assertEqual(self.names("a"), ["s"])
-            self.assertIn("a", self.volumes(self.pool))
             self.assertIn(self.bytes("a")[:MIB], (old, new) if killed else (old,))
             self.w.ok("image", "snapshot", where, "rollback", "s")
             self.assertTrue(self.bytes("a")[:MIB] == old)
             self.assertEqual(self.there(), ["a", self.snapshot("a", "s")])
         self.killed_everywhere(("image", "snapshot", where, "rollback", "s"), check, lambda: self.write("a", new))
+        self.w.ok("delete", "v")
         self.w.ok("image", "snapshot", where, "delete", "s")
         self.w.ok("image", "delete", where)
 

@@ -5,6 +5,7 @@ import shutil
 import stat
 
 import world
+from guest import tiny_spec
 from world import HOST, NOT_FOUND, OK, STATE, WorldTest
 
 MIB = 1 << 20
@@ -13,6 +14,32 @@ echo "$(basename "$0") $*" >>{folder}/asked
 [ "$(basename "$0")" != lvs ] || cat {folder}/lvs.json
 [ "$(basename "$0")" != vgs ] || echo '{{"report": [{{"vg": [{{"vg_size": "1073741824", "vg_free": "1073741824"}}]}}]}}'
 exit {status}
+"""
+# Of thin volumes that are files; killed: who asked it to give a volume the name A, for the first time.
+THIN = """#!/usr/bin/python3 -I
+import json, os, shutil, sys
+here, node = {folder!r}, "/dev/{vg}/{{}}".format
+program, names = os.path.basename(sys.argv[0]), sys.argv[sys.argv.index("--") + 1:]
+with open(here + "/lvs.json") as f:
+    whole = json.load(f)
+rows = {{row["lv_name"]: row for row in whole["report"][0]["lv"]}}
+if program == "lvcreate":
+    name, origin = sys.argv[sys.argv.index("--name") + 1], names[0].partition("/")[2]
+    rows[name] = dict(rows[origin], lv_name=name, lv_tags="")
+    shutil.copy(node(origin), node(name))
+elif program == "lvremove":
+    name = names[0].partition("/")[2]
+    del rows[name]
+    os.unlink(node(name))
+elif names[2] == "a" and not os.path.exists(here + "/killed"):
+    open(here + "/killed", "w").close()
+    os.kill(os.getppid(), 9)
+else:
+    rows[names[2]] = dict(rows.pop(names[1]), lv_name=names[2])
+    os.rename(node(names[1]), node(names[2]))
+whole["report"][0]["lv"] = list(rows.values())
+with open(here + "/lvs.json", "w") as f:
+    json.dump(whole, f)
 """
 
 
@@ -28,11 +55,11 @@ class Lvm(WorldTest):
         self.w.env["PATH"] = f"{self.bin}:{self.w.env['PATH']}"
         self.rows = []
 
-    def install(self, *names, status=0):
+    def install(self, *names, status=0, text=FAKE):
         for name in names:
             path = os.path.join(self.bin, name)
             with open(path, "w", encoding="ascii") as f:
-                f.write(FAKE.format(folder=self.bin, status=status))
+                f.write(text.format(folder=self.bin, vg=self.vg, status=status))
             os.chmod(path, os.stat(path).st_mode | stat.S_IXUSR)
 
     def uninstall(self, *names):
@@ -121,6 +148,28 @@ class Lvm(WorldTest):
         self.rows = []
         self.tell()
         delete(OK)
+
+    def test_a_start_ends_a_way_back(self):
+        """Who was killed between its two renames has left no volume of that name: its VM starts all the same."""
+        thin = {"lv_attr": "Vwi-a-tz--", "pool_lv": "thin"}
+        self.volume("thin", lv_attr="twi-aotz--")
+        self.volume("a", **thin)
+        self.volume("a.s", lv_tags="qmpctl-snapshot=a:s:1", **thin)
+        self.install("lvcreate", "lvremove", "lvrename", text=THIN)
+        a = f"/dev/{self.vg}/a"
+        with open(f"{a}.s", "r+b") as f:
+            f.write(b"as it was")
+        self.w.ok("pool", "create", "th", f"lvm-thin,vg={self.vg},thin-pool=thin")
+        self.w.create("v", tiny_spec(disks=[{"path": "th:a", "format": "raw"}]))
+        self.w.expect(NOT_FOUND, "image", "snapshot", "th:a", "rollback", "none")
+        self.assertEqual(self.notes(), [], "what was refused")
+        self.assertEqual(self.w.run("image", "snapshot", "th:a", "rollback", "s").rc, -9)
+        self.assertFalse(os.path.exists(a))
+        self.w.ok("start", "v", "--paused")
+        with open(a, "rb") as f:
+            self.assertEqual(f.read(9), b"as it was")
+        self.assertEqual((sorted(os.listdir(f"/dev/{self.vg}")), self.notes()), (["a", "a.s", "thin"], []))
+        self.w.ok("kill", "v")
 
 
 if __name__ == "__main__":
