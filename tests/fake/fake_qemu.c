@@ -493,25 +493,39 @@ static int time_left(void)
 	return passed < script.exit_after ? (int)(script.exit_after - passed) : 0;
 }
 
-static int watch_sigterm(void)
+static int watch_signals(void)
 {
 	sigset_t set;
 
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	return signalfd(-1, &set, SFD_CLOEXEC);
 }
 
-static void take_sigterm(int fd)
+static void take_sigterm(void)
 {
-	struct signalfd_siginfo info;
-
-	if (read(fd, &info, sizeof info) < 0 || !machine.quits)
+	if (!machine.quits)
 		return;
 	if (!machine.ends)
 		machine_end(&machine, "host-signal", false);
 	exit(0);
+}
+
+static void take_signal(int fd)
+{
+	struct signalfd_siginfo info;
+
+	if (read(fd, &info, sizeof info) < 0)
+		return;
+	if (info.ssi_signo == SIGTERM)
+		take_sigterm();
+	else if (info.ssi_signo == SIGUSR1)
+		machine_toggle(&machine);
+	else
+		machine_let_go(&machine);
 }
 
 static void turn(int signals)
@@ -537,7 +551,7 @@ static void turn(int signals)
 	if (poll(p, (nfds_t)n_chardevs + 1, left) <= 0)
 		return;
 	if (p[0].revents)
-		take_sigterm(signals);
+		take_signal(signals);
 	for (size_t i = 0; i < n_chardevs; i++) {
 		struct chardev *c = &chardevs[i];
 		if (!p[i + 1].revents)
@@ -555,7 +569,7 @@ static void turn(int signals)
 
 int main(int argc, char **argv)
 {
-	int signals = watch_sigterm();
+	int signals = watch_signals();
 
 	(void)argc;
 	clock_gettime(CLOCK_MONOTONIC, &started);

@@ -30,23 +30,32 @@ static json_t *query_status(struct request *r)
 			 strcmp(r->m->status, "running") == 0);
 }
 
-static json_t *set_running(struct request *r, const char *status, const char *event)
+static void set_status(struct machine *m, const char *status, const char *event)
 {
-	if (strcmp(r->m->status, status) != 0) {
-		r->m->status = status;
-		r->m->event(event, NULL);
-	}
-	return json_object();
+	if (strcmp(m->status, status) == 0)
+		return;
+	m->status = status;
+	m->event(event, NULL);
 }
 
 static json_t *cont(struct request *r)
 {
-	return set_running(r, "running", "RESUME");
+	set_status(r->m, "running", "RESUME");
+	return json_object();
 }
 
 static json_t *stop(struct request *r)
 {
-	return set_running(r, "paused", "STOP");
+	set_status(r->m, "paused", "STOP");
+	return json_object();
+}
+
+void machine_toggle(struct machine *m)
+{
+	if (strcmp(m->status, "running") == 0)
+		set_status(m, "paused", "STOP");
+	else
+		set_status(m, "running", "RESUME");
 }
 
 void machine_end(struct machine *m, const char *reason, bool guest)
@@ -200,18 +209,22 @@ static void let_go(struct machine *m, const char *id)
 	m->event("DEVICE_DELETED", json_pack("{s:s, s:s}", "device", id, "path", path));
 }
 
-void machine_settle(struct machine *m)
+void machine_let_go(struct machine *m)
 {
 	const char *id;
 	json_t *asked;
 	void *next;
 
-	if (!m->unplugs || strcmp(m->status, "running") != 0)
-		return;
 	json_object_foreach_safe(m->unplugging, next, id, asked) {
 		let_go(m, id);
 		json_object_del(m->unplugging, id);
 	}
+}
+
+void machine_settle(struct machine *m)
+{
+	if (m->unplugs && strcmp(m->status, "running") == 0)
+		machine_let_go(m);
 }
 
 /* ---- Looking ---- */

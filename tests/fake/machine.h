@@ -27,5 +27,8 @@ json_t *machine_run(struct machine *m, const char *command, json_t *arguments, c
 bool machine_take_option(struct machine *m, const char *option, const char *value);
 /* The power goes off, for REASON as SHUTDOWN has it. */
 void machine_end(struct machine *m, const char *reason, bool guest);
-/* The guest lets go of what it was asked to. To be called when the replies are out. */
+/* The guest lets go of what it was asked to, if it is one that does. To be called when the replies are out. */
 void machine_settle(struct machine *m);
+/* What happens by itself, that is by no command: it stops, or goes on; the guest lets go of what it was asked to. */
+void machine_toggle(struct machine *m);
+void machine_let_go(struct machine *m);

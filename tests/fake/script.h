@@ -35,6 +35,8 @@
  * Each character is a byte (so none is above U+00FF), $ID is the id that came. THEN: close ends the connection; endless goes on
  * with bytes that are no line's end; exit ends as exit-at does.
  *
+ * SIGUSR1 stops the VM, or has it go on, by no command; at SIGUSR2 the guest lets go of the devices that it was asked for.
+ *
  * COMMAND may be a list with commas. An unknown word ends the program with status 64: a test's typing error shows.
  */
 #pragma once
