@@ -39,14 +39,17 @@ static bool still_there(int dir, const char *name, int fd)
 	       named.st_ino == ours.st_ino;
 }
 
-static void remove_if_left(int dir, const char *name)
+/* Whether it is not there any more. */
+static bool remove_if_left(int dir, const char *name)
 {
 	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	struct stat st;
 
-	if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && img_draft_lock(fd, false) == 0 &&
-	    still_there(dir, name, fd))
-		(void)unlinkat(dir, name, 0);
+	if (fd < 0)
+		return errno == ENOENT;
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || img_draft_lock(fd, false) < 0)
+		return false;
+	return !still_there(dir, name, fd) || unlinkat(dir, name, 0) == 0 || errno == ENOENT;
 }
 
 void img_draft_sweep(const char *folder)
@@ -57,7 +60,7 @@ void img_draft_sweep(const char *folder)
 	while (d && (entry = readdir(d))) {
 		size_t n = strlen(entry->d_name), tail = sizeof SUFFIX - 1;
 		if (entry->d_name[0] == '.' && n > tail + 1 && streq(entry->d_name + n - tail, SUFFIX))
-			remove_if_left(dirfd(d), entry->d_name);
+			(void)remove_if_left(dirfd(d), entry->d_name);
 	}
 	if (d)
 		(void)closedir(d);
@@ -91,7 +94,7 @@ int img_draft_begin(const char *final, bool replace, struct img_draft *ret, stru
 	img_draft_sweep(folder);
 	do
 		d.fd = make(dir, name);
-	while (d.fd == -EAGAIN);
+	while (d.fd == -EAGAIN || (d.fd == -EEXIST && remove_if_left(dir, name))); /* others' sweeps look at it at this moment */
 	if (d.fd == -EEXIST)
 		return qmp_error_set(err, QMP_ERR_BUSY, -EBUSY, "%s is being made by another program at this moment", final);
 	if (d.fd < 0)

@@ -35,20 +35,35 @@ static int write_line(int fd, json_t *line_consume)
 	return fdatasync(fd) < 0 ? -errno : 0;
 }
 
+/* A new note in M->dir, locked. -EAGAIN: who settles has found it before it was, and removes it. */
+static int make_note(struct img_made *m)
+{
+	uint64_t random;
+	struct stat st;
+
+	if (getrandom(&random, sizeof random, 0) != sizeof random)
+		random = (uint64_t)getpid();
+	snprintf(m->name, sizeof m->name, "%016llx", (unsigned long long)random);
+	m->fd = openat(m->dir, m->name, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+	if (m->fd < 0)
+		return -errno;
+	if (flock(m->fd, LOCK_EX | LOCK_NB) < 0 || fstat(m->fd, &st) < 0)
+		return -errno;
+	return st.st_nlink > 0 ? 0 : -EAGAIN;
+}
+
 int img_made_begin(uv_loop_t *loop, const struct vm_dirs *dirs, const char *vm, struct img_made *ret, struct qmp_error *err)
 {
 	struct img_made m = {.fd = -1, .loop = loop, .dirs = dirs};
-	uint64_t random;
 	int r;
 
 	m.dir = vm_dir_open(dirs->state, FOLDER, true, err);
 	if (m.dir < 0)
 		return m.dir;
-	if (getrandom(&random, sizeof random, 0) != sizeof random)
-		random = (uint64_t)getpid();
-	snprintf(m.name, sizeof m.name, "%016llx", (unsigned long long)random);
-	m.fd = openat(m.dir, m.name, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
-	r = m.fd < 0 || flock(m.fd, LOCK_EX | LOCK_NB) < 0 ? -errno : write_line(m.fd, json_pack("{s:s*}", "vm", vm));
+	while ((r = make_note(&m)) == -EAGAIN)
+		(void)close(take_fd(&m.fd));
+	if (r == 0)
+		r = write_line(m.fd, json_pack("{s:s*}", "vm", vm));
 	if (r == 0 && fsync(m.dir) < 0)
 		r = -errno;
 	if (r < 0) {

@@ -374,17 +374,40 @@ int vm_file_take_json(int dir, const char *name, json_t **ret, struct qmp_error 
 
 /* ---- Locks ---- */
 
+/* FD is not locked afterwards. */
+static bool is_locked(int fd)
+{
+	if (flock(fd, LOCK_SH | LOCK_NB) < 0)
+		return errno == EWOULDBLOCK;
+	(void)flock(fd, LOCK_UN);
+	return false;
+}
+
+/* Who looks whether FD is locked locks it for an instant, and with others; that is waited for, but not for ever: one may be stopped. */
+static int lock_file(int fd)
+{
+	static const struct timespec instant = {.tv_nsec = 100 * 1000};
+
+	for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
+		if (errno != EWOULDBLOCK || i == 10000 || is_locked(fd))
+			return -errno;
+		(void)nanosleep(&instant, NULL);
+	}
+	return 0;
+}
+
 int vm_lock(int dir, const char *name, int *ret_fd, struct qmp_error *err)
 {
 	_cleanup_fd_ int fd = openat(dir, name, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	int r;
 
 	if (fd < 0)
 		return qmp_error_errno(err, -errno, "the lock %s", name);
-	if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		if (errno == EWOULDBLOCK)
-			return qmp_error_set(err, QMP_ERR_BUSY, -EBUSY, "the lock %s is held by another process", name);
-		return qmp_error_errno(err, -errno, "the lock %s", name);
-	}
+	r = lock_file(fd);
+	if (r == -EWOULDBLOCK)
+		return qmp_error_set(err, QMP_ERR_BUSY, -EBUSY, "the lock %s is held by another process", name);
+	if (r < 0)
+		return qmp_error_errno(err, r, "the lock %s", name);
 	*ret_fd = take_fd(&fd);
 	return 0;
 }
@@ -393,7 +416,7 @@ bool vm_is_locked(int dir, const char *name)
 {
 	_cleanup_fd_ int fd = openat(dir, name, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC);
 
-	return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
+	return fd >= 0 && is_locked(fd);
 }
 
 /* ---- Sockets ---- */

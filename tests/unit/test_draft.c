@@ -1,6 +1,7 @@
 #include "images/draft.h"
 #include "proto/base.h"
 #include "tests/unit/folder.h"
+#include "tests/unit/meanwhile.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -120,6 +121,26 @@ static void test_no_folder(void)
 	CHECK_INT(img_draft_begin("/tmp/", false, &d, &err), -EINVAL);
 }
 
+static void sweep(void)
+{
+	img_draft_sweep(folder);
+}
+
+/* Who begins is not told that another one makes it, by who merely looks whether one does. */
+static void test_swept_meanwhile(void)
+{
+	pid_t pid = meanwhile(sweep);
+
+	for (int i = 0; i < 3000; i++) {
+		struct qmp_error err = {0};
+		struct img_draft d;
+		CHECK_INT(img_draft_begin(in_folder("a"), false, &d, &err), 0);
+		CHECK(there(".a.qmpctl-new"));
+		img_draft_discard(&d);
+	}
+	no_more(pid);
+}
+
 int main(void)
 {
 	CHECK(mkdtemp(folder));
@@ -129,6 +150,7 @@ int main(void)
 	RUN(test_discard);
 	RUN(test_sweep);
 	RUN(test_no_folder);
+	RUN(test_swept_meanwhile);
 	CHECK_INT(rmdir(folder), 0);
 	return 0;
 }

@@ -1,6 +1,7 @@
 #include "images/made.h"
 #include "proto/base.h"
 #include "tests/unit/folder.h"
+#include "tests/unit/meanwhile.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -170,6 +171,23 @@ static void test_undo(void)
 	(void)unlink(path_in(folder, "images/old"));
 }
 
+/* Who begins is neither in the way of who settles at that moment, nor is its note taken for one that was left. */
+static void test_settled_meanwhile(void)
+{
+	pid_t pid = meanwhile(settle);
+
+	for (int i = 0; i < 300; i++) {
+		struct qmp_error err = {0};
+		struct img_made m;
+		struct stat st;
+		CHECK_INT(img_made_begin(NULL, &dirs, "v", &m, &err), 0);
+		CHECK(is_noted(m.name) && fstat(m.fd, &st) == 0 && st.st_nlink == 1);
+		img_made_keep(&m);
+	}
+	no_more(pid);
+	settle();
+}
+
 int main(void)
 {
 	static const char *const folders[] = {"vms", "images", "firmware", "made"};
@@ -184,6 +202,7 @@ int main(void)
 	RUN(test_another_one);
 	RUN(test_by_name);
 	RUN(test_undo);
+	RUN(test_settled_meanwhile);
 	for (size_t i = 0; i < ARRAY_SIZE(folders); i++)
 		CHECK(rmdir(path_in(folder, folders[i])) == 0);
 	CHECK(rmdir(folder) == 0);
