@@ -28,6 +28,7 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { NOBODY, KEEPER, CLI };
@@ -294,6 +295,8 @@ WRAP_FD(PROCESS, int, flock, (int fd, int what), (fd, what))
 WRAP(PROCESS, int, bind, (int fd, const struct sockaddr *address, socklen_t len), (fd, address, len))
 WRAP(PROCESS, int, listen, (int fd, int n), (fd, n))
 WRAP(PROCESS, pid_t, fork, (void), ())
+WRAP(PROCESS, pid_t, waitpid, (pid_t pid, int *status, int flags), (pid, status, flags))
+WRAP(PROCESS, int, waitid, (idtype_t type, id_t id, siginfo_t *info, int flags), (type, id, info, flags))
 WRAP(PROCESS, int, kill, (pid_t pid, int sig), (pid, sig))
 WRAP(PROCESS, int, pidfd_send_signal, (int fd, int sig, siginfo_t *info, unsigned flags), (fd, sig, info, flags))
 

@@ -20,7 +20,7 @@ CHANGING = set("""
     posix_openpt posix_spawn posix_spawnp process_vm_writev ptrace pwrite pwritev pwritev2 read readv recv recvfrom recvmmsg recvmsg
     remove removexattr rename renameat renameat2 rmdir sem_open sem_unlink semop send sendfile sendmmsg sendmsg sendto sethostname
     setxattr shm_open shm_unlink shmget shutdown sigqueue splice symlink symlinkat sync sync_file_range syncfs syscall syslog system
-    tcsetattr tee tempnam tgkill tmpfile tmpnam truncate umount umount2 unlink unlinkat utime utimensat utimes vfork vmsplice write writev
+    tcsetattr tee tempnam tgkill tmpfile tmpnam truncate umount umount2 unlink unlinkat utime utimensat utimes vfork vmsplice waitid waitpid write writev
 """.split())
 
 # Why these are not counted.

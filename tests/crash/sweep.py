@@ -23,6 +23,7 @@ import atexit
 import errno
 import gzip
 import glob
+import hashlib
 import json
 import mmap
 import os
@@ -80,16 +81,24 @@ class Boundary:
 
 
 class Operation:
-    """What is killed. RUNS: the VM runs before it. FIRST: what is done before it is started; BEFORE: then."""
+    """
+    What is killed. RUNS: the VM runs before it. FIRST: what is done before it is started; BEFORE: then. A command is of
+    qmpctl, or with a "!" in front of another program.
+    """
 
-    def __init__(self, name, argv, before=(), first=(), runs=True, ends=False, starts=False, reverse=None, exists=True, keys=None):
+    def __init__(self, name, argv, before=(), first=(), runs=True, ends=False, starts=False, reverse=None, exists=True, keys=None,
+                 changes=False):
         self.name, self.argv, self.before, self.first = name, argv, before, first
         self.runs, self.ends, self.starts, self.reverse, self.exists = runs, ends, starts, reverse, exists
         self.keys = keys  # those that open the image {luks} once it is done; it may be done twice, and takes qemu-img seconds
+        self.changes = changes  # images that are there: each has then what it had, or what it is to have
+        self.in_turns = changes or argv[0] in ("edit", "pause", "resume", "reset")  # a sample takes every other one
+        self.done = None  # what they have once it is done, found in the run that nobody ends
         words = " ".join(w for command in [argv, *before, *first] for w in command)
         self.uefi, self.btrfs, self.lvm = (word in words for word in ("{uefi}", "{btrfs}", "{vg}"))
-        self.imports, self.encrypted = argv[:2] == ["image", "import"], "{key}" in words
-        self.makes_image = argv[0] == "image" and not keys
+        self.imports = next((command[2] for command in [argv, *before] if command[:2] == ["image", "import"]), None)
+        self.encrypted = "{key}" in words
+        self.makes_image = argv[0] == "image" and not keys and not changes
 
 
 DISK = "id=vdx,path={image},format=raw"
@@ -103,6 +112,28 @@ LVM = ["pool", "create", "lv", "lvm,vg={vg}"]
 SEED = ["set", "a", "seed.user=me"]
 MADE_SEED = ["seed", "a"]
 KEY_2 = ["image", "key", "add", "{luks}", "--key-file", "{key}", "--new-key-file", "{key2}", "--iter-time", "10"]
+# The image q.qcow2 has something, over.qcow2 on it has other things as well.
+FILLED = [NEW, ["!qemu-io", "-c", "write -P 7 0 64k", "{dir}/q.qcow2"]]
+OVER = FILLED + [["image", "create", "{dir}/over.qcow2", "--backing", "{dir}/q.qcow2"],
+                 ["!qemu-io", "-c", "write -P 8 128k 64k", "{dir}/over.qcow2"]]
+OTHER = OVER + [["image", "create", "{dir}/other.qcow2", "1M"], ["!qemu-io", "-c", "write -P 9 256k 64k", "{dir}/other.qcow2"]]
+SNAPSHOT = ["image", "snapshot", "{dir}/q.qcow2"]
+LATER = FILLED + [SNAPSHOT + ["create", "s"], ["!qemu-io", "-c", "write -P 6 0 64k", "{dir}/q.qcow2"]]
+BITMAP = ["image", "bitmap", "{dir}/q.qcow2"]
+POOL = ["pool", "create", "data", "dir,path={dir}/data"]
+WRITTEN = "yes {word} | dd status=none of={{btrfs}}/q/disk bs=64k count=1 iflag=fullblock conv=notrunc"
+SUBVOLUME = [BTRFS, ["disk", "add", "a", "bt:q,size=1M,id=q"], ["!sh", "-c", WRITTEN.format(word="old")]]
+SUBVOLUME_LATER = SUBVOLUME + [["image", "snapshot", "bt:q", "create", "s"], ["!sh", "-c", WRITTEN.format(word="new")]]
+EDITOR = ("import json, sys; spec = json.load(open(sys.argv[1])); spec.update(description=\"changed\"); "
+          "json.dump(spec, open(sys.argv[1], \"w\"))")
+FETCHED = ["image", "import", "{url}", "{dir}/new.qcow2"]
+
+
+def changing(name, argv, before):
+    """Of images, while no VM runs."""
+    return Operation(name, argv, before=before, runs=False, changes=True)
+
+
 OPERATIONS = [
     Operation("create", ["create", "a", "--spec", "{spec}"], runs=False, exists=False),
     Operation("create-disk", ["create", "b", "--memory", "16M", "--disk", "size=1M,format=qcow2"], runs=False),
@@ -118,6 +149,30 @@ OPERATIONS = [
     Operation("image-convert", ["image", "convert", "{image}", "{dir}/new.qcow2"], runs=False),
     Operation("image-replace", ["image", "convert", "{image}", "{dir}/new.qcow2", "--replace"], runs=False,
               before=[["image", "create", "{dir}/new.qcow2", "2M"]]),
+    changing("image-resize", ["image", "resize", "{dir}/q.qcow2", "4M"], FILLED),
+    changing("image-shrink", ["image", "resize", "{dir}/q.qcow2", "512k", "--shrink"], FILLED),
+    changing("image-commit", ["image", "commit", "{dir}/over.qcow2"], OVER),
+    changing("image-rebase", ["image", "rebase", "{dir}/over.qcow2", "{dir}/other.qcow2"], OTHER),
+    changing("image-flatten", ["image", "rebase", "{dir}/over.qcow2", "--flatten"], OVER),
+    changing("image-bitmap", BITMAP + ["add", "b"], FILLED),
+    changing("image-bitmap-merge", BITMAP + ["merge", "b", "--merge-from", "c"], FILLED + [BITMAP + ["add", "b"], BITMAP + ["add", "c"]]),
+    changing("image-bitmap-remove", BITMAP + ["remove", "b"], FILLED + [BITMAP + ["add", "b"]]),
+    changing("image-snapshot", SNAPSHOT + ["create", "s"], FILLED),
+    changing("image-rollback", SNAPSHOT + ["rollback", "s"], LATER),
+    changing("image-snapshot-delete", SNAPSHOT + ["delete", "s"], LATER),
+    changing("image-repair", ["image", "check", "{dir}/dirty.qcow2", "--repair", "all"],
+             [["!qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "{dir}/dirty.qcow2", "1M"],
+              ["!sh", "-c", "qemu-io -c 'write -P 5 0 64k' -c abort {dir}/dirty.qcow2 2>&1 || true"]]),
+    changing("image-delete", ["image", "delete", "{dir}/over.qcow2", "{dir}/q.qcow2"], OVER),
+    changing("image-cache-delete", ["image", "cache", "--delete", "all"], [FETCHED]),
+    changing("image-cache-limit", ["image", "cache", "--limit", "20G"], [FETCHED]),
+    changing("volume-resize", ["image", "resize", "bt:q", "4M"], SUBVOLUME),
+    changing("volume-snapshot", ["image", "snapshot", "bt:q", "create", "s"], SUBVOLUME),
+    changing("volume-rollback", ["image", "snapshot", "bt:q", "rollback", "s"], SUBVOLUME_LATER),
+    changing("volume-snapshot-delete", ["image", "snapshot", "bt:q", "delete", "s"], SUBVOLUME_LATER),
+    changing("volume-delete", ["image", "delete", "bt:q"], SUBVOLUME + [["disk", "remove", "a", "q"]]),
+    changing("pool-refresh", ["pool", "refresh", "data"], [POOL, ["!sh", "-c", "echo half > {dir}/data/.half.qcow2.qmpctl-new"]]),
+    changing("pool-refresh-btrfs", ["pool", "refresh", "bt"], SUBVOLUME + [["!sh", "-c", "btrfs -q subvolume create {btrfs}/.qmpctl-new.half"]]),
     Operation("pool-create", ["pool", "create", "data", "dir,path={dir}/data"], runs=False),
     Operation("pool-delete", ["pool", "delete", "data"], before=[["pool", "create", "data", "dir,path={dir}/data"]], runs=False),
     Operation("volume-create", ["image", "create", "data:new.qcow2", "1M"],
@@ -133,6 +188,9 @@ OPERATIONS = [
     Operation("stop", ["stop", "a", "--timeout", "10"], ends=True),
     Operation("kill", ["kill", "a"], ends=True),
     Operation("reboot", ["reboot", "a", "--timeout", "10"], ends=True, starts=True),
+    Operation("pause", ["pause", "a"], reverse=["resume", "a"]),
+    Operation("resume", ["resume", "a"], before=[["pause", "a"]], reverse=["pause", "a"]),
+    Operation("reset", ["reset", "a"]),
     Operation("disk-add", ["disk", "add", "a", DISK], reverse=["disk", "remove", "a", "vdx"]),
     Operation("disk-add-stopped", ["disk", "add", "a", DISK], runs=False, reverse=["disk", "remove", "a", "vdx"]),
     Operation("disk-remove", ["disk", "remove", "a", "vdx"], before=[["disk", "add", "a", DISK]],
@@ -143,6 +201,7 @@ OPERATIONS = [
     Operation("nic-remove", ["nic", "remove", "a", "netx"], before=[["nic", "add", "a", "user,id=netx"]],
               reverse=["nic", "add", "a", "user,id=netx"]),
     Operation("apply", ["apply", "{both}"], before=[["disk", "add", "a", DISK]], reverse=["apply", "{spec}"]),
+    Operation("edit", ["edit", "a"], reverse=["set", "a", "description="]),
     Operation("set", ["set", "a", "description=changed"], reverse=["set", "a", "description="]),
     Operation("set-stopped", ["set", "a", "memory=24M"], runs=False, reverse=["set", "a", "memory=16M"]),
     Operation("rename", ["rename", "a", "c"], runs=False),
@@ -199,7 +258,8 @@ class Btrfs:
     @staticmethod
     def remove(pool):
         if os.path.exists(pool):
-            run("btrfs", "-q", "subvolume", "delete", *[os.path.join(pool, name) for name in os.listdir(pool)], pool)
+            subvolumes = [d for d, _, _ in os.walk(pool) if os.stat(d).st_ino == 256]
+            run("btrfs", "-q", "subvolume", "delete", *subvolumes[::-1])
 
 
 btrfs = Btrfs()
@@ -350,6 +410,7 @@ class Case:
         self.words["ssh"] = os.path.join(self.w.base, "ssh.pub")
         with open(self.words["ssh"], "w", encoding="ascii") as f:
             f.write("ssh-ed25519 AAAA me\n")
+        self.w.env.update(EDITOR=f"{sys.executable} -c '{EDITOR}'", TMPDIR=self.w.base)
 
     def boot_once(self):
         """What the firmware would have written from then on stands in its variables."""
@@ -408,7 +469,7 @@ class Case:
             self.w.ok("delete", "a")
         self.w.env.update(LD_PRELOAD=PRELOAD, QMPCTL_BOUNDARY=os.path.join(self.w.base, "boundary"))
         for argv in op.first:
-            self.w.ok(*self.argv(argv))
+            self.do(argv)
         if op.uefi:
             self.boot_once()
         if op.runs:
@@ -416,10 +477,17 @@ class Case:
             self.serial.expect("TINY-READY")
             self.pid = self.w.qemu_pid("a")
         for argv in op.before:
-            self.w.ok(*self.argv(argv))
+            self.do(argv)
         if op.runs:
             self.fds = self.qemu_fds()
-        self.old = self.specs()
+        self.old = self.look_at_images() if op.changes else None
+
+    def do(self, words):
+        argv = self.argv(words)
+        if argv[0].startswith("!"):
+            run(argv[0][1:], *argv[1:])
+        else:
+            self.w.ok(*argv)
 
     # -- asking
 
@@ -466,6 +534,32 @@ class Case:
         backends = {line.split(":")[0].strip("\\ ") for line in nets.splitlines() if "type=" in line}
         return {name for group in (nodes, devices, backends, objects) for name in group
                 if name.startswith(("vdx", "vdy", "netx", "nety", "seed"))}
+
+    def look_at_images(self):
+        """What there is of images, bit by bit: {(file, what): value}."""
+        found = {}
+        for path in glob.glob(os.path.join(self.w.base, "*.qcow2")):
+            found.update({(os.path.basename(path), what): value for what, value in self.look_at(path).items()})
+        top = self.words.get("btrfs")
+        for folder, _, files in os.walk(top) if top else []:
+            for name in files:
+                with open(os.path.join(folder, name), "rb") as f:
+                    found[os.path.relpath(os.path.join(folder, name), top), "bytes"] = hashlib.sha256(f.read()).hexdigest()
+        return found
+
+    def look_at(self, path):
+        asked = subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.PIPE)
+        info, raw = json.loads(asked.stdout), os.path.join(self.w.base, "seen")
+        data = info["format-specific"]["data"]
+        checked = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], stdout=subprocess.PIPE, text=True, check=False)
+        sound = checked.returncode in (0, 3)  # 3: clusters that nobody has, which do no harm
+        self.require(sound or info["dirty-flag"], f"{path} is damaged: {checked.stdout}")
+        run("qemu-img", "convert", "-O", "raw", path, raw)
+        with open(raw, "rb") as f:
+            seen = hashlib.sha256(f.read()).hexdigest()
+        return {"there": True, "size": info["virtual-size"], "backing": os.path.basename(info.get("backing-filename", "")), "seen": seen,
+                "bitmaps": sorted((b["name"], *sorted(b["flags"])) for b in data.get("bitmaps", [])),
+                "snapshots": sorted(s["name"] for s in info.get("snapshots", []))}
 
     # -- what must hold
 
@@ -516,8 +610,9 @@ class Case:
         self.w.ok("delete", "z", "--disks")
         if self.op.imports:
             self.import_another()
-        if os.path.exists(os.path.join(self.w.root, "etc", "pools", "data.json")):
-            self.w.ok("pool", "refresh", "data")
+        for pool in ("data", "bt"):
+            if os.path.exists(os.path.join(self.w.root, "etc", "pools", f"{pool}.json")):
+                self.w.ok("pool", "refresh", pool)
         named = json.dumps(self.specs())
         state = os.path.join(self.w.root, "lib")
         images = [os.path.join(d, f) for d, _, files in os.walk(os.path.join(state, "images")) for f in files]
@@ -544,13 +639,26 @@ class Case:
     def import_another(self):
         """A part of a download that could not be removed is taken up, or removed, by the next import."""
         another = os.path.join(self.w.base, "another.qcow2")
-        self.w.ok("image", "import", self.argv(self.op.argv)[2], another)
+        self.w.ok("image", "import", *self.argv([self.op.imports]), another)
         os.unlink(another)
 
     def lost_volumes(self, named):
         folders = {"bt": self.words.get("btrfs"), "lv": self.lvm and f"/dev/{self.lvm.vg}"}
         return [f"{pool}:{name}" for pool, folder in folders.items() for name in (os.listdir(folder) if folder else [])
-                if json.dumps(f"{pool}:{name}") not in named]
+                if json.dumps(f"{pool}:{name}") not in named and name != ".qmpctl-snapshots" and not (self.op.changes and name == "q")]
+
+    def check_changed(self, killed):
+        """Each image has what it had or what it is to have; what was not done can be done, to its end."""
+        now, op = self.look_at_images(), self.op
+        if killed:
+            old = self.old
+            bad = {key: (old.get(key), now.get(key), op.done.get(key)) for key in {*old, *now, *op.done}
+                   if now.get(key) not in (old.get(key), op.done.get(key)) and not key[0].startswith(".qmpctl-new")}
+            self.require(not bad, f"neither what it was nor what it is to be: {bad}")
+            self.again(op.argv)
+            self.require(self.look_at_images() == op.done, f"done again: {self.look_at_images()}, not {op.done}")
+        elif op.done is None:
+            op.done = now
 
     def check_keys(self):
         """At least one key opens the image at any time; once it is done to its end, just those that are to."""
@@ -594,10 +702,10 @@ class Case:
     def again(self, words):
         """Does it (again): it works, or says that it is so already."""
         result = self.w.run(*self.argv(words))
-        fine = (world.OK, world.FAILED, world.USAGE, world.NOT_FOUND, world.STATE)
+        fine = [world.OK, world.FAILED, world.USAGE, world.NOT_FOUND, world.STATE] + [world.HOST] * self.op.changes  # as qemu-img says it
         self.require(result.rc in fine, f"done again: {result}")
         self.require(result.rc == 0 or any(s in result.err for s in ("already", "same id", "has no", "there is no",
-                                                                   "not running")),
+                                                                   "not running", "not found")),
                      f"done again: {result}")
         return result
 
@@ -627,7 +735,7 @@ class Case:
         if self.op.reverse:
             self.again(self.op.argv)
             self.again(self.op.reverse)
-        elif not self.op.ends and not self.op.keys:
+        elif not self.op.ends and not self.op.keys and not self.op.changes:
             self.again(self.op.argv)
             if self.op.argv[0] == "clone":
                 self.require("b.json" in self.specs(), "there is no clone")
@@ -640,7 +748,7 @@ class Case:
     def check_end(self):
         """A VM that ran is stopped, and leaves what a VM that stops leaves; one that can start still starts."""
         name = "c" if "c.json" in self.specs() else "a"
-        if f"{name}.json" not in self.specs():
+        if f"{name}.json" not in self.specs() or (self.op.changes and not self.op.btrfs):
             return
         if not self.qemus():
             self.w.ok("start", name)
@@ -678,6 +786,8 @@ class Case:
         self.check_images()
         if self.op.keys:
             self.check_keys()
+        if self.op.changes:
+            self.check_changed(killed)
         if self.op.uefi:
             self.check_variables()
         if self.qemus():
@@ -712,8 +822,10 @@ def one(op, role, at, fault):
 
 def points(args):
     """(operation, role) and how many boundaries it has, counted once without a kill."""
+    turns = args.fault != "kill"
     for op in OPERATIONS:
-        if op.name not in args.only if args.only else args.sample and op.keys:
+        turns ^= op.in_turns
+        if op.name not in args.only if args.only else args.sample and (op.keys or (op.in_turns and turns)):
             continue
         for role in ROLES:
             if (args.role and role != args.role) or (role == "keeper" and not op.runs and not op.starts):
@@ -729,7 +841,8 @@ def main():
     p.add_argument("--from", dest="first", type=int, default=1, help="the first boundary")
     p.add_argument("--to", dest="last", type=int, default=1 << 30, help="the last boundary")
     p.add_argument("--sample", type=int,
-                   help="so many boundaries of each operation and role, chosen by --seed; none of those that take seconds")
+                   help="so many boundaries of each operation and role, chosen by --seed; none of those that take seconds; of those that "
+                        "change images every other one, and the others with --fault")
     p.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
     p.add_argument("-v", action="store_true")
     args = p.parse_args()
