@@ -22,9 +22,10 @@ SESSIONS = amount("QMPCTL_SESSIONS", 100)
 FIRST = amount("QMPCTL_FIRST", 0)  # with QMPCTL_SEED: one that failed, again
 EVERY = amount("QMPCTL_EVERY", 0)  # not drawn: every member of every reply, every byte
 CUTS = 700  # bytes that a start takes, and more
-AT_ONCE = 12
+AT_ONCE = 15
 FAILURES = 5  # then it ends
-HANGING = ("missing", "part", "other id")
+DRIBBLE = "a byte a second"
+HANGING = ("missing", "part", "other id", DRIBBLE)
 START_DEADLINE = 2 * PATIENCE  # QEMU has 30 s to come up
 
 sys.setrecursionlimit(20000)  # our own client reads what the keeper passes on
@@ -172,6 +173,12 @@ class Case:
         cases += [("greeting", "cut at a byte", {}, f"cut={n}") for n in range(CUTS)]
         return [cls(number, *case) for number, case in enumerate(cases)]
 
+    @classmethod
+    def dribbling(cls, good):
+        """Each byte comes long before a deadline, the last one long after it."""
+        return [cls(place, place, DRIBBLE, {place: [{"say": message(**reply(good, place)), "trickle": 1000}]})
+                for place in ("greeting", "qmp_capabilities", "query-status")]
+
     def hangs(self):
         """It may take QEMU's 30 s to come up."""
         return self.place in STARTING and self.kind in HANGING
@@ -246,10 +253,14 @@ class HostileQemu(WorldTest):
         with self.w.control(name, timeout=START_DEADLINE) as qmp:
             try:
                 qmp.execute("qmpctl-start")
-            except QmpError:
+                if case.kind == DRIBBLE:
+                    self.note(f"{case}: it came up")
+            except QmpError as why:
                 status = qmp.execute("qmpctl-status")
                 if status["state"] != "stopped" or "pid" in status:
                     self.note(f"{case}: it did not start, and is {status}")
+                if case.kind == DRIBBLE and why.data.get("kind") != "timeout":
+                    self.note(f"{case}: no deadline ended it: {why}")
                 return False
             with self.w.control(name) as other:  # the first one's replies may never come
                 pid = other.execute("qmpctl-status").get("pid")
@@ -329,6 +340,7 @@ class HostileQemu(WorldTest):
             chance(seed_).shuffle(cases)
         else:
             cases = [Case.drawn(n, seed_, good, STARTING + RUNNING) for n in range(FIRST, FIRST + SESSIONS)]
+            cases += Case.dribbling(good)
         # First what takes the most memory; last, and so side by side, what takes the most time.
         cases.sort(key=lambda case: (case.hangs(), case.kind not in ("endless", "big", "depth")))
         self.run_sessions(cases[:len(cases) // 3])

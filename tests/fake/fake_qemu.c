@@ -171,12 +171,17 @@ static void send_without_end(void)
 static bool answers_by_script(const char *command, json_t *id)
 {
 	const json_t *answer = script_answer(&script, command), *say = json_object_get(answer, "say");
+	const json_t *trickle = json_object_get(answer, "trickle");
 	const char *then = json_string_value(json_object_get(answer, "then"));
+	long usual = script.trickle;
 
 	if (!answer)
 		return false;
+	if (trickle)
+		script.trickle = (long)json_integer_value(trickle);
 	if (json_string_length(say ? say : answer) > 0)
 		send_bytes(say ? say : answer, id);
+	script.trickle = usual;
 	if (then && strcmp(then, "close") == 0)
 		hang_up(monitor);
 	else if (then && strcmp(then, "endless") == 0)

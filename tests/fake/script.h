@@ -33,7 +33,7 @@
  *   {"query-status": [null, "{\"return\": 5, \"id\": $ID}\r\n", {"say": "{", "then": "close"}]}
  *
  * Each character is a byte (so none is above U+00FF), $ID is the id that came. THEN: close ends the connection; endless goes on
- * with bytes that are no line's end; exit ends as exit-at does.
+ * with bytes that are no line's end; exit ends as exit-at does. TRICKLE: as the word, for this answer.
  *
  * SIGUSR1 stops the VM, or has it go on, by no command; at SIGUSR2 the guest lets go of the devices that it was asked for.
  *

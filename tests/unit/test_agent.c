@@ -4,6 +4,7 @@
 #include "proto/base.h"
 #include "proto/qmp.h"
 #include "tests/unit/check.h"
+#include "tests/unit/dribble.h"
 
 #include <malloc.h>
 #include <poll.h>
@@ -245,6 +246,32 @@ static void test_silence_before_and_after_the_sync(void)
 	CHECK_CONTAINS(w.desc, "unknown");
 	CHECK_INT(w.silent, 2);
 	say(&w, "\xff{\"return\": %lld}\n{\"return\": {\"late\": true}}\n", id);
+	works(&w);
+	close_world(&w);
+}
+
+/* A deadline is for the whole: no byte renews it. */
+static void test_byte_by_byte(void)
+{
+	static const char text[] = "{\"return\": {\"slow\": \"and more, and more\"}}\n";
+	struct dribble d;
+	struct world w;
+
+	open_world(&w, 0);
+	execute(&w, "guest-ping", SOON);
+	(void)sync_in(heard(&w));
+	dribble(&d, &w.loop, w.guest, text);
+	until(&w, &w.replies, 1);
+	CHECK(dribble_end(&d) > 0);
+	CHECK_INT(w.status[0], -ETIMEDOUT);
+
+	execute(&w, "guest-slow", SOON);
+	answer_sync(&w);
+	CHECK_STR(heard(&w), "{\"execute\":\"guest-slow\"}\n");
+	dribble(&d, &w.loop, w.guest, text);
+	until(&w, &w.replies, 2);
+	CHECK(dribble_end(&d) > 0);
+	CHECK_INT(w.status[1], -ETIMEDOUT);
 	works(&w);
 	close_world(&w);
 }
@@ -673,6 +700,7 @@ int main(void)
 	RUN(test_sync_alone);
 	RUN(test_stale_replies);
 	RUN(test_silence_before_and_after_the_sync);
+	RUN(test_byte_by_byte);
 	RUN(test_lies_to_the_sync);
 	RUN(test_lies_to_a_command);
 	RUN(test_cut_at_every_byte);

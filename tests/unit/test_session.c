@@ -4,6 +4,7 @@
 #include "proto/base.h"
 #include "proto/qmp.h"
 #include "tests/unit/check.h"
+#include "tests/unit/dribble.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -632,6 +633,60 @@ static void test_no_greeting(void)
 	close_world(&w);
 }
 
+/* A deadline is for the whole: no byte renews it. */
+static void test_a_greeting_byte_by_byte(void)
+{
+	struct world w;
+	struct dribble d;
+
+	open_world(&w, 60);
+	dribble(&d, &w.loop, w.qemu, "{\"QMP\": {\"version\": {}, \"capabilities\": []}, \"more\": \"and more, and more\"}\r\n");
+	until(&w, &w.closed, 1);
+	CHECK(dribble_end(&d) > 0);
+	CHECK_INT(w.close_kind, QMP_ERR_TIMEOUT);
+	close_world(&w);
+}
+
+static void test_a_negotiation_byte_by_byte(void)
+{
+	struct world w;
+	struct dribble d;
+
+	open_world(&w, 60);
+	say(&w, "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n");
+	(void)heard(&w);
+	dribble(&d, &w.loop, w.qemu, "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5, \"microseconds\": 0}}\r\n");
+	until(&w, &w.closed, 1);
+	CHECK(dribble_end(&d) > 0);
+	CHECK_INT(w.close_kind, QMP_ERR_TIMEOUT);
+	CHECK_INT(w.ready, 0);
+	close_world(&w);
+}
+
+static void test_a_reply_byte_by_byte(void)
+{
+	struct world w;
+	struct dribble d;
+	struct qmp_command c = {.name = "slow", .timeout_ms = 60};
+	char text[200];
+	size_t left;
+
+	negotiate(&w);
+	CHECK_INT(qmp_session_execute(w.s, &c, on_reply, &w, NULL, NULL), 0);
+	snprintf(text, sizeof text, "{\"return\": {}, \"id\": \"%s\"}\r\n", id_in(heard(&w), 0));
+	dribble(&d, &w.loop, w.qemu, text);
+	until(&w, &w.replies, 1);
+	CHECK_INT(w.status[0], -ETIMEDOUT);
+	left = dribble_end(&d);
+	CHECK(left > 0);
+	say(&w, "%s", text + strlen(text) - left); /* no part of what comes next */
+	execute(&w, "next");
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}\r\n", id_in(heard(&w), 0));
+	until(&w, &w.replies, 2);
+	CHECK_INT(w.status[1], 0);
+	close_world(&w);
+}
+
 static void test_events(void)
 {
 	struct world w;
@@ -828,6 +883,9 @@ int main(void)
 	RUN(test_undecodable_replies);
 	RUN(test_protocol_errors);
 	RUN(test_no_greeting);
+	RUN(test_a_greeting_byte_by_byte);
+	RUN(test_a_negotiation_byte_by_byte);
+	RUN(test_a_reply_byte_by_byte);
 	RUN(test_events);
 	RUN(test_fd_passing);
 	RUN(test_fds_go_alone);
