@@ -6,7 +6,8 @@
 #   q  power off (ACPI S5)            r  reset (port 0xcf9)
 #   p  panic (ISA pvpanic, 0x505)     h  hang (cli; hlt)
 #   x  isa-debug-exit (0xf4)          i  ignore the power button from now on, or heed it again
-#                                     e  ignore requests to eject, or heed them again
+#   f  say numbered lines without end e  ignore requests to eject, or heed them again
+#      until another byte comes, then FLOOD-END
 # By itself it prints PWRBTN and BYE, and powers off, when the ACPI power button is pressed (system_powerdown);
 # and EJECT, and ejects, when a PCI device is to go (device_del; DEVICE_DELETED follows within milliseconds).
 # What it writes before anybody reads the serial port is lost: start with -S, connect, then cont.
@@ -79,6 +80,8 @@ main: pause             # lets TCG leave cpu_exec, else RCU (and DEVICE_DELETED)
  je panic
  cmp al,104
  je hang
+ cmp al,102
+ je flood
  cmp al,105
  jne .Lmain_n1
  xor byte ptr es:[0x500],1
@@ -137,6 +140,32 @@ panic: mov dx,0x505
  mov al,1
  out dx,al
  jmp main
+flood: xor ebx,ebx             # the line's number
+.Lflood_l: mov si,offset mflood
+ call puts
+ mov cx,8
+.Lflood_d: rol ebx,4
+ mov al,bl
+ and al,15
+ add al,48
+ cmp al,57
+ jbe .Lflood_p
+ add al,39
+.Lflood_p: call putc
+ dec cx
+ jnz .Lflood_d
+ mov si,offset mline
+ call puts
+ inc ebx
+ mov dx,0x3fd
+ in al,dx
+ test al,1
+ jz .Lflood_l
+ mov dx,0x3f8
+ in al,dx
+ mov si,offset mend
+ call puts
+ jmp main
 pcird: mov dx,0xcf8
  out dx,eax
  mov dx,0xcfc
@@ -164,6 +193,9 @@ putc: mov ah,al
  mov al,ah
  out dx,al
  ret
+mflood: .asciz "FLOOD "
+mline: .asciz " a guest that says more than anybody wants to read\r\n"
+mend: .asciz "FLOOD-END\r\n"
 mready: .asciz "TINY-READY\r\n"
 mpwr: .asciz "PWRBTN\r\n"
 mej: .asciz "EJECT\r\n"

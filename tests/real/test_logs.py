@@ -1,12 +1,16 @@
 """Logs do not fill the disk, whoever writes to them."""
 import json
 import os
+import re
 import signal
 
 import world
+from guest import tiny_spec
+from qmp import Qmp
 from world import WorldTest
 
 LIMIT = 1 << 20
+CONSOLE_LIMIT = 4 << 20
 
 
 class Logs(WorldTest):
@@ -50,6 +54,78 @@ class Logs(WorldTest):
             f.write(b"\xff\xfe\nthree")
         lines = [json.loads(line) for line in self.w.ok("logs", "a", "--of", "qemu", "-o", "json").out.splitlines()]
         self.assertEqual(lines[-3:], [{"vm": "a", "log": "qemu", "line": line} for line in ('one "two"', "\ufffd\ufffd", "three")])
+
+
+class Consoles(WorldTest):
+    """A guest that says more than anybody reads. Its port takes some 50 KiB a second: what it said before is nearly enough."""
+
+    def start(self):
+        self.w.create("a", tiny_spec(accel="tcg"))
+        self.folder = os.path.join(self.w.root, "run", "a")
+        os.makedirs(self.folder, mode=0o700)
+        self.before = b"of an earlier run\n" * 250000
+        for name, size in (("console-con0.log", CONSOLE_LIMIT - (32 << 10)), ("console-con0.log.1", CONSOLE_LIMIT)):
+            with open(os.path.join(self.folder, name), "wb") as f:
+                f.write(self.before[:size])
+        self.w.ok("start", "a")
+        self.w.ok("wait", "a", "--for", "console=TINY-READY\r\n")
+
+    def log(self, name="console-con0.log"):
+        with open(os.path.join(self.folder, name), "rb") as f:
+            return f.read()
+
+    def sizes(self):
+        sizes = [os.stat(os.path.join(self.folder, name)).st_size for name in os.listdir(self.folder) if "console" in name]
+        self.assertLessEqual(max(sizes), CONSOLE_LIMIT)
+        self.assertLessEqual(len(sizes), 2)
+        return sizes
+
+    def type(self, byte):
+        self.w.ok("type", "a", byte, "--no-newline")
+
+    def numbers(self, text):
+        return [int(n, 16) for n in re.findall(rb"FLOOD ([0-9a-f]{8}) a guest that says more than anybody wants to read\r\n", text)]
+
+    def said(self):
+        """The lines of the flood that the new log has whole."""
+        self.sizes()
+        return self.numbers(self.log())
+
+    def test_a_guest_that_floods_its_serial_port(self):
+        self.start()
+        self.type("f")
+        self.until(lambda: min(self.sizes()) < CONSOLE_LIMIT // 2 and len(self.said()) > 100, "no new log was begun")
+        self.assertEqual(self.w.state("a"), "running")
+        self.type("x")
+        self.w.ok("wait", "a", "--for", "console=FLOOD-END")
+        old, new = self.log("console-con0.log.1"), self.log()
+        self.assertTrue(old.startswith(self.before[:CONSOLE_LIMIT - (32 << 10)]), "what is older went with the oldest file")
+        numbers = self.numbers(old[CONSOLE_LIMIT - (32 << 10):] + new)
+        self.assertEqual(numbers, list(range(len(numbers))), "all that it said last is there")
+        self.assertTrue(new.endswith(b"FLOOD-END\r\n"), new[-100:])
+        self.w.ok("stop", "a")  # by a button that the guest itself heeds
+        self.assertTrue(self.log().endswith(b"PWRBTN\r\nBYE\r\n"), self.log()[-100:])
+        self.sizes()
+
+    def line(self, qmp):
+        """Which one the guest is at: it counts in a register."""
+        text = qmp.execute("human-monitor-command", {"command-line": "info registers"})
+        return int(re.search("EBX=([0-9a-f]{8})", text)[1], 16)
+
+    def test_nobody_reads(self):
+        """The guest says it all the same; whoever takes the VM over hears what comes then."""
+        self.start()
+        self.type("f")
+        self.until(self.said, "it says nothing")
+        self.w.kill_keeper()
+        with Qmp(os.path.join(self.folder, "qmp.sock")) as qmp:
+            first = self.line(qmp)
+            self.until(lambda: self.line(qmp) > first + 500, "it is held up")
+        self.w.ok("status", "a")
+        self.until(lambda: max(self.said() + self.numbers(self.log("console-con0.log.1"))) > first + 500, "it is not heard")
+        self.type("x")
+        self.w.ok("wait", "a", "--for", "console=FLOOD-END")
+        self.w.ok("stop", "a")
 
 
 if __name__ == "__main__":

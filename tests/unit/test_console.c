@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 /* A console between us and a socket that stands for QEMU's, in a guest that is no more than it takes. */
 struct world {
@@ -182,6 +183,47 @@ static void test_what_is_kept_no_more_is_counted(void)
 	world_deinit(&w);
 }
 
+static void check_log(const struct world *w, const char *name, const char *end)
+{
+	static char text[VM_CONSOLE_LOG + 1];
+	int fd = openat(w->vm.run_dir, name, O_RDONLY | O_CLOEXEC);
+	ssize_t n = read(fd, text, sizeof text);
+
+	CHECK(n > 0 && n <= VM_CONSOLE_LOG);
+	text[n < VM_CONSOLE_LOG ? n : VM_CONSOLE_LOG] = '\0';
+	CHECK_CONTAINS(text + (n > 100 ? n - 100 : 0), end);
+	CHECK_INT(unlinkat(w->vm.run_dir, name, 0), 0);
+	(void)close(fd);
+}
+
+/* Three times what is kept, and then some. */
+static void test_its_logs_have_a_limit(void)
+{
+	static char much[1 << 20];
+	char folder[] = "/tmp/qmpctl-console-XXXXXX";
+	struct stat st;
+	struct world w;
+
+	CHECK(mkdtemp(folder));
+	world_init(&w);
+	(void)close(w.qemu);
+	vm_console_free(take_ptr(w.vm.consoles));
+	(void)close(w.vm.run_dir);
+	w.vm.run_dir = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	open_console(&w);
+	memset(much, '.', sizeof much);
+	for (int i = 0; i < 25; i++) {
+		say(&w, much, sizeof much);
+		CHECK_INT(fstatat(w.vm.run_dir, "console-con0.log", &st, 0), 0);
+		CHECK(st.st_size <= VM_CONSOLE_LOG);
+	}
+	say(&w, "the end", 7);
+	check_log(&w, "console-con0.log", "the end");
+	check_log(&w, "console-con0.log.1", "....");
+	world_deinit(&w);
+	CHECK_INT(rmdir(folder), 0);
+}
+
 static void test_another_run_is_read_from_its_beginning(void)
 {
 	struct world w;
@@ -256,6 +298,7 @@ int main(void)
 	RUN(test_a_piece_comes_when_something_is_said);
 	RUN(test_the_last_lines);
 	RUN(test_what_is_kept_no_more_is_counted);
+	RUN(test_its_logs_have_a_limit);
 	RUN(test_another_run_is_read_from_its_beginning);
 	RUN(test_the_last_words_are_heard);
 	RUN(test_one_that_is_freed_late_takes_nobody_out_of_the_loop);
