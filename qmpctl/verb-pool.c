@@ -10,6 +10,9 @@
 #include "launcher/vm.h"
 #include "proto/base.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+
 /* ---- create: "dir,path=/srv/vms", or the JSON object itself ---- */
 
 static int set_field(struct cli *cli, json_t *pool, const struct vm_field *f, const char *value)
@@ -258,18 +261,19 @@ static int run_pool_refresh(struct cli *cli)
 
 /* ---- delete ---- */
 
-/* Of a VM that is defined or runs: whether it has something in POOL. Also where it cannot be told. */
-static bool is_needed_by(struct cli *cli, const char *vm, const char *pool)
+/* VMS: the folder of the specs. Of a VM that is defined or runs: whether it has something in POOL. Also where it cannot be told. */
+static bool is_needed_by(struct cli *cli, int vms, const char *vm, const char *pool)
 {
 	_cleanup_free_ char *file = qmp_asprintf("%s.json", vm);
-	_cleanup_fd_ int vms = vm_dir_open(cli->dirs.conf, "vms", false, NULL), run = vm_dir_open(cli->dirs.run, vm, false, NULL);
-	json_auto_t *spec = file && vms >= 0 ? vm_file_read_json(vms, file) : NULL;
+	_cleanup_fd_ int run = vm_dir_open(cli->dirs.run, vm, false, NULL);
+	json_auto_t *spec = file ? vm_file_read_json(vms, file) : NULL;
 	json_auto_t *record = run >= 0 && vm_qemu_lives_in(run) ? vm_file_read_json(run, VM_RUNNING_FILE) : NULL;
+	bool gone = file && !spec && faccessat(vms, file, F_OK, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
 
-	return !spec || vm_pool_is_named(spec, pool) || vm_pool_is_named(json_object_get(record, "spec"), pool);
+	return (!spec && !gone) || vm_pool_is_named(spec, pool) || vm_pool_is_named(json_object_get(record, "spec"), pool);
 }
 
-static int check_unused(struct cli *cli, const char *pool)
+static int check_unused(struct cli *cli, int vms, const char *pool)
 {
 	json_auto_t *names = vm_names(cli);
 	char list[400] = "";
@@ -279,9 +283,23 @@ static int check_unused(struct cli *cli, const char *pool)
 	if (!names)
 		return cli->error.code;
 	json_array_foreach(names, i, name)
-		if (is_needed_by(cli, json_string_value(name), pool) && n < sizeof list)
+		if (is_needed_by(cli, vms, json_string_value(name), pool) && n < sizeof list)
 			n += (size_t)snprintf(list + n, sizeof list - n, "%s%s", n ? ", " : "", json_string_value(name));
 	return n == 0 ? 0 : qmp_error_set(&cli->error, QMP_ERR_STATE, -EBUSY, "the pool %s has disks of %s; nothing was changed", pool, list);
+}
+
+/* While nobody makes or renames a VM. */
+static int undefine_unused(struct cli *cli, const char *pool)
+{
+	_cleanup_fd_ int vms = vm_dir_open(cli->dirs.conf, "vms", true, &cli->error);
+
+	if (vms < 0)
+		return vms;
+	if (flock(vms, LOCK_EX) < 0)
+		return qmp_error_errno(&cli->error, -errno, "locking the folder of the specs");
+	if (check_unused(cli, vms, pool) < 0)
+		return cli->error.code;
+	return img_pool_undefine(&cli->dirs, pool, &cli->error);
 }
 
 static int run_pool_delete(struct cli *cli)
@@ -295,7 +313,7 @@ static int run_pool_delete(struct cli *cli)
 			return cli_fail(cli);
 		cli->error = (struct qmp_error){0};
 	}
-	if (check_unused(cli, name) < 0 || img_pool_undefine(&cli->dirs, name, &cli->error) < 0)
+	if (undefine_unused(cli, name) < 0)
 		return cli_fail(cli);
 	if (cli->json) {
 		json_auto_t *result = json_pack("{s:s}", "name", name);
