@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #define VIRTUAL_MAX ((uint64_t)1 << 50)
+#define SECTOR      512
 
 /* What the publisher's server sends instead of an image, or archives that have one in them. */
 static int refuse_others(int fd, const char *shown, struct qmp_error *err)
@@ -50,6 +51,9 @@ int img_vet(int fd, const char *shown, struct img_vetted *ret, struct qmp_error 
 				     "importing %s: the image would have QEMU open another file, %s \"%s\"; it was not kept. Its publisher can "
 				     "flatten it (qemu-img convert)",
 				     shown, h.has_backing ? "its backing file" : "its data file", h.has_backing ? h.backing : h.data_file);
+	if (streq(h.format, "raw") && st.st_size % SECTOR != 0)
+		return qmp_error_set(err, QMP_ERR_HOST, -EBADMSG, "importing %s: that is no image: it looks like none but a raw one, and %lld bytes are "
+				     "no whole number of sectors (%d)", shown, (long long)st.st_size, SECTOR);
 	v.size = (uint64_t)st.st_size;
 	v.virtual_size = h.virtual_size ? h.virtual_size : v.size;
 	if (v.virtual_size > VIRTUAL_MAX)

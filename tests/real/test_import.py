@@ -108,8 +108,8 @@ class Import(WorldTest):
     def test_zeros_are_holes(self):
         size = 64 << 20
         to = self.path("to")
-        self.load(self.put("source", gzip.compress(self.data[:8192] + bytes(size) + b"end")), to)
-        self.assertEqual(self.content(to), self.data[:8192] + bytes(size) + b"end")
+        self.load(self.put("source", gzip.compress(self.data[:8192] + bytes(size - 3) + b"end")), to)
+        self.assertEqual(self.content(to), self.data[:8192] + bytes(size - 3) + b"end")
         self.assertLess(os.stat(to).st_blocks * 512, 1 << 20)
 
     def test_a_bomb_is_refused(self):
@@ -128,7 +128,8 @@ class Import(WorldTest):
         over = self.qcow2("-b", base, "-F", "qcow2", name="over.qcow2")
         data = self.qcow2("-o", f"data_file={self.path('raw')}", name="data.qcow2")
         for content, named in ((over, base), (data, "raw"), (b"<!DOCTYPE html><html>login</html>", "HTML"),
-                               (b"PK\3\4" + bytes(1000), "zip"), (bytes(257) + b"ustar\0" + bytes(500), "tar"), (b"", "empty")):
+                               (b"PK\3\4" + bytes(1000), "zip"), (bytes(257) + b"ustar\0" + bytes(500), "tar"), (b"", "empty"),
+                               (b"no such file\n", "sectors")):
             with self.subTest(named=named):
                 self.assertIn(named, self.load(self.serve(content), rc=HOST))
                 self.assertIn(named, self.load(self.put("source", content), self.path("to"), rc=HOST))
