@@ -540,6 +540,17 @@ static void on_progress(void *data, double part)
 	progress_update(&r->bar, (uint64_t)(part * (double)total), total);
 }
 
+/* qemu-img asks for a key by words of its own. */
+static void say_key_file(struct qmp_error *error)
+{
+	struct qmp_error why = *error;
+
+	if (!strstr(why.message, "key-secret' is required"))
+		return;
+	*error = (struct qmp_error){0};
+	qmp_error_set(error, why.kind, why.code, "%s: it is encrypted; name the file that holds its key (key-file)", why.message);
+}
+
 int image_run(struct cli *cli, struct img_task *task, const char *doing, uint64_t bytes, json_t **ret)
 {
 	struct running running = {.bytes = bytes};
@@ -548,5 +559,6 @@ int image_run(struct cli *cli, struct img_task *task, const char *doing, uint64_
 	progress_begin(&running.bar, cli, doing, bytes ? "B" : NULL);
 	r = img_task_call(cli->loop, task, on_progress, &running, ret, &cli->error);
 	progress_end(&running.bar);
+	say_key_file(&cli->error);
 	return r;
 }

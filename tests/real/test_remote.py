@@ -210,7 +210,7 @@ class Remote(WorldTest):
         self.assertEqual(self.w.ok("image", "map", enc, "--key-file", one, "-o", "json").json()[0]["length"], 65536)
         self.w.ok("image", "measure", enc, "--key-file", one)
         self.w.ok("image", "resize", enc, "+1M", "--key-file", one)
-        for rc, words, why in ((world.HOST, ["convert", enc, raw + "2"], "key-secret"),
+        for rc, words, why in ((world.HOST, ["convert", enc, raw + "2"], "(key-file)"),
                                (world.HOST, ["convert", enc, raw + "2", "--key-file", two], "Invalid password"),
                                (USAGE, ["info", plain, "--key-file", one], "not encrypted"),
                                (USAGE, ["info", plain, "--tls", self.w.base], "NBD"),
