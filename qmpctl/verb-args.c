@@ -41,10 +41,14 @@ static int print_words(const struct cli *cli, char **words)
 static int preview_args(struct cli *cli)
 {
 	struct preview p = {.cli = cli};
-	struct vm_handlers none = {0};
+	int r = verb_open_stopped(cli, &p.vm);
 
-	if (vm_check_name(cli, cli->args[0]) < 0 ||
-	    vm_open(cli->loop, &cli->dirs, cli->args[0], &none, &p.vm, &cli->error) < 0)
+	if (r == -EBUSY) {
+		cli->error = (struct qmp_error){0};
+		qmp_error_set(&cli->error, QMP_ERR_STATE, r, "the VM %s is stopped, and its keeper or another verb still holds it; try again "
+			      "later", cli->args[0]);
+	}
+	if (r < 0)
 		return cli_fail(cli);
 	if (vm_caps_get(cli->loop, &cli->dirs, text_of(p.vm->spec, "qemu-binary"), on_caps, &p, &cli->error) == 0)
 		uv_run(cli->loop, UV_RUN_DEFAULT);
@@ -68,11 +72,11 @@ static int run_args(struct cli *cli)
 	if (client_call(cli, cli->args[0], "qmpctl-show", NULL, &result) < 0)
 		return cli_fail(cli);
 	argv = json_object_get(result, "argv");
+	if (!argv)
+		return preview_args(cli); /* it has ended, and its keeper is about to */
 	words = calloc(json_array_size(argv) + 1, sizeof *words);
-	if (!argv || !words) {
-		free(words);
-		qmp_error_set(&cli->error, QMP_ERR_STATE, -EAGAIN,
-			      "the VM %s is stopped, and its keeper still holds it; try again later", cli->args[0]);
+	if (!words) {
+		qmp_error_errno(&cli->error, -ENOMEM, "the command line of %s", cli->args[0]);
 		return cli_fail(cli);
 	}
 	json_array_foreach(argv, i, word)

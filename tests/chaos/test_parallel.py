@@ -12,7 +12,7 @@ from world import PATIENCE, WorldTest
 USERS = amount("QMPCTL_USERS", 8)
 ROUNDS = amount("QMPCTL_ROUNDS", 1)
 LOOKS = (["list"], ["list", "-o", "json"], ["image", "list"], ["image", "tree"], ["image", "cache"], ["pool", "list"], ["pool", "info", "default"],
-         ["status", "base"], ["show", "base"])
+         ["status", "base"], ["show", "base"], ["args", "base"])
 
 
 class Parallel(WorldTest):
@@ -75,6 +75,14 @@ class Parallel(WorldTest):
                 self.ok("start", f"{name}-c")
                 self.ok("kill", f"{name}-c")
             self.ok("kill", name)
+            # Its keeper may still be there; that is nobody's concern.
+            for words in r.sample((["args", name], ["show", name], ["set", name, "description=y"], ["status", name], ["start", name],
+                                   ["disk", "add", name, "size=4M"], ["clone", name, f"{name}-d"]), 3):
+                self.ok(*words)
+                if words[0] == "start":
+                    self.ok("kill", name)
+                elif words[0] == "clone":
+                    self.ok("delete", words[2], "--disks")
             self.ok("rename", name, f"{name}-r")
             for each in [f"{name}-c", f"{name}-r"] if clone else [f"{name}-r"]:
                 self.ok("delete", each, "--disks")
