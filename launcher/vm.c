@@ -848,14 +848,21 @@ static char process_state(pid_t pid)
 	return after && after[1] == ' ' ? after[2] : '?';
 }
 
-char *vm_why_unresponsive(const struct vm *vm)
+const char *vm_why_process_waits(pid_t pid)
 {
-	char state = vm->qemu ? process_state(vm_child_pid(vm_qemu_child(vm->qemu))) : '?';
+	char state = process_state(pid);
 
 	if (state == 'T' || state == 't')
-		return strdup("its process is stopped, by SIGSTOP or by a debugger");
-	if (state == 'D')
-		return strdup("its process waits inside the kernel, mostly for storage");
+		return "its process is stopped, by SIGSTOP or by a debugger";
+	return state == 'D' ? "its process waits inside the kernel, mostly for storage" : NULL;
+}
+
+char *vm_why_unresponsive(const struct vm *vm)
+{
+	const char *why = vm->qemu ? vm_why_process_waits(vm_child_pid(vm_qemu_child(vm->qemu))) : NULL;
+
+	if (why)
+		return strdup(why);
 	if (vm_session(vm, NULL))
 		return strdup("it is busy with a long command, or it hangs");
 	return strdup("its monitor cannot be reached; this is tried again every 2 s");

@@ -136,6 +136,8 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err);
 /* Why it is unresponsive, in words: new. */
 char *vm_why_unresponsive(const struct vm *vm);
+/* Why a process does nothing, in words; NULL: nothing shows. */
+const char *vm_why_process_waits(pid_t pid);
 /* Before the spec is needed: what somebody else has made of it on disk. Where that cannot be read it stays as it was. */
 int vm_renew_spec(struct vm *vm, struct qmp_error *err);
 /* The spec as it is on disk now; new. NULL: it cannot be read. */

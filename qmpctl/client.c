@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -154,6 +155,27 @@ static void await_answer(struct request *r, const char *name)
 		leave(r, name, wait.signum);
 }
 
+/* Who listens at the other end of FD; 0: it cannot be told. */
+static pid_t listener_of(int fd)
+{
+	struct ucred who;
+	socklen_t size = sizeof who;
+
+	return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 ? who.pid : 0;
+}
+
+/* It is no other keeper's business: this one has the lock, and may go on at any moment. */
+static void tell_silent(struct cli *cli, const char *name, pid_t keeper)
+{
+	const char *why = vm_why_process_waits(keeper);
+
+	cli->error = (struct qmp_error){0};
+	qmp_error_set(&cli->error, QMP_ERR_TIMEOUT, -ETIMEDOUT,
+		      "the keeper of the VM %s, the process %d, does not answer: %s; nothing was asked of it. \"kill -CONT %d\" has one "
+		      "that is stopped go on; \"kill -9 %d\" ends it, the VM runs on, and the next verb takes that over",
+		      name, (int)keeper, why ? why : "it is not known why", (int)keeper, (int)keeper);
+}
+
 /*
  * Over FD (taken over), until it is answered. -EAGAIN: the keeper was about to end, and asking once more is safe,
  * because nothing was sent or nothing changes by it.
@@ -162,6 +184,7 @@ static int call_over(struct cli *cli, const char *name, int fd, const char *oper
 {
 	int open = 1;
 	struct request r = {.cli = cli, .operation = operation, .args = args, .open = &open};
+	pid_t keeper = listener_of(fd);
 
 	if (send_request(&r, fd) == 0)
 		await_answer(&r, name);
@@ -174,6 +197,8 @@ static int call_over(struct cli *cli, const char *name, int fd, const char *oper
 	cli->error = r.error;
 	if (r.hung_up && (!r.sent || only_looks(operation)))
 		return -EAGAIN;
+	if (!r.sent && r.error.kind == QMP_ERR_TIMEOUT && keeper > 0)
+		tell_silent(cli, name, keeper);
 	return r.error.code ? r.error.code : -EIO;
 }
 

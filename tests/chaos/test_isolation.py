@@ -1,9 +1,13 @@
-"""One VM of many in one keeper does not answer: it alone is unresponsive, the others are as quick as before."""
+"""
+One VM of many in one keeper does not answer: it alone is unresponsive, the others are as quick as before. A keeper that does not
+answer is named, and nothing is done behind its back.
+"""
 import os
 import signal
+import subprocess
 import time
 
-from chaos import amount, figure, percentile
+from chaos import FakeWorld, amount, figure, percentile
 
 import world
 from world import PATIENCE, WorldTest
@@ -65,6 +69,46 @@ class Isolation(WorldTest):
         for qmp in clients:
             qmp.execute("qmpctl-kill")
         self.assertEqual(keeper.wait(PATIENCE), world.KILLED)
+
+
+class StoppedKeeper(WorldTest):
+    def setUp(self):
+        self.w = FakeWorld()
+        self.addCleanup(self.w.close)
+        self.w.create_fakes(["a"])
+        self.w.ok("start", "a")
+        self.pid, self.keeper = (self.w.status("a")[key] for key in ("pid", "keeper-pid"))
+        os.kill(self.keeper, signal.SIGSTOP)
+
+    def test_it_is_named_and_goes_on(self):
+        asked = (("status", "a"), ("set", "a", "description=x"), ("disk", "list", "a"), ("stop", "a"), ("kill", "a"))
+        procs = [subprocess.Popen(self.w.argv(*words), env=self.w.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                 for words in asked]
+        self.assertIn("another keeper", self.w.expect(world.STATE, "run", "a").err)
+        self.assertIn("does not answer", self.w.ok("list").out)
+        for proc, words in zip(procs, asked):
+            out, err = proc.communicate(timeout=PATIENCE)
+            self.assertEqual((proc.returncode, out), (world.TIMEOUT, ""), (words, err))
+            for part in (f"the process {self.keeper}", "stopped", "nothing was asked of it", f"kill -CONT {self.keeper}"):
+                self.assertIn(part, err, words)
+        os.kill(self.keeper, signal.SIGCONT)
+        status = self.w.status("a")
+        self.assertEqual((status["state"], status["pid"], status["keeper-pid"]), ("running", self.pid, self.keeper))
+        self.assertNotIn("description", self.w.ok("show", "a", "-o", "json").json()["spec"])
+
+    def test_it_is_ended_and_the_vm_is_taken_over(self):
+        os.kill(self.keeper, signal.SIGKILL)
+        self.w.wait_gone([self.keeper])
+        status = self.w.status("a")
+        self.assertEqual((status["state"], status["pid"]), ("running", self.pid))
+        self.assertNotEqual(status["keeper-pid"], self.keeper)
+
+    def test_what_has_ended_meanwhile_is_known(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.kill(self.keeper, signal.SIGCONT)
+        self.until(lambda: self.w.state("a") == "stopped", "its end is not noticed")
+        end = self.w.status("a")["last-end"]
+        self.assertEqual((end["reason"], end["signal"]), ("crashed", 9))
 
 
 if __name__ == "__main__":
