@@ -1,5 +1,6 @@
 """The real cloud-init: one command makes a VM from an image and returns when its first boot is over."""
 import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -61,6 +62,21 @@ class CloudInit(WorldTest):
         self.assertEqual(verb.returncode, world.OK, f"{said}\n{self.w.logs()}")
         return said
 
+    def repository(self):
+        """Vendor data that gives the guest, which has no network, an archive with one package, tiny."""
+        folder = os.path.join(self.w.base, "tiny")
+        os.makedirs(os.path.join(folder, "DEBIAN"))
+        control = "Package: tiny\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: nothing\n"
+        self.file("tiny/DEBIAN/control", control)
+        subprocess.run(["dpkg-deb", "--build", folder, f"{folder}.deb"], check=True, stdout=subprocess.DEVNULL)
+        with open(f"{folder}.deb", "rb") as f:
+            deb = f.read()
+        index = f"{control}Filename: ./tiny.deb\nSize: {len(deb)}\nSHA256: {hashlib.sha256(deb).hexdigest()}\n"
+        files = [{"path": f"/srv/archive/{name}", "encoding": "b64", "content": base64.b64encode(content).decode()}
+                 for name, content in (("tiny.deb", deb), ("Packages", index.encode()))]
+        apt = {"preserve_sources_list": False, "sources_list": "deb [trusted=yes] file:/srv/archive ./\n"}
+        return self.file("vendor-data", "#cloud-config\n" + json.dumps({"write_files": files, "apt": apt}))
+
     def create(self, *words, more=""):
         return self.boots(
             "create", "demo", "--memory", "512M", "--accel", "tcg",
@@ -82,13 +98,14 @@ class CloudInit(WorldTest):
     def test_one_command_makes_a_vm_that_is_ready(self):
         said = self.create(
             "--size", "6G", "--user", "me", "--ssh-key", self.file("id.pub", KEY + "\n"), "--hostname", "gu-est",
-            "--password-hash", self.file("hash", HASH + "\n"),
+            "--password-hash", self.file("hash", HASH + "\n"), "--package", "tiny", "--vendor-data", self.repository(),
             "--run", "echo 'it ran: ä\u2028 😀' >/ran", "--run", "exit 0")
         self.assertEqual(said.splitlines()[-1], "demo is ready")
         self.assertIn("Cloud-init v. ", said, "no progress was told")
 
         self.assertEqual(self.guest("cat", "/ran"), "it ran: ä\u2028 😀")
         self.assertEqual(self.guest("hostname"), "gu-est")
+        self.assertEqual(self.guest("dpkg-query", "-W", "-f", "${Version} ${Status}", "tiny"), "1 install ok installed")
         self.assertEqual(self.guest("cat", "/home/me/.ssh/authorized_keys"), KEY)
         self.assertIn(f"me:{HASH}:", self.guest("cat", "/etc/shadow"))
         self.assertIn("me ALL=(ALL) NOPASSWD:ALL", self.guest("cat", "/etc/sudoers.d/90-cloud-init-users"))
