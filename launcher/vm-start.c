@@ -415,7 +415,7 @@ static int launch(struct vm *vm, json_t *caps, struct qmp_error *err)
 	if (r == 0) {
 		vm_replace(&vm->argv, argv_json(argv));
 		vm_forget_ending(vm);
-		vm->started = (int64_t)time(NULL);
+		vm->started = vm_seconds();
 		r = vm_save_running(vm, effective, err);
 	}
 	/* Only now, when others can see what we have: of two that start at the same time, one at least sees the other. */

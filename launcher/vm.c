@@ -37,12 +37,26 @@ int vm_not_running(const char *name, struct qmp_error *err)
 	return qmp_error_set(err, QMP_ERR_STATE, -ENOTCONN, "the VM %s is not running; \"qmpctl start %s\" starts it", name, name);
 }
 
+int64_t vm_seconds(void)
+{
+	struct timespec now;
+
+	return clock_gettime(CLOCK_BOOTTIME, &now) == 0 ? (int64_t)now.tv_sec : 0;
+}
+
+int64_t vm_uptime(const struct vm *vm)
+{
+	int64_t now = vm_seconds();
+
+	return vm->started < now ? now - vm->started : 0;
+}
+
 void vm_set_state(struct vm *vm, enum vm_state s)
 {
 	if (vm->state == s)
 		return;
 	vm->state = s;
-	vm->since = (int64_t)time(NULL);
+	vm->since = vm_seconds();
 	vm->was_up |= s == VM_RUNNING || s == VM_PAUSED;
 	if (vm->handlers.on_state)
 		vm->handlers.on_state(vm->handlers.data, vm);
@@ -811,7 +825,7 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 	vm->start_data = data;
 	vm->start_paused = json_is_true(json_object_get(record, "paused"));
 	vm->state = VM_UNRESPONSIVE; /* until it has answered */
-	vm->since = (int64_t)time(NULL);
+	vm->since = vm_seconds();
 	uv_timer_start(&vm->retry, on_retry, RETRY_MS, 0);
 	vm_open_consoles(vm);
 	return 0;

@@ -80,7 +80,7 @@ struct vm {
 	json_t *greeting;
 	struct vm_qemu *qemu;
 	struct vm_console *consoles;
-	int64_t started;    /* seconds of the host's clock */
+	int64_t started;    /* as vm_seconds() counts */
 	int64_t since;      /* when STATE began, likewise; 0: it never changed here */
 	bool wanted_end;    /* we asked QEMU to end */
 	bool killed;        /* by SIGKILL: of one that was taken over the kernel does not tell */
@@ -134,6 +134,10 @@ void vm_start_ready(struct vm *vm, const struct qmp_error *why);
 int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why), void *data, struct qmp_error *err);
 /* The session, or an error that says why there is none. */
 struct qmp_session *vm_session(const struct vm *vm, struct qmp_error *err);
+/* Since the host has booted, which no setting of its clock moves. */
+int64_t vm_seconds(void);
+/* How long its QEMU has been there, or was; 0 where that is not known. */
+int64_t vm_uptime(const struct vm *vm);
 /* Why it is unresponsive, in words: new. */
 char *vm_why_unresponsive(const struct vm *vm);
 /* Why a process does nothing, in words; NULL: nothing shows. */

@@ -34,7 +34,7 @@ static void start_status(struct op_call *call)
 
 	if (vm->qemu) {
 		json_object_set_new(s, "pid", json_integer(vm_child_pid(vm_qemu_child(vm->qemu))));
-		json_object_set_new(s, "uptime", json_integer((json_int_t)time(NULL) - vm->started));
+		json_object_set_new(s, "uptime", json_integer(vm_uptime(vm)));
 		json_object_update_missing(s, vm->host_facts);
 		json_object_set_new(s, "agent", agent_status(g->agent));
 	}
@@ -43,7 +43,8 @@ static void start_status(struct op_call *call)
 	if (vm->state == VM_UNRESPONSIVE) {
 		_cleanup_free_ char *silence = vm_why_unresponsive(vm);
 		json_object_set_new(s, "unresponsive",
-				    json_pack("{s:I, s:s?}", "since", (json_int_t)vm->since, "why", silence));
+				    json_pack("{s:I, s:s?}", "since", (json_int_t)(time(NULL) - (vm_seconds() - vm->since)), "why",
+					      silence));
 	}
 	if (g->running)
 		json_object_set_new(s, "operation", json_string(g->running->op->name));

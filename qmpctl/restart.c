@@ -9,7 +9,6 @@ struct restart {
 	uv_timer_t timer;
 	struct guest *guest;
 	int64_t count; /* starts in a row, none of which ran for healthy-after */
-	int64_t due;   /* seconds of the host's clock, while it waits */
 	bool waiting, starting, gave_up;
 };
 
@@ -67,7 +66,6 @@ static void schedule(struct restart *r)
 	}
 	delay = restart_delay_ms(policy, ++r->count);
 	r->waiting = true;
-	r->due = (int64_t)time(NULL) + (int64_t)(delay / 1000);
 	uv_timer_start(&r->timer, on_due, delay, 0);
 	tell(r, "waiting", delay);
 }
@@ -109,7 +107,7 @@ void restart_consider(struct restart *r)
 		return;
 	if (!restart_wanted(policy, vm->last_end, vm->wanted_end || vm->stop_asked))
 		return;
-	if ((int64_t)time(NULL) - vm->started >= int_of(policy, "healthy-after"))
+	if (vm_uptime(vm) >= int_of(policy, "healthy-after"))
 		r->count = 0;
 	r->gave_up = false;
 	schedule(r);
@@ -132,6 +130,12 @@ bool restart_cancel(struct restart *r)
 	return waited;
 }
 
+/* In seconds of the host's clock, as that is now. */
+static json_int_t due_at(const struct restart *r)
+{
+	return (json_int_t)time(NULL) + (json_int_t)((uv_timer_get_due_in(&r->timer) + 999) / 1000);
+}
+
 json_t *restart_status(const struct restart *r)
 {
 	json_auto_t *policy = policy_of(r);
@@ -142,7 +146,7 @@ json_t *restart_status(const struct restart *r)
 		return NULL;
 	s = json_pack("{s:s, s:I}", "policy", when, "count", (json_int_t)r->count);
 	if (r->waiting)
-		json_object_set_new(s, "due", json_integer(r->due));
+		json_object_set_new(s, "due", json_integer(due_at(r)));
 	if (r->gave_up)
 		json_object_set_new(s, "gave-up", json_true());
 	return s;

@@ -349,12 +349,12 @@ static int clone_disks(struct clone *c)
 static int open_source(struct clone *c)
 {
 	struct timespec nap = {0, 20 * 1000 * 1000};
-	time_t end = time(NULL) + LOCK_WAIT_S;
+	int64_t end = vm_seconds() + LOCK_WAIT_S;
 	struct cli *cli = c->cli;
 	int r = verb_open_stopped(cli, &c->vm);
 
 	/* Another clone of it, perhaps: that ends. A keeper of one that runs does not. */
-	while (r == -EBUSY && !client_is_up(cli, cli->args[0]) && !client_qemu_lives(cli, cli->args[0]) && time(NULL) < end) {
+	while (r == -EBUSY && !client_is_up(cli, cli->args[0]) && !client_qemu_lives(cli, cli->args[0]) && vm_seconds() < end) {
 		nanosleep(&nap, NULL);
 		cli->error = (struct qmp_error){0};
 		r = verb_open_stopped(cli, &c->vm);

@@ -282,6 +282,19 @@ static json_t *qom_list(struct request *r)
 	return list;
 }
 
+static json_t *qom_get(struct request *r)
+{
+	static const char peripheral[] = "/machine/peripheral/";
+	const char *path = text_of(r->args, "path"), *property = text_of(r->args, "property");
+
+	if (!path || strncmp(path, peripheral, sizeof peripheral - 1) != 0 ||
+	    !json_object_get(r->m->devices, path + sizeof peripheral - 1))
+		return refuse(r, "DeviceNotFound", "Device '%s' not found", path);
+	if (!property || strcmp(property, "hotpluggable") != 0)
+		return refuse(r, "GenericError", "Property '%s' not found", property);
+	return json_true();
+}
+
 static json_t *query_cpus(struct request *r)
 {
 	(void)r;
@@ -374,6 +387,7 @@ static const struct {
 	{"query-commands", query_commands},
 	{"human-monitor-command", human_monitor_command},
 	{"qom-list", qom_list},
+	{"qom-get", qom_get},
 	{"qom-set", nothing},
 	{"cont", cont},
 	{"stop", stop},
