@@ -1,4 +1,5 @@
 #include "images/draft.h"
+#include "launcher/files.h"
 #include "proto/base.h"
 
 #include <dirent.h>
@@ -111,14 +112,6 @@ int img_draft_begin(const char *final, bool replace, struct img_draft *ret, stru
 	return 0;
 }
 
-static int sync_folder_of(const char *path)
-{
-	_cleanup_free_ char *folder = strndup(path, (size_t)(strrchr(path, '/') - path + 1));
-	_cleanup_fd_ int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-
-	return fd >= 0 && fsync(fd) == 0 ? 0 : -errno;
-}
-
 /* Gives the draft its name; where the file system cannot rename without replacing (NFS), it has two for a moment. */
 static int name_it(const struct img_draft *d)
 {
@@ -142,7 +135,7 @@ int img_draft_keep(struct img_draft *d, struct qmp_error *err)
 		return r;
 	}
 	free(take_ptr(d->path)); /* nothing is to be removed any more */
-	r = sync_folder_of(d->final);
+	r = vm_folder_sync_of(d->final);
 	if (r < 0)
 		qmp_error_errno(err, r, "%s is made, but whether it outlasts a power cut is not known", d->final);
 	img_draft_discard(d);

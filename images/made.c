@@ -120,6 +120,13 @@ int img_made_note_volume(void *made, const char *location, const char *id, struc
 	return r < 0 ? qmp_error_errno(err, r, "noting that %s is made", location) : 0;
 }
 
+static int will_be_gone(struct img_made *m, const char *path)
+{
+	if (!m->gone)
+		m->gone = json_array();
+	return m->gone && json_array_append_new(m->gone, qmp_json_text(path)) == 0 ? 0 : -ENOMEM;
+}
+
 int img_made_condemn(struct img_made *m, const char *path, struct qmp_error *err)
 {
 	struct stat st;
@@ -128,6 +135,8 @@ int img_made_condemn(struct img_made *m, const char *path, struct qmp_error *err
 	if (lstat(path, &st) < 0 || !S_ISREG(st.st_mode))
 		return 0;
 	r = write_line(m->fd, line_of(path, &st));
+	if (r == 0)
+		r = will_be_gone(m, path);
 	return r < 0 ? qmp_error_errno(err, r, "noting that %s is to go", path) : 0;
 }
 
@@ -180,6 +189,7 @@ void img_made_leave(struct img_made *m)
 		free(m->images[i].id);
 	}
 	free(m->images);
+	json_decref(m->gone);
 	if (m->fd > 0)
 		(void)close(m->fd);
 	if (m->dir > 0)
@@ -187,9 +197,21 @@ void img_made_leave(struct img_made *m)
 	*m = (struct img_made){.dir = -1, .fd = -1};
 }
 
+/* Whether a power cut would bring none of them back. */
+static bool stays_gone(const json_t *paths)
+{
+	const json_t *path;
+	size_t i;
+	bool synced = true;
+
+	json_array_foreach(paths, i, path)
+		synced &= vm_folder_sync_of(json_string_value(path)) == 0;
+	return synced;
+}
+
 void img_made_keep(struct img_made *m)
 {
-	if (m->fd > 0)
+	if (m->fd > 0 && stays_gone(m->gone))
 		(void)unlinkat(m->dir, m->name, 0);
 	img_made_leave(m);
 }
@@ -217,8 +239,8 @@ void img_made_undo(struct img_made *m)
 	for (size_t i = 0; i < m->n; i++)
 		if (m->images[i].id)
 			undone &= remove_volume(m->loop, m->dirs, m->images[i].path, m->images[i].id, false);
-		else if (is_it(&m->images[i]))
-			(void)unlink(m->images[i].path);
+		else if (is_it(&m->images[i]) && unlink(m->images[i].path) == 0)
+			undone &= will_be_gone(m, m->images[i].path) == 0;
 	if (undone)
 		img_made_keep(m);
 	else
@@ -285,7 +307,9 @@ static bool settle_image(const struct vm_dirs *dirs, const json_t *line)
 	wanted = is_wanted_by_name(dirs, image.path);
 	if (wanted == -ENOENT)
 		wanted = is_wanted(dirs, image.path);
-	return wanted == 0 ? unlink(image.path) == 0 || errno == ENOENT : wanted > 0;
+	if (wanted == 0 && unlink(image.path) == 0)
+		return vm_folder_sync_of(image.path) == 0;
+	return wanted > 0 || (wanted == 0 && errno == ENOENT);
 }
 
 /* The last line may be cut: then its image has got no name. False: something is left for another time. */

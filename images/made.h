@@ -23,6 +23,7 @@ struct img_made {
 	const struct vm_dirs *dirs;
 	struct img_made_image *images;
 	size_t n;
+	json_t *gone; /* paths that are to have gone before the note does */
 };
 
 /* LOOP and DIRS stay the caller's until it has ended. VM: NULL where it is for none, as a volume's way back to a snapshot. */
@@ -35,7 +36,7 @@ int img_made_note(void *made, const struct img_draft *d, struct qmp_error *err);
 int img_made_condemn(struct img_made *m, const char *path, struct qmp_error *err);
 /* ERR is wanted. */
 int img_made_condemn_volume(struct img_made *m, struct img_volume *v, struct qmp_error *err);
-/* Each ends it; of one that was not begun: nothing. The images are their VM's. */
+/* Each ends it; of one that was not begun: nothing. The images are their VM's, and what is to go has gone. */
 void img_made_keep(struct img_made *m);
 /* They are removed. */
 void img_made_undo(struct img_made *m);

@@ -307,12 +307,14 @@ static int list_snapshots_btrfs(struct img_pool *p, const char *volume, json_t *
 static int make_folders(struct img_pool *p, const char *folder, struct qmp_error *err)
 {
 	_cleanup_free_ char *top = qmp_asprintf("%s/" SNAPSHOTS, path_of(p));
+	int r;
 
 	if (!top)
 		return qmp_error_errno(err, -ENOMEM, "the pool %s", p->name);
-	if ((mkdir(top, 0700) < 0 && errno != EEXIST) || (mkdir(folder, 0700) < 0 && errno != EEXIST))
-		return qmp_error_errno(err, -errno, "making %s", folder);
-	return 0;
+	r = vm_folder_make(top);
+	if (r == 0)
+		r = vm_folder_make(folder);
+	return r < 0 ? qmp_error_errno(err, r, "making %s", folder) : 0;
 }
 
 static int create_snapshot_btrfs(struct img_pool *p, const char *volume, const char *name, struct qmp_error *err)

@@ -13,9 +13,10 @@ static int prepare_dir(struct img_pool *p, struct qmp_error *err)
 {
 	const char *path = text_of(p->definition, "path");
 	struct stat st;
+	int r = vm_folder_make(path);
 
-	if (mkdir(path, 0700) < 0 && errno != EEXIST)
-		return qmp_error_errno(err, -errno, "making the pool's folder %s", path);
+	if (r < 0)
+		return qmp_error_errno(err, r, "making the pool's folder %s", path);
 	if (stat(path, &st) < 0)
 		return qmp_error_errno(err, -errno, "%s", path);
 	return S_ISDIR(st.st_mode) ? 0 : qmp_error_set(err, QMP_ERR_HOST, -ENOTDIR, "%s is no folder", path);

@@ -641,6 +641,9 @@ int img_rebase(const json_t *image, const json_t *backing, bool unsafe, struct i
 	if (unsafe) {
 		add(t, "-u");
 		json_object_del(alone, "backing");
+	} else {
+		/* What was copied is to be on disk before the new name is: else who is cut short has neither. */
+		add_pair(t, "-t", "writethrough");
 	}
 	if (backing)
 		add_backing(t, "-b", backing);

@@ -66,9 +66,31 @@ void vm_dirs_deinit(struct vm_dirs *d)
 	*d = (struct vm_dirs){0};
 }
 
+int vm_folder_sync_of(const char *path)
+{
+	_cleanup_free_ char *above = strdup(path);
+	char *slash = above ? strrchr(above, '/') : NULL;
+	_cleanup_fd_ int fd = -1;
+
+	if (!above)
+		return -ENOMEM;
+	if (slash)
+		slash[slash == above] = '\0';
+	fd = open(slash ? above : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	return fd < 0 || fsync(fd) < 0 ? -errno : 0;
+}
+
+int vm_folder_make(const char *path)
+{
+	if (mkdir(path, 0700) == 0)
+		return vm_folder_sync_of(path);
+	return errno == EEXIST ? 0 : -errno;
+}
+
 static int make_parents(const char *path)
 {
 	_cleanup_free_ char *copy = strdup(path);
+	int r;
 
 	if (!copy)
 		return -ENOMEM;
@@ -76,11 +98,12 @@ static int make_parents(const char *path)
 		if (*p != '/')
 			continue;
 		*p = '\0';
-		if (mkdir(copy, 0700) < 0 && errno != EEXIST)
-			return -errno;
+		r = vm_folder_make(copy);
+		if (r < 0)
+			return r;
 		*p = '/';
 	}
-	return mkdir(copy, 0700) < 0 && errno != EEXIST ? -errno : 0;
+	return vm_folder_make(copy);
 }
 
 static int check_ours(int fd, const char *path, struct qmp_error *err)

@@ -21,6 +21,10 @@ int vm_conf_names(const char *conf, const char *folder, json_t **ret, struct qmp
 /* The entry of the array NAMES that NAME may have been meant to be; borrowed; NULL: none is near. */
 const char *vm_nearest_of(const json_t *names, const char *name);
 
+/* Syncs the directory that PATH is in, so that its name, or that it has gone, outlasts a power cut. A negative errno. */
+int vm_folder_sync_of(const char *path);
+/* The directory itself, 0700; over a power cut, too. One that is there is as good. A negative errno. */
+int vm_folder_make(const char *path);
 /* An fd of the directory PATH[/NAME]; with CREATE it and its parents are made. -ENOENT without. */
 int vm_dir_open(const char *path, const char *name, bool create, struct qmp_error *err);
 /* The whole file; malloc'ed, ends with NUL. At most 16 MiB. */

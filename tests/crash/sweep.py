@@ -463,11 +463,11 @@ class Case:
     def argv(self, words):
         return [w.format(**self.words) for w in words]
 
-    def prepare(self):
+    def prepare(self, preload=PRELOAD):
         op = self.op
         if not op.exists:
             self.w.ok("delete", "a")
-        self.w.env.update(LD_PRELOAD=PRELOAD, QMPCTL_BOUNDARY=os.path.join(self.w.base, "boundary"))
+        self.w.env.update(LD_PRELOAD=preload, QMPCTL_BOUNDARY=os.path.join(self.w.base, "boundary"))
         for argv in op.first:
             self.do(argv)
         if op.uefi:
@@ -535,11 +535,11 @@ class Case:
         return {name for group in (nodes, devices, backends, objects) for name in group
                 if name.startswith(("vdx", "vdy", "netx", "nety", "seed"))}
 
-    def look_at_images(self):
-        """What there is of images, bit by bit: {(file, what): value}."""
+    def look_at_images(self, mend=False):
+        """What there is of images, bit by bit: {(file, what): value}. MEND: they may have to be repaired first."""
         found = {}
         for path in glob.glob(os.path.join(self.w.base, "*.qcow2")):
-            found.update({(os.path.basename(path), what): value for what, value in self.look_at(path).items()})
+            found.update({(os.path.basename(path), what): value for what, value in self.look_at(path, mend).items()})
         top = self.words.get("btrfs")
         for folder, _, files in os.walk(top) if top else []:
             for name in files:
@@ -547,13 +547,15 @@ class Case:
                     found[os.path.relpath(os.path.join(folder, name), top), "bytes"] = hashlib.sha256(f.read()).hexdigest()
         return found
 
-    def look_at(self, path):
+    def look_at(self, path, mend):
         asked = subprocess.run(["qemu-img", "info", "--output=json", path], check=True, stdout=subprocess.PIPE)
         info, raw = json.loads(asked.stdout), os.path.join(self.w.base, "seen")
         data = info["format-specific"]["data"]
-        checked = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], stdout=subprocess.PIPE, text=True, check=False)
-        sound = checked.returncode in (0, 3)  # 3: clusters that nobody has, which do no harm
-        self.require(sound or info["dirty-flag"], f"{path} is damaged: {checked.stdout}")
+        checked = subprocess.run(["qemu-img", "check", "-q", "-f", "qcow2", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 text=True, check=False)
+        if checked.returncode not in (0, 3):  # 3: clusters that nobody has, which do no harm
+            self.require(mend or info["dirty-flag"], f"{path} is damaged: {checked.stdout}")
+            self.w.run("image", "check", path, "--repair", "all")
         run("qemu-img", "convert", "-O", "raw", path, raw)
         with open(raw, "rb") as f:
             seen = hashlib.sha256(f.read()).hexdigest()
@@ -647,9 +649,9 @@ class Case:
         return [f"{pool}:{name}" for pool, folder in folders.items() for name in (os.listdir(folder) if folder else [])
                 if json.dumps(f"{pool}:{name}") not in named and name != ".qmpctl-snapshots" and not (self.op.changes and name == "q")]
 
-    def check_changed(self, killed):
+    def check_changed(self, killed, mend=False):
         """Each image has what it had or what it is to have; what was not done can be done, to its end."""
-        now, op = self.look_at_images(), self.op
+        now, op = self.look_at_images(mend), self.op
         if killed:
             old = self.old
             bad = {key: (old.get(key), now.get(key), op.done.get(key)) for key in {*old, *now, *op.done}
