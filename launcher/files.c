@@ -82,9 +82,12 @@ int vm_folder_sync_of(const char *path)
 
 int vm_folder_make(const char *path)
 {
-	if (mkdir(path, 0700) == 0)
-		return vm_folder_sync_of(path);
-	return errno == EEXIST ? 0 : -errno;
+	int r;
+
+	if (mkdir(path, 0700) < 0)
+		return errno == EEXIST ? 0 : -errno;
+	r = vm_folder_sync_of(path);
+	return r == -EACCES || r == -EINVAL ? 0 : r; /* one above that we may not read, or that its file system does not sync */
 }
 
 static int make_parents(const char *path)
