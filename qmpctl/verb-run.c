@@ -4,6 +4,7 @@
 #include "qmpctl/cli.h"
 #include "qmpctl/keeper.h"
 #include "qmpctl/restart.h"
+#include "qmpctl/words.h"
 #include "proto/base.h"
 
 #include <signal.h>
@@ -289,6 +290,9 @@ static int run_run(struct cli *cli)
 	struct run r = {.cli = cli};
 
 	vm_child_raise_fd_limit();
+	/* Whose keeper this is has done so. */
+	if (!cli_option(cli, "report") && !cli_option(cli, "adopt"))
+		images_settle(cli);
 	prepare(&r);
 	r.to_start = calloc((size_t)cli->n_args + 1, sizeof(struct guest *));
 	for (int i = 0; i < cli->n_args && r.error.kind == QMP_ERR_NONE; i++)
