@@ -146,8 +146,8 @@ static int check_ignition(const char *path, struct qmp_error *err)
 	config = json_loads(text, JSON_ALLOW_NUL, &why);
 	if (!config)
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
-				     "seed.ignition: %s is no JSON, in line %d: %.*s; a Butane file (.bu) becomes it by \"butane --strict\"",
-				     path, why.line, (int)strcspn(why.text, "'"), why.text);
+				     "seed.ignition: %s is no JSON, in line %d; a Butane file (.bu) becomes it by \"butane --strict\"", path,
+				     why.line);
 	if (!text_of(json_object_get(config, "ignition"), "version"))
 		return qmp_error_set(err, QMP_ERR_USAGE, -EINVAL,
 				     "seed.ignition: %s is no configuration of Ignition: there is no \"ignition\" with a \"version\" in it",

@@ -182,28 +182,37 @@ static json_t *seed_of(json_t *spec)
 	return seed;
 }
 
+/* LINE is one of an authorized_keys file (sshd(8)): a key in base64 begins with the length of its type's name, which is small. */
+static int add_key(struct cli *cli, json_t *keys, const char *given, const char *line)
+{
+	if (strstr(line, "PRIVATE KEY"))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "--ssh-key %s is a private key, which stays where it is; the public one is in %s.pub", given, given);
+	if (!*line || *line == '#')
+		return 0;
+	if (!strstr(line, " AAAA"))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+				     "--ssh-key %s is no file of public keys: a line of it is none, as ssh-keygen writes them into a .pub file", given);
+	return json_array_append_new(keys, json_string(line)) < 0 ? qmp_error_errno(&cli->error, -EILSEQ, "--ssh-key %s", given) : 0;
+}
+
 /* The keys of a .pub or an authorized_keys file: they are public, and stand in the spec itself. */
 static int add_keys(struct cli *cli, json_t *keys, const char *given)
 {
 	FILE *f = fopen(given, "re");
 	_cleanup_free_ char *line = NULL;
 	size_t room = 0, before = json_array_size(keys);
-	bool secret = false;
+	int r = 0;
 
 	if (!f)
 		return qmp_error_errno(&cli->error, -errno, "--ssh-key %s", given);
-	while (!secret && getline(&line, &room, f) > 0) {
+	while (r == 0 && getline(&line, &room, f) > 0) {
 		line[strcspn(line, "\r\n")] = '\0';
-		secret = strstr(line, "PRIVATE KEY") != NULL;
-		if (*line && *line != '#')
-			json_array_append_new(keys, json_string(line));
+		r = add_key(cli, keys, given, line);
 	}
 	(void)fclose(f);
-	if (secret)
-		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
-				     "--ssh-key %s is a private key, which stays where it is; the public one is in %s.pub", given, given);
-	return json_array_size(keys) > before
-		       ? 0
+	return r < 0 || json_array_size(keys) > before
+		       ? r
 		       : qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "--ssh-key %s: no key is in there", given);
 }
 

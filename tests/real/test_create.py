@@ -169,6 +169,8 @@ class Create(WorldTest):
         key = self.file("id", "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n", 0o600)
         result = self.w.expect(USAGE, "create", "a", "--user", "me", "--ssh-key", key)
         self.assertIn(".pub", result.err)
+        result = self.w.expect(USAGE, "create", "a", "--user", "me", "--ssh-key", self.file("password", "hunter2\n", 0o600))
+        self.assertIn("no file of public keys", result.err)
         self.assertIn("no password hash", self.w.expect(USAGE, "create", "a", "--password-hash",
                                                         self.file("hash", "plain text\n")).err)
         self.assertFalse(os.path.exists(os.path.join(self.w.root, "etc/vms/a.json")))
