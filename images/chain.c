@@ -203,18 +203,54 @@ static bool is_fifo(const char *path)
 	return vm_location_is_file(path) && img_answer_stat(path, &st) == 0 && S_ISFIFO(st.st_mode);
 }
 
+static bool read_header(const char *path, struct img_header *ret)
+{
+	return vm_location_is_file(path) && img_answer_check(path, NULL) == 0 && img_header_read(path, ret, NULL) == 0;
+}
+
+/* What holds the data of the image PATH, whose header is H. That of a vmdk may be another descriptor; LEFT: how many more are read. */
+static char *data_fifo(const char *path, const struct img_header *h, int *left)
+{
+	json_auto_t *names = !h->has_data_file		  ? NULL
+			     : streq(h->format, "vmdk") ? img_header_extents(path)
+							  : json_pack("[s]", h->data_file);
+	const json_t *name;
+	size_t i;
+
+	json_array_foreach(names, i, name) {
+		_cleanup_free_ char *data = img_backing_location(path, json_string_value(name));
+		struct img_header inner;
+		char *found = NULL;
+		if (data && is_fifo(data))
+			return take_ptr(data);
+		if (data && (*left)-- > 0 && read_header(data, &inner) && streq(inner.format, "vmdk"))
+			found = data_fifo(data, &inner, left);
+		if (found)
+			return found;
+	}
+	return NULL;
+}
+
+char *img_data_fifo(const char *path)
+{
+	struct img_header h;
+	int left = IMG_CHAIN_MAX;
+
+	return read_header(path, &h) ? data_fifo(path, &h, &left) : NULL;
+}
+
 char *img_chain_fifo(const char *path)
 {
 	_cleanup_free_ char *image = strdup(path);
 
-	for (int i = 0; image && i < IMG_CHAIN_MAX; i++) {
+	for (int i = 0, left = IMG_CHAIN_MAX; image && i < IMG_CHAIN_MAX; i++) {
 		_cleanup_free_ char *data = NULL, *below = image;
 		struct img_header h;
 		image = NULL;
-		if (!vm_location_is_file(below) || img_answer_check(below, NULL) < 0 || img_header_read(below, &h, NULL) < 0)
+		if (!read_header(below, &h))
 			return NULL;
-		data = h.has_data_file ? img_backing_location(below, h.data_file) : NULL;
-		if (data && is_fifo(data))
+		data = data_fifo(below, &h, &left);
+		if (data)
 			return take_ptr(data);
 		image = h.has_backing ? img_backing_location(below, h.backing) : NULL;
 		if (image && is_fifo(image))

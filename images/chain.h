@@ -49,6 +49,8 @@ char *img_backing_location(const char *location, const char *name);
  * told.
  */
 char *img_chain_fifo(const char *path);
+/* The same without what it is backed by. */
+char *img_data_fifo(const char *path);
 /*
  * The image, at any location but a volume, as QEMU's JSON for a block node with its chain; nothing else is looked for. What
  * it takes to reach and to open them ("tls", "password-file", "encryption") goes to NEEDS as objects, whose ids begin with its item;

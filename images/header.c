@@ -1,8 +1,8 @@
 #include "images/header.h"
 #include "proto/base.h"
 
+#include <ctype.h>
 #include <fcntl.h>
-#include <stdio.h>
 
 #define SECTOR 512
 
@@ -86,6 +86,8 @@ static void parse_qed(const struct head *h, struct img_header *ret)
 }
 
 /* ---- vmdk ---- */
+
+#define DESCRIPTOR_MAX ((size_t)1 << 20)
 
 /* What stands between the quotes that follow WORD in TEXT. */
 static bool quoted_after(const struct head *text, const char *word, char out[IMG_NAME_MAX])
@@ -246,4 +248,38 @@ int img_header_read(const char *path, struct img_header *ret, struct qmp_error *
 	if (streq(ret->format, "vhdx"))
 		ret->virtual_size = vhdx_size(fd, data);
 	return 0;
+}
+
+/* A line of a descriptor: RW 2048 FLAT "name" 0, with any blanks. */
+static void take_extent(const char *line, size_t len, json_t *names)
+{
+	static const char *const access[] = {"RW", "RDONLY", "NOACCESS"};
+	const char *end = line + len, *open, *close;
+	size_t n = 0;
+
+	while (line < end && isspace((unsigned char)*line))
+		line++;
+	while (line + n < end && !isspace((unsigned char)line[n]))
+		n++;
+	open = memchr(line, '"', (size_t)(end - line));
+	close = open ? memchr(open + 1, '"', (size_t)(end - open - 1)) : NULL;
+	for (size_t i = 0; close && i < ARRAY_SIZE(access); i++)
+		if (n == strlen(access[i]) && memcmp(line, access[i], n) == 0)
+			(void)json_array_append_new(names, json_stringn_nocheck(open + 1, (size_t)(close - open - 1)));
+}
+
+json_t *img_header_extents(const char *path)
+{
+	_cleanup_fd_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	_cleanup_free_ char *text = fd >= 0 ? malloc(DESCRIPTOR_MAX) : NULL;
+	ssize_t n = text ? pread(fd, text, DESCRIPTOR_MAX, 0) : -1;
+	json_t *names = n >= 0 ? json_array() : NULL;
+
+	for (const char *line = text, *end = names ? text + n : text; line < end;) {
+		const char *next = memchr(line, '\n', (size_t)(end - line));
+		next = next ? next + 1 : end;
+		take_extent(line, (size_t)(next - line), names);
+		line = next;
+	}
+	return names;
 }

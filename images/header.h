@@ -25,3 +25,8 @@ struct img_header {
 int img_header_read(const char *path, struct img_header *ret, struct qmp_error *err);
 /* The same on bytes; LEN of them from the start. Pure. */
 void img_header_parse(const unsigned char *data, size_t len, struct img_header *ret);
+/*
+ * The names of all the files in which a vmdk at PATH keeps the guest's data, as its descriptor has them: a list, new. NULL: it
+ * cannot be read. Reads 1 MiB at most, as QEMU does.
+ */
+json_t *img_header_extents(const char *path);

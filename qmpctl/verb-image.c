@@ -4,6 +4,7 @@
 #include "qmpctl/image.h"
 #include "qmpctl/progress.h"
 #include "qmpctl/words.h"
+#include "images/chain.h"
 #include "images/key.h"
 #include "images/overlay.h"
 #include "images/volume.h"
@@ -149,8 +150,13 @@ static int ask_info(struct cli *cli, const struct found *f, json_t **ret)
 	json_auto_t *first = NULL, *chain = json_array();
 
 	for (const json_t *image = f->image; image; image = json_object_get(image, "backing")) {
+		_cleanup_free_ char *fifo = img_data_fifo(text_of(image, "path"));
 		json_t *info = NULL;
 		struct img_task *task;
+		if (fifo)
+			return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL,
+					     "the image %s keeps its data in %s, a FIFO, at which qemu-img would wait, so that it was not asked",
+					     text_of(image, "path"), fifo);
 		if (img_info(image, in_use, &task, &cli->error) < 0 || image_run(cli, task, "reading", 0, &info) < 0)
 			return cli->error.code;
 		/* What came through a json: name is told as that. */

@@ -64,6 +64,25 @@ class Images(WorldTest):
             return why.desc
         return self.fail(f"{disk} was opened")
 
+    def test_extents_behind_the_first(self):
+        """Whatever they are: nothing opens them, and nothing waits at them."""
+        self.image("two.vmdk", "-o", "subformat=twoGbMaxExtentFlat", fmt="vmdk", size="5G")
+        os.mkfifo(self.path("pipe"))
+        with open(self.path("two.vmdk"), encoding="ascii") as f:
+            good = f.read()
+        self.w.start_tiny("a")
+        for second in ("pipe", self.path("pipe"), "absent", "/dev/zero", "../../etc/shadow"):
+            with self.subTest(second), self.w.control("a") as qmp:
+                path = self.path("bad.vmdk")
+                with open(path, "w", encoding="ascii") as f:
+                    f.write(good.replace("two-f002.vmdk", second))
+                self.assertIn(path, self.refused(qmp, {"path": path, "format": "vmdk"}))
+                for verb in (("check", path), ("convert", path, self.path("out.qcow2"))):
+                    self.assertIn(path, self.w.expect(USAGE, "image", *verb).err)
+                if second.endswith("pipe"):
+                    self.assertIn(self.path("pipe"), self.w.expect(USAGE, "image", "info", path).err)
+        self.assertFalse(os.path.exists(self.path("out.qcow2")))
+
     def test_a_cold_start_refuses_it_too(self):
         for number, (disk, named) in enumerate(self.traps()):
             with self.subTest(image=os.path.basename(disk["path"])):

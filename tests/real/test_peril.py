@@ -36,6 +36,8 @@ def perils(path):
         "a FIFO behind an image's base, by a line": [hmp(f"drive_add 0 if=none,id=f,readonly=on,file={path}.top")],
         "a FIFO as an image's data": [("blockdev-add", {"driver": "qcow2", "node-name": "f", "read-only": True, "file": {
             "driver": "file", "filename": path + ".data"}})],
+        "a FIFO as an image's second extent": [("blockdev-add", {"driver": "vmdk", "node-name": "f", "read-only": True, "file": {
+            "driver": "file", "filename": path + ".vmdk"}})],
         "a FIFO for a chardev": [("chardev-add", {"id": "c0", "backend": {"type": "file", "data": {"out": fifo}}})],
         "a FIFO as a secret": [("object-add", {"qom-type": "secret", "id": "s", "file": fifo})],
         "a FIFO for memory": [("pmemsave", {"val": 0, "size": 4096, "filename": fifo})],
@@ -68,6 +70,9 @@ class Perils(WorldTest):
         for name, options in ((".over", ["-u", "-b", "peer.sock.fifo", "-F", "raw"]), (".top", ["-u", "-b", self.path + ".over", "-F", "qcow2"]),
                               (".data", ["-o", f"data_file={fifo}"])):
             subprocess.run([QEMU_IMG, "create", "-q", "-f", "qcow2", *options, self.path + name, "1M"], check=True)
+        with open(self.path + ".vmdk", "w", encoding="ascii") as f:
+            f.write('# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="twoGbMaxExtentFlat"\n'
+                    'RW 2048 FLAT "peer.sock.data" 0\n RW\t2048 FLAT "peer.sock.fifo" 0\n')
         if os.path.exists(fifo):
             os.unlink(fifo)
         os.mkfifo(fifo)

@@ -157,6 +157,26 @@ static void test_vmdk(void)
 	CHECK(!h.has_backing && !h.has_data_file);
 }
 
+static void test_extents(void)
+{
+	static const char begins[] = "# Disk DescriptorFile\nRW 2048 FLAT \"a.vmdk\" 0\r\n \tRDONLY\t2048 FLAT\t\"../b c\" 0\n"
+				     "RW 2048 ZERO\nRWX 1 FLAT \"no\"\nddb.x = \"RW \"\nNOACCESS 1 FLAT \"/c\"\nRW 1 FLAT \"open\n";
+	char path[] = "/tmp/qmpctl-header-XXXXXX";
+	int fd = mkstemp(path);
+	json_auto_t *names = NULL, *want = json_pack("[s, s, s, s]", "a.vmdk", "../b c", "/c", "far");
+	static char blank[100 << 10];
+
+	memset(blank, '\n', sizeof blank);
+	CHECK_INT(write(fd, begins, sizeof begins - 1), sizeof begins - 1);
+	CHECK_INT(write(fd, blank, sizeof blank), sizeof blank);
+	CHECK_INT(write(fd, "RW 1 FLAT \"far\"", 15), 15); /* beyond what the header's reader looks at */
+	names = img_header_extents(path);
+	CHECK(json_equal(names, want));
+	(void)close(fd);
+	CHECK_INT(unlink(path), 0);
+	CHECK(!img_header_extents(path));
+}
+
 static void test_qcow1(void)
 {
 	struct img_header h;
@@ -175,6 +195,7 @@ int main(void)
 	RUN(test_data_file);
 	RUN(test_qed);
 	RUN(test_vmdk);
+	RUN(test_extents);
 	RUN(test_qcow1);
 	RUN(test_formats);
 	RUN(test_backing);
