@@ -76,8 +76,6 @@ CMDLINE='root=/dev/vda rw console=ttyS0 quiet loglevel=3 panic=-1 mitigations=of
 # Nobody here needs these, and they take their time.
 CMDLINE+=' cloud-init=disabled systemd.mask=ssh.service systemd.mask=systemd-binfmt.service systemd.mask=systemd-pstore.service'
 CMDLINE+=' systemd.mask=systemd-logind.service'
-# It would have the serial port, and comes later here.
-CMDLINE+=' systemd.mask=payload.service'
 # The last ones: where many others want the processors, nothing of it is late.
 CMDLINE+=' systemd.default_timeout_start_sec=1800 udev.event_timeout=1800'
 
@@ -158,7 +156,7 @@ cat >"$PAYLOAD/vm.json" <<'EOS'
  "firmware": {"type": "bios", "path": "/payload/tinybios.bin"}, "args": []}
 EOS
 truncate -s 512M "$WORK/payload.img"
-mkfs.ext4 -q -L payload -d "$PAYLOAD" "$WORK/payload.img"
+mkfs.ext4 -q -d "$PAYLOAD" "$WORK/payload.img"
 
 # ---- A run ----
 

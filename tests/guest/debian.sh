@@ -4,12 +4,8 @@
 #
 # Boot it under TCG with -cpu max -kernel vmlinuz -initrd initrd.img, a writable overlay of disk.img as a virtio disk, and
 #   root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off nokaslr
-# What is in there: systemd, cloud-init (which does nothing where it finds no seed), the guest agent, sshd, LVM, md, and what
-# qmpctl and QEMU themselves need, to be run inside.
-#
-# A disk with an ext4 file system labelled "payload" (mkfs.ext4 -L payload -d FOLDER FILE), on whatever bus, makes it a test:
-# it is mounted on /payload, /payload/run is run with ttyS0 as its input and output, and then the guest powers itself off.
-# Without one, ttyS0 has a root shell, by autologin.
+# ttyS0 has a root shell then, by autologin. What is in there: systemd, cloud-init (which does nothing where it finds no seed),
+# the guest agent, sshd, LVM, md, and what qmpctl and QEMU themselves need, to be run inside.
 set -euo pipefail
 
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -46,37 +42,12 @@ mmdebstrap --quiet --variant=minbase --include="$(IFS=,; echo "${PACKAGES[*]}")"
 
 echo '/dev/vda / ext4 defaults 0 1' >"$ROOT/etc/fstab"
 passwd --root "$ROOT" --delete root >/dev/null
-cat >"$ROOT/etc/systemd/system/payload.service" <<'EOS'
-[Unit]
-Description=What the disk labelled payload has to run
-After=multi-user.target
-ConditionPathExists=/dev/disk/by-label/payload
-Conflicts=serial-getty@ttyS0.service
-SuccessAction=poweroff
-FailureAction=poweroff
-[Service]
-Type=oneshot
-ExecStartPre=mkdir -p /payload
-ExecStartPre=mount /dev/disk/by-label/payload /payload
-ExecStart=/payload/run
-ExecStopPost=sync
-StandardInput=tty-force
-StandardOutput=tty
-StandardError=tty
-TTYPath=/dev/ttyS0
-TimeoutStartSec=infinity
-[Install]
-WantedBy=multi-user.target
-EOS
 mkdir -p "$ROOT/etc/systemd/system/serial-getty@ttyS0.service.d"
 cat >"$ROOT/etc/systemd/system/serial-getty@ttyS0.service.d/test.conf" <<'EOS'
-[Unit]
-ConditionPathExists=!/dev/disk/by-label/payload
 [Service]
 ExecStart=
 ExecStart=-/sbin/agetty --autologin root --keep-baud 115200 %I linux
 EOS
-chroot "$ROOT" systemctl enable --quiet payload.service
 # What costs a booting guest seconds and serves no test. (Locales cannot be made without what was left out above.)
 printf '%s\n' 'locale: false' 'ssh_genkeytypes: [ed25519]' >"$ROOT/etc/cloud/cloud.cfg.d/90-test.cfg"
 chroot "$ROOT" systemctl disable --quiet apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
