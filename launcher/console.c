@@ -12,7 +12,7 @@ struct vm_console {
 	char *id;
 	int fd, dir, log;
 	bool closed, freed; /* POLL; by its owner */
-	size_t logged;
+	size_t logged, log_max;
 	char *recent; /* 2 * VM_CONSOLE_RECENT: the last part of it is what was said */
 	size_t len;
 	uint64_t said, epoch;
@@ -44,7 +44,7 @@ static void rotate(struct vm_console *c)
 
 static void keep(struct vm_console *c, const char *text, size_t len)
 {
-	if (c->logged + len > VM_CONSOLE_LOG)
+	if (c->logged + len > c->log_max)
 		rotate(c);
 	/* A full disk loses the log, not the guest. */
 	if (c->log >= 0 && write(c->log, text, len) > 0)
@@ -111,6 +111,7 @@ int vm_console_new(uv_loop_t *loop, int dir, const char *id, int fd, vm_console_
 	c->data = data;
 	c->poll.data = c;
 	c->epoch = uv_hrtime();
+	c->log_max = VM_CONSOLE_LOG;
 	qmp_wire_init(&c->wire);
 	open_log(c, O_APPEND);
 	c->logged = c->log >= 0 ? (size_t)lseek(c->log, 0, SEEK_END) : 0;
@@ -155,6 +156,11 @@ void vm_console_free(struct vm_console *c)
 		(void)close(c->log);
 	c->freed = true;
 	release(c);
+}
+
+void vm_console_limit(struct vm_console *c, size_t max)
+{
+	c->log_max = max;
 }
 
 const char *vm_console_id(const struct vm_console *c)

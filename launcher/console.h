@@ -7,7 +7,7 @@
 #include "proto/qmp.h"
 
 #define VM_CONSOLE_RECENT (64 * 1024)
-#define VM_CONSOLE_LOG    (4 * 1024 * 1024) /* two such files a console */
+#define VM_CONSOLE_LOG    (4 * 1024 * 1024) /* two such files a console, unless it is limited otherwise */
 
 struct vm_console;
 typedef void (*vm_console_cb)(void *data, const char *id, const char *text, size_t len);
@@ -16,6 +16,8 @@ typedef void (*vm_console_cb)(void *data, const char *id, const char *text, size
 int vm_console_new(uv_loop_t *loop, int dir, const char *id, int fd, vm_console_cb cb, void *data,
 		   struct vm_console **ret, struct qmp_error *err);
 void vm_console_free(struct vm_console *c);
+/* The log begins anew where it would have more than MAX bytes; the one before is kept. */
+void vm_console_limit(struct vm_console *c, size_t max);
 const char *vm_console_id(const struct vm_console *c);
 /* QEMU has not ended. */
 bool vm_console_is_open(const struct vm_console *c);

@@ -330,7 +330,7 @@ static int write_json(int dir, const char *name, const json_t *value, bool durab
 
 void vm_file_trim(int dir, const char *name, off_t max)
 {
-	static const size_t room = (size_t)64 << 10;
+	static const size_t room = VM_FILE_TRIM_KEEPS;
 	_cleanup_fd_ int fd = openat(dir, name, O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC), old = -1;
 	_cleanup_free_ char *aside = NULL, *tail = NULL;
 	struct stat st;

@@ -47,8 +47,9 @@ int vm_draft_publish(int dir, const char *name, struct vm_draft *d, struct qmp_e
 void vm_draft_discard(int dir, const char *name, struct vm_draft *d);
 /*
  * A log that others append to (O_APPEND) and that has grown beyond MAX bytes starts anew; its last part is kept as
- * NAME.1, of at most 64 KiB. Words that are written in that very moment may be lost.
+ * NAME.1, of at most VM_FILE_TRIM_KEEPS. Words that are written in that very moment may be lost.
  */
+#define VM_FILE_TRIM_KEEPS ((size_t)64 << 10)
 void vm_file_trim(int dir, const char *name, off_t max);
 /* Removes what a write of NAME that was cut short has left; only for who alone may write it. */
 void vm_file_remove_unfinished(int dir, const char *name);

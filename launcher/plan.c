@@ -326,7 +326,7 @@ static int diff_items(struct diff *d, const char *kind, bool removals)
 /* Items have steps of their own; the rest is the keeper's or people's, not QEMU's. */
 static bool is_not_qemus(const char *key)
 {
-	static const char *const keys[] = {"disks", "nics", "scsi-port", "restart", "observe-group", "description"};
+	static const char *const keys[] = {"disks", "nics", "scsi-port", "restart", "observe-group", "description", "log-limit"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
 		if (streq(key, keys[i]))

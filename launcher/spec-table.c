@@ -267,6 +267,8 @@ const struct vm_field vm_spec_fields[] = {
 	{"sandbox", VM_T_BOOL, "QEMU's seccomp filter: it runs no program and wins no privilege", .default_json = "true"},
 	{"limits", VM_T_OBJECT, "what QEMU may use of the host", .fields = limits_fields},
 	{"restart", VM_T_OBJECT, "what the keeper does when the VM ends", .default_json = "{}", .fields = restart_fields},
+	{"log-limit", VM_T_SIZE, "what all logs of the VM may take together: QEMU's words, the keeper's, and its consoles'", .default_json = "\"8M\"",
+	 .min = 1 << 20, .max = (int64_t)1 << 44},
 	{"scsi-port", VM_T_INT, "PCI port of the SCSI controller; chosen once and kept", .min = 1, .max = 64},
 	{"args", VM_T_STRINGS, "raw arguments, at the end of QEMU's command line"},
 	{0},

@@ -20,7 +20,7 @@
 #define RETRY_MS   2000
 #define RUNNING    VM_RUNNING_FILE
 #define LAST_END   "last-end.json"
-#define LOG_MAX    ((off_t)1 << 20)
+#define LOGS_MAX   ((uint64_t)8 << 20) /* unless the spec says otherwise */
 
 static const char *const state_names[] = {
 	[VM_STOPPED] = "stopped", [VM_STARTING] = "starting",	      [VM_RUNNING] = "running",
@@ -613,6 +613,21 @@ static void open_console(struct vm *vm, const char *id)
 	vm->consoles = c;
 }
 
+/* An eighth for what QEMU says, one for what a detached keeper does, and what is kept of these; the rest is the consoles'. */
+static void limit_logs(const struct vm *vm)
+{
+	uint64_t all = LOGS_MAX, one, n = 0;
+
+	(void)vm_size_parse(json_object_get(vm->spec, "log-limit"), &all);
+	one = all / 8;
+	vm_file_trim(vm->run_dir, LOG, (off_t)one);
+	vm_file_trim(vm->run_dir, VM_KEEPER_LOG, (off_t)one);
+	for (struct vm_console *c = vm->consoles; c; c = vm_console_next(c))
+		n++;
+	for (struct vm_console *c = vm->consoles; c; c = vm_console_next(c))
+		vm_console_limit(c, (size_t)((all - 2 * (one + VM_FILE_TRIM_KEEPS)) / (2 * n)));
+}
+
 void vm_open_consoles(struct vm *vm)
 {
 	const json_t *list = json_object_get(vm->running, "consoles");
@@ -621,6 +636,7 @@ void vm_open_consoles(struct vm *vm)
 	/* Each is put at the head: the first of the spec ends up first. */
 	for (size_t i = json_array_size(list); i > 0; i--)
 		open_console(vm, text_of(json_array_get(list, i - 1), "id"));
+	limit_logs(vm);
 }
 
 static void on_cont(void *data, const struct qmp_reply *reply)
@@ -720,13 +736,9 @@ static void on_up(void *data, json_t *status)
 	vm_tell_started(vm, NULL);
 }
 
-/* Neither QEMU's words nor a detached keeper's fill the disk. */
 static void on_turn(void *data)
 {
-	const struct vm *vm = data;
-
-	vm_file_trim(vm->run_dir, LOG, LOG_MAX);
-	vm_file_trim(vm->run_dir, VM_KEEPER_LOG, LOG_MAX);
+	limit_logs(data);
 }
 
 void vm_fill_qemu_options(struct vm *vm, struct vm_qemu_options *o)

@@ -9,12 +9,18 @@ from guest import tiny_spec
 from qmp import Qmp
 from world import WorldTest
 
-LIMIT = 1 << 20
-CONSOLE_LIMIT = 4 << 20
+KEPT = 64 << 10
+ALL = 8 << 20
+
+
+def limit(of=ALL):
+    """What QEMU or a keeper may say of it; and what one console may, in each of its two files."""
+    return of // 8, (of - 2 * (of // 8 + KEPT)) // 2
+
 
 
 class Logs(WorldTest):
-    def flood(self, pid, fd, name):
+    def flood(self, pid, fd, name, most=limit()[0]):
         """PID's own standard error, as it would write to it."""
         path = os.path.join(self.w.vm_dir("a"), name)
         keeper = self.w.keeper_pid()
@@ -27,10 +33,10 @@ class Logs(WorldTest):
                 f.write(b"the last words\n")
         finally:
             os.kill(keeper, signal.SIGCONT)
-        self.until(lambda: os.stat(path).st_size <= LIMIT, lambda: f"{path} has {os.stat(path).st_size} bytes")
+        self.until(lambda: os.stat(path).st_size <= most, lambda: f"{path} has {os.stat(path).st_size} bytes")
         with open(path + ".1", "rb") as f:
             kept = f.read()
-        self.assertLessEqual(len(kept), 64 << 10)
+        self.assertLessEqual(len(kept), KEPT)
         self.assertTrue(kept.endswith(b"the last words\n"))
         with open(f"/proc/{pid}/fd/{fd}", "ab", buffering=0) as f:
             f.write(b"and on\n")
@@ -40,6 +46,8 @@ class Logs(WorldTest):
     def test_what_qemu_says(self):
         self.w.start_tiny("a")
         self.flood(self.w.qemu_pid("a"), 2, "qemu.log")
+        self.w.ok("set", "a", "log-limit=1M")
+        self.flood(self.w.qemu_pid("a"), 2, "qemu.log", limit(1 << 20)[0])
         self.assertEqual(self.w.state("a"), "running")
 
     def test_what_a_detached_keeper_says(self):
@@ -59,12 +67,13 @@ class Logs(WorldTest):
 class Consoles(WorldTest):
     """A guest that says more than anybody reads. Its port takes some 50 KiB a second: what it said before is nearly enough."""
 
-    def start(self):
-        self.w.create("a", tiny_spec(accel="tcg"))
+    def start(self, most=ALL):
+        self.most, self.file_most = most, limit(most)[1]
+        self.w.create("a", {**tiny_spec(accel="tcg"), **({"log-limit": most} if most != ALL else {})})
         self.folder = os.path.join(self.w.root, "run", "a")
         os.makedirs(self.folder, mode=0o700)
         self.before = b"of an earlier run\n" * 250000
-        for name, size in (("console-con0.log", CONSOLE_LIMIT - (32 << 10)), ("console-con0.log.1", CONSOLE_LIMIT)):
+        for name, size in (("console-con0.log", self.file_most - (32 << 10)), ("console-con0.log.1", self.file_most)):
             with open(os.path.join(self.folder, name), "wb") as f:
                 f.write(self.before[:size])
         self.w.ok("start", "a")
@@ -75,9 +84,11 @@ class Consoles(WorldTest):
             return f.read()
 
     def sizes(self):
-        sizes = [os.stat(os.path.join(self.folder, name)).st_size for name in os.listdir(self.folder) if "console" in name]
-        self.assertLessEqual(max(sizes), CONSOLE_LIMIT)
+        logs = {name: os.stat(os.path.join(self.folder, name)).st_size for name in os.listdir(self.folder) if ".log" in name}
+        sizes = [size for name, size in logs.items() if "console" in name]
+        self.assertLessEqual(max(sizes), self.file_most)
         self.assertLessEqual(len(sizes), 2)
+        self.assertLessEqual(sum(logs.values()), self.most, logs)
         return sizes
 
     def type(self, byte):
@@ -92,15 +103,15 @@ class Consoles(WorldTest):
         return self.numbers(self.log())
 
     def test_a_guest_that_floods_its_serial_port(self):
-        self.start()
+        self.start(1 << 20)
         self.type("f")
-        self.until(lambda: min(self.sizes()) < CONSOLE_LIMIT // 2 and len(self.said()) > 100, "no new log was begun")
+        self.until(lambda: min(self.sizes()) < self.file_most // 2 and len(self.said()) > 100, "no new log was begun")
         self.assertEqual(self.w.state("a"), "running")
         self.type("x")
         self.w.ok("wait", "a", "--for", "console=FLOOD-END")
         old, new = self.log("console-con0.log.1"), self.log()
-        self.assertTrue(old.startswith(self.before[:CONSOLE_LIMIT - (32 << 10)]), "what is older went with the oldest file")
-        numbers = self.numbers(old[CONSOLE_LIMIT - (32 << 10):] + new)
+        self.assertTrue(old.startswith(self.before[:self.file_most - (32 << 10)]), "what is older went with the oldest file")
+        numbers = self.numbers(old[self.file_most - (32 << 10):] + new)
         self.assertEqual(numbers, list(range(len(numbers))), "all that it said last is there")
         self.assertTrue(new.endswith(b"FLOOD-END\r\n"), new[-100:])
         self.w.ok("stop", "a")  # by a button that the guest itself heeds
