@@ -195,6 +195,24 @@ class Damaged(WorldTest):
         self.assertEqual(self.w.status("a")["pid"], pid)
 
 
+    def test_a_link_is_followed_nowhere(self):
+        """Not to what would be good either: who can make one may not be who can write what it leads to."""
+        self.w.create("b", tiny_spec())
+        self.w.start_tiny("a")
+        pid = self.w.qemu_pid("a")
+        self.w.kill_keeper()
+        for path, verb in ((self.spec_file("b"), ("show", "b")), (self.place("run", "a", "running.json"), ("status", "a"))):
+            good = os.path.join(self.w.base, "good")
+            os.rename(path, good)
+            os.symlink(good, path)
+            told = self.w.expect(HOST, *verb).err
+            self.assertIn(os.path.dirname(path), told)
+            self.assertIn(os.path.basename(path), told)
+            os.rename(good, path)
+            self.w.ok(*verb)
+        self.assertEqual(self.w.qemu_pid("a"), pid)
+
+
 class Places(WorldTest):
     """Folders of ours that are a link, somebody else's, or that others can write to."""
 
@@ -272,6 +290,27 @@ class Places(WorldTest):
         finally:
             self.w.end()
             subprocess.run(["umount", self.w.root], check=True)
+
+    @unittest.skipUnless(shutil.which("unshare") and os.geteuid() == 0, "a mount of its own needs root")
+    def test_a_folder_that_is_read_only(self):
+        """Nothing is changed, and the error says why; what has a keeper goes on with it."""
+        self.w.create("a", tiny_spec())
+        self.w.start_tiny("b")
+        before, pid = self.w.ok("list").out, self.w.qemu_pid("b")
+
+        def read_only(*words):
+            script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+            return subprocess.run(["unshare", "-m", "sh", "-c", script, self.w.root, *self.w.argv(*words)], env=self.w.env,
+                                  text=True, capture_output=True, timeout=world.PATIENCE, check=False)
+
+        for words in (("start", "a"), ("set", "a", "description=x"), ("nic", "add", "a", "user"), ("rename", "a", "c"),
+                      ("delete", "a"), ("create", "c"), ("clone", "a", "c")):
+            result = read_only(*words)
+            self.assertEqual((result.returncode, result.stdout), (HOST, ""), (words, result.stderr))
+            self.assertIn("Read-only file system", result.stderr, words)
+        self.assertEqual(read_only("list").stdout, before)
+        self.assertEqual(read_only("set", "b", "description=x").returncode, world.OK)  # its keeper's own world is none
+        self.assertEqual((self.w.ok("list").out, self.w.qemu_pid("b")), (before, pid))
 
     def unchanged(self, before, pid, says):
         self.assertIn(says, self.w.expect(HOST, "set", "a", f"description={'x' * 5000}").err)
