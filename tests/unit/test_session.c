@@ -207,6 +207,31 @@ static void test_crossing(void)
 }
 
 /* What a server says that has no place for us. From QEMU it may be an earlier client's, and then nothing follows from it. */
+/* An id of an earlier connection has the same number and another epoch. */
+static void test_another_epoch(void)
+{
+	struct world w;
+	struct qmp_session_stats stats;
+	char id[80];
+
+	negotiate(&w);
+	execute(&w, "x");
+	strcpy(id, id_in(heard(&w), 0));
+	for (size_t i = 0; i + 1 < strlen(id); i++) {
+		char was = id[i];
+		id[i] = was == 'a' ? 'b' : 'a';
+		say(&w, "{\"return\": {}, \"id\": \"%s\"}\r\n", id);
+		id[i] = was;
+	}
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}\r\n", id);
+	until(&w, &w.replies, 1);
+	CHECK_INT(w.status[0], 0);
+	qmp_session_stats(w.s, &stats);
+	CHECK_INT(stats.stray_replies, strlen(id) - 1);
+	CHECK_INT(stats.replies, 1);
+	close_world(&w);
+}
+
 static void test_refused_before_the_greeting(void)
 {
 	struct world w;
@@ -704,6 +729,23 @@ static void test_events(void)
 	close_world(&w);
 }
 
+static void test_an_event_before_it_is_negotiated(void)
+{
+	struct world w;
+	const char *text;
+
+	open_world(&w, 5000);
+	qmp_session_subscribe(w.s, "STOP", on_event, &w);
+	say(&w, "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n");
+	text = heard(&w);
+	say(&w, "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5, \"microseconds\": 0}}\r\n");
+	say(&w, "{\"return\": {}, \"id\": \"%s\"}\r\n", id_in(text, 0));
+	until(&w, &w.ready, 1);
+	CHECK_INT(w.events, 1);
+	CHECK_INT(w.closed, 0);
+	close_world(&w);
+}
+
 static void test_fd_passing(void)
 {
 	struct world w;
@@ -868,6 +910,7 @@ int main(void)
 {
 	RUN(test_reply_and_error);
 	RUN(test_crossing);
+	RUN(test_another_epoch);
 	RUN(test_refused_before_the_greeting);
 	RUN(test_eight_in_flight);
 	RUN(test_timeout_keeps_the_slot);
@@ -887,6 +930,7 @@ int main(void)
 	RUN(test_a_negotiation_byte_by_byte);
 	RUN(test_a_reply_byte_by_byte);
 	RUN(test_events);
+	RUN(test_an_event_before_it_is_negotiated);
 	RUN(test_fd_passing);
 	RUN(test_fds_go_alone);
 	RUN(test_last_words_after_a_write);
