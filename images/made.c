@@ -197,16 +197,17 @@ void img_made_leave(struct img_made *m)
 	*m = (struct img_made){.dir = -1, .fd = -1};
 }
 
-/* Whether a power cut would bring none of them back. */
+/* Whether all have gone, and a power cut would bring none of them back. */
 static bool stays_gone(const json_t *paths)
 {
 	const json_t *path;
+	struct stat st;
 	size_t i;
-	bool synced = true;
+	bool gone = true;
 
 	json_array_foreach(paths, i, path)
-		synced &= vm_folder_sync_of(json_string_value(path)) == 0;
-	return synced;
+		gone &= lstat(json_string_value(path), &st) < 0 && vm_folder_sync_of(json_string_value(path)) == 0;
+	return gone;
 }
 
 void img_made_keep(struct img_made *m)
@@ -236,6 +237,7 @@ void img_made_undo(struct img_made *m)
 {
 	bool undone = true;
 
+	json_decref(take_ptr(m->gone)); /* that stays */
 	for (size_t i = 0; i < m->n; i++)
 		if (m->images[i].id)
 			undone &= remove_volume(m->loop, m->dirs, m->images[i].path, m->images[i].id, false);
