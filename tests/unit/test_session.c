@@ -220,7 +220,7 @@ static void test_another_epoch(void)
 	for (size_t i = 0; i + 1 < strlen(id); i++) {
 		char was = id[i];
 		id[i] = was == 'a' ? 'b' : 'a';
-		say(&w, "{\"return\": {}, \"id\": \"%s\"}\r\n", id);
+		say(&w, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not yours\"}, \"id\": \"%s\"}\r\n", id);
 		id[i] = was;
 	}
 	say(&w, "{\"return\": {}, \"id\": \"%s\"}\r\n", id);
