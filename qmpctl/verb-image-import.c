@@ -9,6 +9,7 @@
 #include "images/copy.h"
 #include "images/fetch.h"
 #include "images/import.h"
+#include "launcher/location.h"
 #include "launcher/spec.h"
 #include "proto/base.h"
 
@@ -60,7 +61,12 @@ static int take_number(struct cli *cli, const char *name, int fallback, int *ret
 /* A path from the root on, or the address as it is. */
 static int take_place(struct cli *cli, const char *given, char **ret)
 {
-	*ret = !given ? NULL : img_is_http(given) ? strdup(given) : path_absolute(cli, given);
+	*ret = NULL;
+	if (given && !img_is_http(given) && !vm_location_is_file(given))
+		return qmp_error_set(&cli->error, QMP_ERR_USAGE, -EINVAL, "%s is no file and no address of http or https, which alone are imported; "
+				     "image convert takes images from all places; a file of that name is written with ./ before it", given);
+	if (given)
+		*ret = img_is_http(given) ? strdup(given) : path_absolute(cli, given);
 	return *ret || !given ? 0 : qmp_error_errno(&cli->error, -ENOMEM, "reading the command line");
 }
 

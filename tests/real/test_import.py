@@ -513,6 +513,8 @@ class Import(WorldTest):
         self.assertEqual(self.content(self.load(url)["path"]), self.data)
         self.assertNotIn("again", self.load("http://127.0.0.1:1/x", rc=HOST), "nobody is there: that does not pass by itself")
         self.load("http://", rc=USAGE)
+        for place in ("ftp://host/a.img", "nbd://host/a", "data:a.qcow2"):
+            self.assertIn("image convert", self.load(place, rc=USAGE))
         self.clean(images=1)
 
     def test_redirects(self):
