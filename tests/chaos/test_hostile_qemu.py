@@ -18,7 +18,7 @@ import world
 from qmp import QmpError, QmpTimeout
 from world import PATIENCE, WorldTest
 
-SESSIONS = amount("QMPCTL_SESSIONS", 100)
+SESSIONS = amount("QMPCTL_SESSIONS", 60)
 FIRST = amount("QMPCTL_FIRST", 0)  # with QMPCTL_SEED: one that failed, again
 EVERY = amount("QMPCTL_EVERY", 0)  # not drawn: every member of every reply, every byte
 CUTS = 700  # bytes that a start takes, and more
