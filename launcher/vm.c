@@ -227,9 +227,8 @@ static const char *boot_id(void)
 /* What is known of this QEMU's end, for who takes it over. New. */
 static json_t *ending_of(const struct vm *vm)
 {
-	return json_pack("{s:O*, s:b, s:b, s:b, s:b, s:b, s:b}", "shutdown", vm->shutdown_event, "panicked", vm->panicked,
-			 "wanted-end", vm->wanted_end, "killed", vm->killed, "stop-asked", vm->stop_asked, "was-up", vm->was_up,
-			 "stays", vm->stays);
+	return json_pack("{s:O*, s:b, s:b, s:b, s:b, s:b}", "shutdown", vm->shutdown_event, "panicked", vm->panicked,
+			 "wanted-end", vm->wanted_end, "killed", vm->killed, "stop-asked", vm->stop_asked, "stays", vm->stays);
 }
 
 static void take_ending(struct vm *vm, const json_t *record)
@@ -242,7 +241,6 @@ static void take_ending(struct vm *vm, const json_t *record)
 	vm->wanted_end = json_is_true(json_object_get(ending, "wanted-end"));
 	vm->killed = json_is_true(json_object_get(ending, "killed"));
 	vm->stop_asked = json_is_true(json_object_get(ending, "stop-asked"));
-	vm->was_up = json_is_true(json_object_get(ending, "was-up"));
 	vm->stays = json_is_true(json_object_get(ending, "stays")) || vm_argv_stays(json_object_get(record, "argv"));
 }
 
@@ -816,6 +814,7 @@ int vm_adopt(struct vm *vm, void (*cb)(void *data, const struct qmp_error *why),
 	int r = record ? read_pid(vm->run_dir, &o.pid, err) : -EINVAL;
 
 	take_ending(vm, record);
+	vm->was_up = true; /* or whoever started it is gone: what is to become of it is for its policy */
 	o.ends = vm->shutdown_event && !vm->stays;
 	/* One that is about to end listens no more; its end is seen through the pidfd, until then this is tried again. */
 	if (r == 0 && vm_socket_connect(vm->run_dir, "qmp.sock", &o.qmp_fd, NULL) < 0)

@@ -85,7 +85,7 @@ struct vm {
 	bool wanted_end;    /* we asked QEMU to end */
 	bool killed;        /* by SIGKILL: of one that was taken over the kernel does not tell */
 	bool stop_asked;    /* the guest was asked to power off */
-	bool was_up;        /* this QEMU has run (or been paused): it came up */
+	bool was_up;        /* this QEMU has run (or been paused): it came up; or it was taken over */
 	bool stays;         /* SHUTDOWN need not be its end: it was told to stay (-no-shutdown) */
 	bool start_paused, start_cancelled;
 	json_t *shutdown_event;

@@ -30,6 +30,19 @@ class Restart(WorldTest):
         self.w.wait_state("a", "stopped")
         self.stopped_clean()
 
+    def test_one_that_was_taken_over_and_never_answered_is_started_again(self):
+        """It hung when its keeper was killed, and was killed itself: the next keeper knows that it was there."""
+        serial, qemu = self.start(policy="always", delay=0)
+        self.w.kill_keeper()
+        os.kill(qemu, signal.SIGSTOP)
+        self.w.wait_state("a", "unresponsive")
+        os.kill(qemu, signal.SIGKILL)
+        serial.expect("TINY-READY")
+        self.w.wait_state("a", "running")
+        self.assertNotEqual(self.w.qemu_pid("a"), qemu)
+        self.w.ok("kill", "a")
+        self.stopped_clean()
+
     def test_a_panic_is_a_failure(self):
         serial, _ = self.start(policy="on-failure", delay=0)
         serial.write("p")
