@@ -162,7 +162,7 @@ OPERATIONS = [
     changing("image-snapshot-delete", SNAPSHOT + ["delete", "s"], LATER),
     changing("image-repair", ["image", "check", "{dir}/dirty.qcow2", "--repair", "all"],
              [["!qemu-img", "create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", "{dir}/dirty.qcow2", "1M"],
-              ["!sh", "-c", "qemu-io -c 'write -P 5 0 64k' -c abort {dir}/dirty.qcow2 2>&1 || true"]]),
+              ["!sh", "-c", "qemu-io -c 'write -P 5 0 64k' -c abort {dir}/dirty.qcow2 2>&1; test $? = 134"]]),
     changing("image-delete", ["image", "delete", "{dir}/over.qcow2", "{dir}/q.qcow2"], OVER),
     changing("image-cache-delete", ["image", "cache", "--delete", "all"], [FETCHED]),
     changing("image-cache-limit", ["image", "cache", "--limit", "20G"], [FETCHED]),
